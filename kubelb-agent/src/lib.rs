@@ -1,0 +1,6 @@
+//! The node agent: decides what the eBPF maps hold, and keeps them so.
+//!
+//! Pure parts decide ([`model`]); only the edges do I/O. See `ARCHITECTURE.md`.
+#![deny(unsafe_code)]
+
+pub mod model;
