@@ -1,0 +1,34 @@
+//! Turns SIGTERM and SIGINT into one token that every task can wait for.
+//!
+//! Owns the signal handlers; what shutting down means is up to whoever holds the token.
+
+use std::io;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// Installs the handlers and returns the token that the first SIGTERM or SIGINT cancels. Later ones are ignored, so that
+/// an impatient supervisor cannot cut an orderly end short; SIGKILL still can.
+///
+/// # Errors
+/// When a handler cannot be installed.
+///
+/// # Panics
+/// Outside a tokio runtime with I/O enabled.
+pub fn on_signals() -> io::Result<CancellationToken> {
+    let terminate = signal(SignalKind::terminate())?;
+    let interrupt = signal(SignalKind::interrupt())?;
+    let token = CancellationToken::new();
+    tokio::spawn(wait(terminate, interrupt, token.clone()));
+    Ok(token)
+}
+
+async fn wait(mut terminate: Signal, mut interrupt: Signal, token: CancellationToken) {
+    let name = tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+        () = token.cancelled() => return,
+    };
+    tracing::info!(signal = name, "shutting down");
+    token.cancel();
+}
