@@ -1,0 +1,69 @@
+//! The command line: which task, with which arguments. Each task lives in a module of its own.
+
+use clap::{Parser, Subcommand};
+
+use crate::step::Steps;
+use crate::workspace::Workspace;
+use crate::{agent, demo, ebpf, lint, setup, test};
+
+/// Project tasks. Start with `cargo xtask demo`; check a change with `cargo xtask test`.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what the other tasks need (safe to repeat; quick when nothing is missing)
+    Setup,
+    /// Build the eBPF object into target/ebpf/kubelb.bpf.o
+    BuildEbpf,
+    /// Build the agent, eBPF object included, in release mode
+    Build,
+    /// Check formatting, clippy and, where it is installed, cargo-deny
+    Lint,
+    /// Everything that CI runs: setup, eBPF, lint, unit tests, end-to-end tests (root)
+    Test(test::Options),
+    /// Forward real traffic between network namespaces and show it (root)
+    Demo {
+        /// Passed on, e.g. `--keep` to leave it running
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Measure the data path (root)
+    Bench {
+        /// Passed on to the bench
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+}
+
+/// Runs the task that the command line names.
+pub(crate) fn run() -> anyhow::Result<()> {
+    let task = Cli::parse().task;
+    let workspace = Workspace::locate()?;
+    let mut steps = Steps::new();
+    match task {
+        Task::Setup => setup::ensure(&workspace),
+        Task::BuildEbpf => ebpf::build(&workspace).map(drop),
+        Task::Build => {
+            steps.run("setup", || setup::ensure(&workspace))?;
+            let object = steps.run("build-ebpf", || ebpf::build(&workspace))?;
+            let binary = steps.run("build the agent", || {
+                agent::build(&workspace, &object, agent::Profile::Release)
+            })?;
+            eprintln!("{}", binary.display());
+            Ok(())
+        }
+        Task::Lint => {
+            // Clippy checks the agent, whose build script embeds the object.
+            ebpf::build(&workspace)?;
+            lint::check(&workspace)
+        }
+        Task::Test(options) => test::run(&workspace, &options),
+        Task::Demo { args } => demo::run(&workspace, demo::Show::Demo, &args),
+        Task::Bench { args } => demo::run(&workspace, demo::Show::Bench, &args),
+    }
+}

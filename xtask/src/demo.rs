@@ -1,0 +1,70 @@
+//! The programs that show the system to a person: demo and bench, binaries of the testbed package.
+
+use crate::agent::{self, Profile};
+use crate::step::Steps;
+use crate::workspace::Workspace;
+use crate::{ebpf, process, root, setup};
+
+/// What to show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Show {
+    /// Traffic through the VIP, with a failover.
+    Demo,
+    /// What the data path costs.
+    Bench,
+}
+
+impl Show {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Demo => "demo",
+            Self::Bench => "bench",
+        }
+    }
+
+    /// Figures are taken with the agent and the bench optimised; for the demo what matters is that it starts soon.
+    fn profile(self) -> Profile {
+        match self {
+            Self::Demo => Profile::Dev,
+            Self::Bench => Profile::Release,
+        }
+    }
+}
+
+/// Sets up, builds, and runs it with `args`.
+///
+/// # Errors
+/// When the user is not root, or a step fails.
+pub(crate) fn run(workspace: &Workspace, show: Show, args: &[String]) -> anyhow::Result<()> {
+    root::require(show.name(), "it makes network namespaces and loads eBPF programs")?;
+    let mut steps = Steps::new();
+    steps.run("setup", || setup::ensure(workspace))?;
+    let object = steps.run("build-ebpf", || ebpf::build(workspace))?;
+    let binary = steps.run("build the agent", || agent::build(workspace, &object, show.profile()))?;
+    let cargo = || {
+        let mut command = process::cargo();
+        command
+            .current_dir(workspace.root())
+            .env(agent::OBJECT_VARIABLE, &object)
+            .env(agent::BINARY_VARIABLE, &binary);
+        command
+    };
+    let package = ["--package", "kubelb-tests", "--bin", show.name()];
+    let release: &[&str] = if show.profile() == Profile::Release {
+        &["--release"]
+    } else {
+        &[]
+    };
+    steps.run(&format!("build the {}", show.name()), || {
+        process::run(cargo().arg("build").args(package).args(release))
+    })?;
+    // Not a step: from here on the screen is the program's own.
+    process::run(
+        cargo()
+            .args(["run", "--quiet"])
+            .args(package)
+            .args(release)
+            .arg("--")
+            .args(args),
+    )
+}

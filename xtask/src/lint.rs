@@ -1,0 +1,29 @@
+//! Format, clippy, and cargo-deny where it is installed. The rules of `xtask/tests/tidy.rs` run with the unit tests.
+
+use crate::process;
+use crate::workspace::Workspace;
+
+/// Checks everything and reports all that fails, not only the first.
+///
+/// # Errors
+/// When a check fails.
+pub(crate) fn check(workspace: &Workspace) -> anyhow::Result<()> {
+    let mut checks: Vec<&[&str]> = vec![
+        &["fmt", "--all", "--check"],
+        &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"],
+    ];
+    if process::find("cargo-deny").is_some() {
+        checks.push(&["deny", "check"]);
+    } else {
+        eprintln!("lint: cargo-deny is not installed, deny.toml is not checked (`cargo install cargo-deny --locked`)");
+    }
+    let mut failed = Vec::new();
+    for arguments in checks {
+        eprintln!("lint: cargo {}", arguments.join(" "));
+        if let Err(error) = process::run(process::cargo().current_dir(workspace.root()).args(arguments)) {
+            failed.push(error.to_string());
+        }
+    }
+    anyhow::ensure!(failed.is_empty(), "{}", failed.join("; "));
+    Ok(())
+}

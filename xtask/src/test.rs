@@ -1,0 +1,115 @@
+//! Everything that CI runs, in the order in which a mistake shows soonest.
+
+use std::process::Command;
+
+use anyhow::{Context as _, bail};
+
+use crate::agent::{self, Profile};
+use crate::step::Steps;
+use crate::workspace::Workspace;
+use crate::{ebpf, lint, process, root, setup};
+
+/// End-to-end tests that run at a time. Each starts an agent and sends traffic; more than the cores that CI has would make
+/// them wait for each other and time what is not the data path.
+const END_TO_END_THREADS: &str = "2";
+
+/// The package of end-to-end tests, and its feature that adds the long ones.
+const END_TO_END: &str = "kubelb-tests";
+const SOAK_FEATURE: &str = "soak";
+
+/// What `cargo xtask test` takes.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Also run the long tests: kills, floods, scale
+    #[arg(long)]
+    soak: bool,
+    /// Run only tests whose name contains one of these
+    filters: Vec<String>,
+}
+
+/// Sets up, builds, lints and tests. A failed lint or test does not keep the rest from running; what everything else needs does.
+///
+/// # Errors
+/// When the user is not root, or any step fails.
+pub(crate) fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<()> {
+    root::require(
+        "test",
+        "the end-to-end tests make network namespaces and load eBPF programs (those that need no root: `cargo test`)",
+    )?;
+    let mut steps = Steps::new();
+    let built = prepare(workspace, options, &mut steps);
+    if let Ok(cargo) = &built {
+        check(workspace, options, &mut steps, cargo);
+    }
+    let passed = steps.summarize();
+    drop(built?);
+    if !passed {
+        bail!("some steps failed, see above");
+    }
+    Ok(())
+}
+
+/// What every later step needs. Returns how to start cargo with the built things known to the tests.
+fn prepare(
+    workspace: &Workspace,
+    options: &Options,
+    steps: &mut Steps,
+) -> anyhow::Result<impl Fn() -> Command + use<>> {
+    steps.run("setup", || setup::ensure(workspace))?;
+    if options.soak {
+        steps.run("soak tests exist", || require_soak_tests(workspace))?;
+    }
+    let object = steps.run("build-ebpf", || {
+        let object = ebpf::build(workspace)?;
+        ebpf::check_instructions(&object)?;
+        Ok(object)
+    })?;
+    let binary = steps.run("build the agent", || agent::build(workspace, &object, Profile::Dev))?;
+    let root = workspace.root().to_owned();
+    Ok(move || {
+        let mut command = process::cargo();
+        command
+            .current_dir(&root)
+            .env(agent::OBJECT_VARIABLE, &object)
+            .env(agent::BINARY_VARIABLE, &binary);
+        command
+    })
+}
+
+fn check(workspace: &Workspace, options: &Options, steps: &mut Steps, cargo: &impl Fn() -> Command) {
+    // Each step prints its own failure when it ends; the summary repeats the verdict.
+    let mut note = |name: &str, step: &dyn Fn() -> anyhow::Result<()>| {
+        if let Err(error) = steps.run(name, step) {
+            eprintln!("error: {error:#}");
+        }
+    };
+    if options.filters.is_empty() {
+        note("lint", &|| lint::check(workspace));
+    }
+    note("unit tests", &|| {
+        let mut command = cargo();
+        command.args(["test", "--no-fail-fast", "--workspace", "--exclude", END_TO_END, "--"]);
+        process::run(command.args(&options.filters))
+    });
+    note("end-to-end tests", &|| {
+        let mut command = cargo();
+        command.args(["test", "--no-fail-fast", "--package", END_TO_END]);
+        if options.soak {
+            command.args(["--features", SOAK_FEATURE]);
+        }
+        command.args(["--", "--test-threads", END_TO_END_THREADS]);
+        process::run(command.args(&options.filters))
+    });
+}
+
+fn require_soak_tests(workspace: &Workspace) -> anyhow::Result<()> {
+    let manifest = workspace.root().join("tests").join("Cargo.toml");
+    let text = std::fs::read_to_string(&manifest).with_context(|| format!("cannot read {}", manifest.display()))?;
+    if text
+        .lines()
+        .any(|line| line.split('=').next().is_some_and(|key| key.trim() == SOAK_FEATURE))
+    {
+        return Ok(());
+    }
+    bail!("there are no soak tests yet: package {END_TO_END} has no feature `{SOAK_FEATURE}`")
+}
