@@ -76,3 +76,47 @@ fn copier_calls(listing: &str) -> Vec<String> {
     }
     calls
 }
+
+#[cfg(test)]
+mod tests {
+    use super::check_listing;
+
+    const SOUND: &str = "\
+0000000000000000 <forward>:
+       6:\tcall 0x1
+      10:\tr7 = atomic_fetch_add((u64 *)(r6 + 0x0), r7)
+      14:\tr0 = cmpxchg_64(r6 + 0x8, r0, r1)
+      31:\tcall -0x1
+\t\t00000000000000f8:  R_BPF_64_32\t.text
+";
+
+    #[test]
+    fn atomics_that_fetch_and_calls_of_our_own_pass() {
+        check_listing(SOUND).unwrap();
+    }
+
+    #[test]
+    fn an_addition_that_does_not_fetch_is_refused() {
+        let lost = SOUND.replace(
+            "r7 = atomic_fetch_add((u64 *)(r6 + 0x0), r7)",
+            "lock *(u64 *)(r6 + 0x0) += r7",
+        );
+        assert!(
+            check_listing(&lost)
+                .unwrap_err()
+                .to_string()
+                .contains("atomic_fetch_add")
+        );
+    }
+
+    #[test]
+    fn a_copy_by_call_is_refused_and_its_caller_named() {
+        let copies = SOUND.replace("R_BPF_64_32\t.text", "R_BPF_64_32\tmemcpy");
+        assert!(
+            check_listing(&copies)
+                .unwrap_err()
+                .to_string()
+                .contains("forward -> memcpy")
+        );
+    }
+}
