@@ -3,5 +3,7 @@
 //! Pure parts decide ([`model`]); only the edges do I/O. See `ARCHITECTURE.md`.
 #![deny(unsafe_code)]
 
+pub mod args;
 pub mod model;
 pub mod net;
+pub mod source;

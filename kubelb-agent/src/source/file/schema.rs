@@ -1,0 +1,309 @@
+//! The schema of the file: from a tree to [`Desired`], and what must hold between its parts.
+//!
+//! Owns the keys, their order of checking and uniqueness across frontends. Goes on after an error, so that one pass
+//! finds them all; what is returned counts only when there were none.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
+
+use super::address::address;
+use super::check::{default_check, health_check, timeouts};
+use super::node::{Errors, Field, list, map, number, shown, text, word};
+use super::tree::Node;
+use super::{MAX_BACKENDS, MAX_FRONTENDS, MAX_NAME, MAX_SNAT_ADDRESSES, MAX_WEIGHT};
+use crate::model::{Algorithm, Backend, Desired, Frontend, PortRange, Protocol, Snat, Timeouts};
+
+const FRONTEND_KEYS: [&str; 8] = [
+    "name",
+    "vip",
+    "port",
+    "protocol",
+    "algorithm",
+    "healthCheck",
+    "timeouts",
+    "backends",
+];
+
+/// Reads the whole file.
+pub(super) fn desired(root: &Node, errors: &mut Errors) -> Option<Desired> {
+    let keys = map(root, &Field::Root, &["snat", "frontends"], errors)?;
+    let mut desired = Desired::default();
+    let mut snat_lines = BTreeMap::new();
+    if let Some(node) = keys.optional("snat", &Field::Root, errors) {
+        desired.snat = snat(node, &mut snat_lines, errors).unwrap_or_default();
+    }
+    let node = keys.required("frontends", "[]", &Field::Root, errors)?;
+    let field = Field::Root.key("frontends");
+    let mut seen = Seen::default();
+    for (index, node) in list(node, &field, MAX_FRONTENDS, errors)?.iter().enumerate() {
+        if let Some((name, frontend)) = frontend(node, &field.index(index), index, &mut seen, errors) {
+            desired.frontends.insert(name, frontend);
+        }
+    }
+    for (address, (index, line)) in snat_lines {
+        if let Some(frontend) = seen.vips.get(&address) {
+            let reason = format!(
+                "{address} is also the VIP of frontends[{frontend}]; replies to it could not be told from clients"
+            );
+            errors.push(line, &Field::Root.key("snat").key("addresses").index(index), reason);
+        }
+    }
+    Some(desired)
+}
+
+/// What must be unique across frontends, with the index and line where it was first seen.
+#[derive(Default)]
+struct Seen {
+    names: BTreeMap<String, (usize, usize)>,
+    listeners: BTreeMap<(IpAddr, NonZeroU16, Protocol), (usize, usize)>,
+    vips: BTreeMap<IpAddr, usize>,
+}
+
+fn snat(node: &Node, lines: &mut BTreeMap<IpAddr, (usize, usize)>, errors: &mut Errors) -> Option<Snat> {
+    let field = Field::Root.key("snat");
+    let keys = map(node, &field, &["addresses", "portRange"], errors)?;
+    let mut snat = Snat::default();
+    if let Some(node) = keys.optional("addresses", &field, errors) {
+        let field = field.key("addresses");
+        for (index, node) in list(node, &field, MAX_SNAT_ADDRESSES, errors)
+            .unwrap_or_default()
+            .iter()
+            .enumerate()
+        {
+            let field = field.index(index);
+            let Some(address) = address(node, &field, errors) else {
+                continue;
+            };
+            if let Some((first, line)) = lines.get(&address) {
+                errors.push(
+                    node.line,
+                    &field,
+                    format!("{address} is snat.addresses[{first}] on line {line} already; keep one"),
+                );
+                continue;
+            }
+            lines.insert(address, (index, node.line));
+            snat.addresses.push(address);
+        }
+    }
+    if let Some(node) = keys.optional("portRange", &field, errors) {
+        snat.ports = port_range(node, &field.key("portRange"), errors)?;
+    }
+    Some(snat)
+}
+
+fn port_range(node: &Node, field: &Field<'_>, errors: &mut Errors) -> Option<PortRange> {
+    let text = word(node, field, "a range of ports such as 10000-29999", errors)?;
+    let parse = |part: &str| part.trim().parse::<u16>().ok();
+    let ends = text
+        .split_once('-')
+        .and_then(|(first, last)| Some((parse(first)?, parse(last)?)));
+    let reason = match ends {
+        None => format!(
+            "{} is not a range of ports; write it like 10000-29999, within 1 to 65535",
+            shown(text)
+        ),
+        Some((0, _) | (_, 0)) => format!("{} holds port 0, which is no port; start at 1 or above", shown(text)),
+        Some((first, last)) => match PortRange::new(first, last) {
+            Some(range) => return Some(range),
+            None => format!("{} is backwards; write {last}-{first}", shown(text)),
+        },
+    };
+    errors.push(node.line, field, reason);
+    None
+}
+
+fn frontend(
+    node: &Node,
+    field: &Field<'_>,
+    index: usize,
+    seen: &mut Seen,
+    errors: &mut Errors,
+) -> Option<(String, Frontend)> {
+    let keys = map(node, field, &FRONTEND_KEYS, errors)?;
+    let name = keys.required("name", "default/web", field, errors);
+    let name = name.and_then(|node| unique_name(node, &field.key("name"), index, seen, errors));
+    let vip_node = keys.required("vip", "203.0.113.10", field, errors);
+    let vip_line = vip_node.map_or(keys.line(), |node| node.line);
+    let vip = vip_node.and_then(|node| address(node, &field.key("vip"), errors));
+    let port = keys
+        .required("port", "80", field, errors)
+        .and_then(|node| port(node, &field.key("port"), errors));
+    let protocol = keys.required("protocol", "TCP", field, errors);
+    let protocol = protocol.and_then(|node| self::protocol(node, &field.key("protocol"), errors));
+    if let Some(vip) = vip {
+        seen.vips.entry(vip).or_insert(index);
+    }
+    if let (Some(vip), Some(port), Some(protocol)) = (vip, port, protocol) {
+        if let Some((first, line)) = seen.listeners.get(&(vip, port, protocol)) {
+            let reason = format!(
+                "{} {} is taken by frontends[{first}] on line {line}; give one of them another VIP, port or protocol",
+                SocketAddr::new(vip, port.get()),
+                protocol_name(protocol),
+            );
+            errors.push(vip_line, &field.key("vip"), reason);
+        } else {
+            seen.listeners.insert((vip, port, protocol), (index, vip_line));
+        }
+    }
+    if let Some(node) = keys.optional("algorithm", field, errors) {
+        algorithm(node, &field.key("algorithm"), errors);
+    }
+    let health_check = match keys.optional("healthCheck", field, errors) {
+        Some(node) => health_check(node, &field.key("healthCheck"), protocol, errors).flatten(),
+        None => (protocol == Some(Protocol::Tcp)).then(default_check),
+    };
+    let timeouts = match keys.optional("timeouts", field, errors) {
+        Some(node) => timeouts(node, &field.key("timeouts"), errors).unwrap_or_default(),
+        None => Timeouts::default(),
+    };
+    let node = keys.required("backends", "[]", field, errors);
+    let backends = node.and_then(|node| backends(node, &field.key("backends"), vip, errors));
+    let frontend = Frontend {
+        vip: vip?,
+        port: port?,
+        protocol: protocol?,
+        algorithm: Algorithm::RoundRobin,
+        health_check,
+        timeouts,
+        backends: backends?,
+    };
+    Some((name?, frontend))
+}
+
+fn unique_name(node: &Node, field: &Field<'_>, index: usize, seen: &mut Seen, errors: &mut Errors) -> Option<String> {
+    let name = text(node, field, errors)?;
+    let reason = if name.is_empty() {
+        "is empty; name the frontend like default/web".to_owned()
+    } else if name.len() > MAX_NAME {
+        format!("is {} bytes long; use at most {MAX_NAME}", name.len())
+    } else if name.chars().any(char::is_control) {
+        format!(
+            "{} has control characters; use letters, digits and / - . _",
+            shown(name)
+        )
+    } else if let Some((first, line)) = seen.names.get(name) {
+        format!(
+            "{} is the name of frontends[{first}] on line {line}; names are unique",
+            shown(name)
+        )
+    } else {
+        seen.names.insert(name.to_owned(), (index, node.line));
+        return Some(name.to_owned());
+    };
+    errors.push(node.line, field, reason);
+    None
+}
+
+/// Reads a port, 1 to 65535.
+pub(super) fn port(node: &Node, field: &Field<'_>, errors: &mut Errors) -> Option<NonZeroU16> {
+    let number = number(node, field, "a port", (1, u32::from(u16::MAX)), errors)?;
+    u16::try_from(number).ok().and_then(NonZeroU16::new)
+}
+
+fn protocol(node: &Node, field: &Field<'_>, errors: &mut Errors) -> Option<Protocol> {
+    match word(node, field, "TCP or UDP", errors)? {
+        "TCP" => Some(Protocol::Tcp),
+        "UDP" => Some(Protocol::Udp),
+        other => {
+            errors.push(
+                node.line,
+                field,
+                format!("{} is not a protocol; use TCP or UDP", shown(other)),
+            );
+            None
+        }
+    }
+}
+
+fn protocol_name(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "TCP",
+        Protocol::Udp => "UDP",
+    }
+}
+
+fn algorithm(node: &Node, field: &Field<'_>, errors: &mut Errors) {
+    let Some(name) = word(node, field, "RoundRobin", errors) else {
+        return;
+    };
+    if name != "RoundRobin" {
+        errors.push(
+            node.line,
+            field,
+            format!("{} is not an algorithm; use RoundRobin", shown(name)),
+        );
+    }
+}
+
+fn backends(node: &Node, field: &Field<'_>, vip: Option<IpAddr>, errors: &mut Errors) -> Option<Vec<Backend>> {
+    let nodes = list(node, field, MAX_BACKENDS, errors)?;
+    let mut backends = Vec::with_capacity(nodes.len());
+    let mut seen = BTreeMap::new();
+    for (index, node) in nodes.iter().enumerate() {
+        let field = field.index(index);
+        let Some(backend) = backend(node, &field, vip, errors) else {
+            continue;
+        };
+        if let Some((first, line)) = seen.get(&backend.address) {
+            let reason = format!(
+                "{} is backends[{first}] on line {line} already; keep one, with a weight",
+                backend.address
+            );
+            errors.push(node.line, &field.key("address"), reason);
+            continue;
+        }
+        seen.insert(backend.address, (index, node.line));
+        backends.push(backend);
+    }
+    let whole = backends.len() == nodes.len();
+    if whole && !backends.is_empty() && backends.iter().all(|backend| backend.weight == 0) {
+        errors.push(
+            node.line,
+            field,
+            "all weights are 0, so that no backend takes a flow; raise one",
+        );
+    }
+    Some(backends)
+}
+
+fn backend(node: &Node, field: &Field<'_>, vip: Option<IpAddr>, errors: &mut Errors) -> Option<Backend> {
+    let keys = map(node, field, &["address", "port", "weight"], errors)?;
+    let ip = keys.required("address", "10.0.1.11", field, errors).and_then(|node| {
+        let field = field.key("address");
+        let ip = address(node, &field, errors)?;
+        if let Some(vip) = vip.filter(|vip| vip.is_ipv4() != ip.is_ipv4()) {
+            let reason = format!(
+                "{ip} is {} but the VIP {vip} is {}; use one family in a frontend",
+                family(ip),
+                family(vip)
+            );
+            errors.push(node.line, &field, reason);
+            return None;
+        }
+        Some(ip)
+    });
+    let port = keys
+        .required("port", "30080", field, errors)
+        .and_then(|node| port(node, &field.key("port"), errors));
+    let weight = match keys.optional("weight", field, errors) {
+        Some(node) => number(
+            node,
+            &field.key("weight"),
+            "a weight",
+            (0, u32::from(MAX_WEIGHT)),
+            errors,
+        )
+        .and_then(|weight| u16::try_from(weight).ok()),
+        None => Some(1),
+    };
+    Some(Backend {
+        address: SocketAddr::new(ip?, port?.get()),
+        weight: weight?,
+    })
+}
+
+fn family(ip: IpAddr) -> &'static str {
+    if ip.is_ipv4() { "IPv4" } else { "IPv6" }
+}
