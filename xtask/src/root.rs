@@ -17,6 +17,6 @@ pub(crate) fn require(task: &str, why: &str) -> anyhow::Result<()> {
         return Ok(());
     }
     bail!(
-        "`cargo xtask {task}` needs root: {why}.\nRun it as root, for example: sudo --preserve-env=PATH,HOME cargo xtask {task}"
+        "`cargo xtask {task}` needs root: {why}.\nRun it as root, for example: sudo env \"PATH=$PATH\" \"HOME=$HOME\" cargo xtask {task}"
     )
 }

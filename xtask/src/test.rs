@@ -23,7 +23,7 @@ pub(crate) struct Options {
     /// Also run the long tests: kills, floods, scale
     #[arg(long)]
     soak: bool,
-    /// Run only tests whose name contains one of these
+    /// Run only tests whose name contains one of these, and no lint
     filters: Vec<String>,
 }
 

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
-/// Directories that are no source of ours.
-const SKIPPED: &[&str] = &["target", ".git", ".cache"];
+/// A directory with this file holds what can be made again (cargo puts it into its output), and this one git's data.
+const CACHE_MARK: &str = "CACHEDIR.TAG";
+const GIT: &str = ".git";
 
 /// One Rust file.
 pub(crate) struct Source {
@@ -106,7 +107,7 @@ fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).unwrap() {
         let entry = entry.unwrap();
         let kind = entry.file_type().unwrap();
-        if kind.is_dir() && !SKIPPED.iter().any(|name| entry.file_name() == *name) {
+        if kind.is_dir() && entry.file_name() != GIT && !entry.path().join(CACHE_MARK).exists() {
             walk(&entry.path(), found);
         } else if kind.is_file() {
             found.push(entry.path().strip_prefix(root()).unwrap().to_owned());
