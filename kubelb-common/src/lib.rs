@@ -1,1 +1,34 @@
-//! placeholder
+//! The contract between the eBPF programs and the agent.
+//!
+//! Everything that both sides touch is here and nowhere else: the rows of every map, their names and sizes, and the
+//! arithmetic on them (hashing, checksums, TCP states, flow slots, SNAT ports).
+//!
+//! Rules of the layout:
+//! - `#[repr(C)]`, no implicit padding, size asserted at compile time, no `bool`, `Option` or data-carrying enum.
+//! - Addresses and ports keep the bytes of the wire (big-endian); counters are native.
+//! - A word that is written while others read it is a [`shared::SharedU32`] or [`shared::SharedU64`].
+//! - Any change of a layout or of a meaning bumps [`ABI_VERSION`].
+//!
+//! This crate has no dependencies, allocates nothing and does no I/O.
+#![cfg_attr(not(test), no_std)]
+#![cfg_attr(target_arch = "bpf", feature(core_intrinsics))]
+#![cfg_attr(target_arch = "bpf", allow(internal_features, reason = "the only way to a compare-and-swap on this target"))]
+
+pub mod addr;
+pub mod backend;
+pub mod checksum;
+pub mod control;
+pub mod flow;
+pub mod flow_table;
+pub mod frontend;
+pub mod hash;
+pub mod maps;
+pub mod next_hop;
+pub mod port_pool;
+pub mod shared;
+pub mod snat;
+pub mod stats;
+pub mod tcp;
+
+/// Version of every layout in this crate; part of the directory name under which maps are pinned.
+pub const ABI_VERSION: u32 = 1;

@@ -1,0 +1,298 @@
+//! Flow records and the buckets that hold them.
+//!
+//! A record is one cache line and is reached from both sides: by hash from the client's, by SNAT port from the
+//! backend's. The words of a record are written while its tag is busy and are constant while it is live, except the
+//! last-seen time, the state bits and the client's next hop.
+
+use crate::addr::Addr;
+use crate::next_hop::{pack_mac, unpack_mac};
+use crate::shared::{SharedU32, SharedU64};
+
+/// Records in a bucket.
+pub const WAYS: usize = 4;
+
+/// Bits of [`Flow::flags`].
+pub mod flag {
+    /// UDP; TCP otherwise.
+    pub const UDP: u16 = 1;
+}
+
+/// One flow: 64 bytes.
+#[repr(C, align(64))]
+#[derive(Default)]
+pub struct Flow {
+    client_high: SharedU64,
+    client_low: SharedU64,
+    /// client port | SNAT port << 16 | frontend << 32
+    ports: SharedU64,
+    /// backend | generation << 32 | SNAT slot << 48 | fold << 56
+    choice: SharedU64,
+    /// Low half of jiffies at the last packet.
+    last_seen: SharedU32,
+    /// Bits of [`crate::tcp::state`].
+    state: SharedU32,
+    /// address delta | flags << 16 | client interface << 32
+    constants: SharedU64,
+    /// client-side destination MAC | route revision << 48
+    hop_destination: SharedU64,
+    /// client-side source MAC | next-hop flags << 48
+    hop_source: SharedU64,
+}
+
+const _: () = assert!(size_of::<Flow>() == 64);
+
+/// What a record holds for the whole of its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Binding {
+    /// The client's address.
+    pub client: Addr,
+    /// The client's port, raw.
+    pub client_port: u16,
+    /// The port that the backend sees, raw.
+    pub snat_port: u16,
+    /// Row number of the SNAT address that the backend sees.
+    pub snat_slot: u8,
+    /// Row number of the frontend.
+    pub frontend: u32,
+    /// Row number of the backend.
+    pub backend: u32,
+    /// Generation of that row when the flow was made.
+    pub generation: u16,
+    /// The backend's fold at that time: part of the reverse index.
+    pub fold: u8,
+    /// Checksum delta of client -> SNAT address and VIP -> backend address.
+    pub address_delta: u16,
+    /// Bits of [`flag`].
+    pub flags: u16,
+}
+
+/// How replies reach the client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClientHop {
+    /// Interface index, 0 when unknown.
+    pub interface: u32,
+    /// Neighbour's MAC address.
+    pub destination_mac: [u8; 6],
+    /// Interface's MAC address.
+    pub source_mac: [u8; 6],
+    /// Revision of the routes under which it was resolved; 0 never matches.
+    pub revision: u16,
+    /// Bits of [`crate::next_hop::flag`].
+    pub flags: u16,
+}
+
+impl Flow {
+    /// Fills the record of a busy slot.
+    #[inline(always)]
+    pub fn bind(&self, b: &Binding, state: u32, now: u32) {
+        let (high, low) = b.client.words();
+        self.client_high.store(high);
+        self.client_low.store(low);
+        self.ports.store(u64::from(b.client_port) | (u64::from(b.snat_port) << 16) | (u64::from(b.frontend) << 32));
+        self.choice.store(
+            u64::from(b.backend)
+                | (u64::from(b.generation) << 32)
+                | (u64::from(b.snat_slot) << 48)
+                | (u64::from(b.fold) << 56),
+        );
+        self.constants.store(u64::from(b.address_delta) | (u64::from(b.flags) << 16));
+        self.hop_destination.store(0);
+        self.hop_source.store(0);
+        self.state.store(state);
+        self.last_seen.store(now);
+    }
+
+    /// What [`Flow::bind`] wrote.
+    #[inline(always)]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "fields of packed words")]
+    pub fn binding(&self) -> Binding {
+        let (ports, choice, constants) = (self.ports.load(), self.choice.load(), self.constants.load());
+        Binding {
+            client: Addr::from_words(self.client_high.load(), self.client_low.load()),
+            client_port: ports as u16,
+            snat_port: (ports >> 16) as u16,
+            snat_slot: (choice >> 48) as u8,
+            frontend: (ports >> 32) as u32,
+            backend: choice as u32,
+            generation: (choice >> 32) as u16,
+            fold: (choice >> 56) as u8,
+            address_delta: constants as u16,
+            flags: (constants >> 16) as u16,
+        }
+    }
+
+    /// True when the client's side of the record is this; the frontend is the caller's to check.
+    #[inline(always)]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "the low 16 bits hold the port")]
+    pub fn is_client(&self, address: Addr, port: u16) -> bool {
+        let (high, low) = address.words();
+        self.client_low.load() == low && self.ports.load() as u16 == port && self.client_high.load() == high
+    }
+
+    /// Row number of the backend, and its generation when the flow was made.
+    #[inline(always)]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "fields of a packed word")]
+    pub fn backend(&self) -> (u32, u16) {
+        let choice = self.choice.load();
+        (choice as u32, (choice >> 32) as u16)
+    }
+
+    /// Row number of the frontend.
+    #[inline(always)]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "the high half of the word")]
+    pub fn frontend(&self) -> u32 {
+        (self.ports.load() >> 32) as u32
+    }
+
+    /// Low half of jiffies at the last packet.
+    #[inline(always)]
+    #[must_use]
+    pub fn last_seen(&self) -> u32 {
+        self.last_seen.load()
+    }
+
+    /// Notes a packet; leaves the cache line clean within the same jiffy.
+    #[inline(always)]
+    pub fn touch(&self, now: u32) {
+        if self.last_seen.load() != now {
+            self.last_seen.store(now);
+        }
+    }
+
+    /// Bits of [`crate::tcp::state`].
+    #[inline(always)]
+    #[must_use]
+    pub fn state(&self) -> u32 {
+        self.state.load()
+    }
+
+    /// Adds state bits; two CPUs may add theirs at the same time.
+    #[inline(always)]
+    pub fn add_state(&self, old: u32, new: u32) {
+        if new != old {
+            self.state.fetch_or(new);
+        }
+    }
+
+    /// How replies reach the client, as last resolved.
+    #[inline(always)]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "the high half of the word")]
+    pub fn client_hop(&self) -> ClientHop {
+        let (destination_mac, revision) = unpack_mac(self.hop_destination.load());
+        let (source_mac, flags) = unpack_mac(self.hop_source.load());
+        ClientHop { interface: (self.constants.load() >> 32) as u32, destination_mac, source_mac, revision, flags }
+    }
+
+    /// Stores how replies reach the client. The revision goes last: until then the hop counts as stale.
+    #[inline(always)]
+    pub fn set_client_hop(&self, hop: &ClientHop) {
+        self.hop_destination.store(0);
+        self.hop_source.store(pack_mac(hop.source_mac, hop.flags));
+        self.constants.store((self.constants.load() & 0xffff_ffff) | (u64::from(hop.interface) << 32));
+        self.hop_destination.store(pack_mac(hop.destination_mac, hop.revision));
+    }
+}
+
+/// Four records, their tags in one cache line before them.
+#[repr(C, align(64))]
+#[derive(Default)]
+pub struct Bucket {
+    tags: [SharedU64; WAYS],
+    /// 0, or the number of the CPU, plus one, that inserts into this bucket.
+    claim: SharedU64,
+    reserved: [u64; 3],
+    flows: [Flow; WAYS],
+}
+
+const _: () = assert!(size_of::<Bucket>() == 320);
+
+impl Bucket {
+    /// Tag word of a way, `way < 4`.
+    #[inline(always)]
+    #[must_use]
+    pub fn tag(&self, way: usize) -> &SharedU64 {
+        let [a, b, c, d] = &self.tags;
+        match way & 3 {
+            0 => a,
+            1 => b,
+            2 => c,
+            _ => d,
+        }
+    }
+
+    /// Record of a way, `way < 4`.
+    #[inline(always)]
+    #[must_use]
+    pub fn flow(&self, way: usize) -> &Flow {
+        let [a, b, c, d] = &self.flows;
+        match way & 3 {
+            0 => a,
+            1 => b,
+            2 => c,
+            _ => d,
+        }
+    }
+
+    /// The word that serialises insertions whose first bucket this is.
+    #[inline(always)]
+    #[must_use]
+    pub fn claim(&self) -> &SharedU64 {
+        &self.claim
+    }
+}
+
+/// A tag: fingerprint in the high half, 24 bits of sequence, 8 bits of slot state. The sequence changes with every
+/// change of hands, so that a compare-and-swap never mistakes a new owner for the old.
+pub mod tag {
+    /// Nobody's.
+    pub const FREE: u64 = 0;
+    /// Being filled or emptied by one owner.
+    pub const BUSY: u64 = 1;
+    /// Holds a flow.
+    pub const LIVE: u64 = 2;
+
+    const STATE: u64 = 0xff;
+    const SEQUENCE: u64 = 0xffff_ff00;
+
+    /// State of a tag.
+    #[inline(always)]
+    #[must_use]
+    pub const fn state(tag: u64) -> u64 {
+        tag & STATE
+    }
+
+    /// True when a live flow of this fingerprint may be in the slot.
+    #[inline(always)]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "the high half holds the fingerprint")]
+    pub const fn matches(tag: u64, fingerprint: u32) -> bool {
+        (tag >> 32) as u32 == fingerprint && tag & STATE == LIVE
+    }
+
+    /// The tag that takes the slot for filling or emptying: next sequence number.
+    #[inline(always)]
+    #[must_use]
+    pub const fn busy(tag: u64) -> u64 {
+        ((tag & SEQUENCE).wrapping_add(0x100) & SEQUENCE) | BUSY
+    }
+
+    /// The tag that publishes the flow of a busy slot.
+    #[inline(always)]
+    #[must_use]
+    #[expect(clippy::cast_lossless, reason = "From is not const")]
+    pub const fn live(busy: u64, fingerprint: u32) -> u64 {
+        ((fingerprint as u64) << 32) | (busy & SEQUENCE) | LIVE
+    }
+
+    /// The tag that gives up a busy slot.
+    #[inline(always)]
+    #[must_use]
+    pub const fn free(busy: u64) -> u64 {
+        (busy & SEQUENCE) | FREE
+    }
+}

@@ -1,0 +1,324 @@
+//! The flow table: find, insert, expire. The same code runs in the kernel, in the agent's sweeper (over mapped memory)
+//! and in tests.
+//!
+//! Layout: `main` buckets, a power of two, then a small stash of buckets for flows whose two buckets are full. A slot
+//! changes hands by compare-and-swap on its tag; whoever moves it from live to busy, and nobody else, gives its SNAT
+//! port back. Insertions of one flow are serialised by the claim word of its first bucket.
+
+use crate::addr::Addr;
+use crate::flow::{Binding, Bucket, Flow, WAYS, flag, tag};
+use crate::frontend::Frontend;
+use crate::hash;
+use crate::port_pool::PortPool;
+use crate::shared::SharedU32;
+use crate::snat::SnatAddress;
+use crate::tcp;
+
+/// Where the rows are: map helpers in the kernel, mapped memory in the agent, vectors in tests.
+pub trait FlowTables {
+    /// Sizes of the flow table.
+    fn layout(&self) -> Layout;
+    /// A bucket by number.
+    fn bucket(&self, index: u32) -> Option<&Bucket>;
+    /// A word of the reverse index.
+    fn reverse(&self, index: u32) -> Option<&SharedU32>;
+    /// A port pool.
+    fn pool(&self, index: u32) -> Option<&PortPool>;
+    /// A frontend row.
+    fn frontend(&self, index: u32) -> Option<&Frontend>;
+    /// A SNAT address row.
+    fn snat(&self, slot: u32) -> Option<&SnatAddress>;
+}
+
+/// Sizes of the flow table, both powers of two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Buckets before the stash.
+    pub main: u32,
+    /// Buckets of the stash.
+    pub stash: u32,
+}
+
+impl Layout {
+    /// The layout that holds `flows` at half load, rounded up to a power of two.
+    #[must_use]
+    pub const fn for_flows(flows: u32) -> Self {
+        let buckets = flows.div_ceil(2);
+        let main = if buckets < 64 { 64 } else { buckets.next_power_of_two() };
+        Self { main, stash: crate::maps::STASH_BUCKETS }
+    }
+
+    /// All buckets.
+    #[must_use]
+    pub const fn buckets(self) -> u32 {
+        self.main + self.stash
+    }
+
+    /// The three buckets where a flow may be, and its fingerprint.
+    #[inline(always)]
+    #[must_use]
+    pub const fn places(self, hash: u64) -> ([u32; 3], u32) {
+        let (first, fingerprint, second) = hash::parts(hash);
+        let stash = self.main + (second.rotate_left(16) & (self.stash - 1));
+        ([first & (self.main - 1), second & (self.main - 1), stash], fingerprint)
+    }
+}
+
+/// What a client's packet says of its flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowKey {
+    /// The client's address.
+    pub client: Addr,
+    /// The VIP.
+    pub vip: Addr,
+    /// The client's port, raw.
+    pub client_port: u16,
+    /// The VIP's port, raw.
+    pub vip_port: u16,
+    /// TCP or UDP.
+    pub protocol: u8,
+}
+
+impl FlowKey {
+    /// Keyed hash of the flow.
+    #[inline(always)]
+    #[must_use]
+    pub fn hash(&self, seed: u64) -> u64 {
+        hash::flow(seed, self.client, self.vip, self.client_port, self.vip_port, self.protocol)
+    }
+}
+
+/// A live flow: where it is and the tag it had when it was found.
+#[derive(Clone, Copy)]
+pub struct Hit<'a> {
+    /// Number of the slot: bucket times four plus way.
+    pub index: u32,
+    /// The tag; while it is unchanged the record is that flow's.
+    pub tag: u64,
+    /// The tag's word.
+    pub tag_word: &'a crate::shared::SharedU64,
+    /// The record.
+    pub flow: &'a Flow,
+    /// Its frontend's row.
+    pub frontend: &'a Frontend,
+}
+
+/// Finds a flow by what its client sends.
+#[inline(always)]
+pub fn find<'a, T: FlowTables>(tables: &'a T, hash: u64, key: &FlowKey) -> Option<Hit<'a>> {
+    let (places, fingerprint) = tables.layout().places(hash);
+    for place in places {
+        let Some(bucket) = tables.bucket(place) else { continue };
+        for way in 0..WAYS {
+            let tag_word = bucket.tag(way);
+            let tag = tag_word.load();
+            if !tag::matches(tag, fingerprint) {
+                continue;
+            }
+            let flow = bucket.flow(way);
+            if !flow.is_client(key.client, key.client_port) {
+                continue;
+            }
+            let Some(frontend) = tables.frontend(flow.frontend()) else { continue };
+            if !frontend.is(key.vip, key.vip_port, key.protocol) {
+                continue;
+            }
+            #[expect(clippy::cast_possible_truncation, reason = "way is below 4")]
+            return Some(Hit { index: (place << 2) | way as u32, tag, tag_word, flow, frontend });
+        }
+    }
+    None
+}
+
+/// The slot of a number as [`Hit::index`] gives it.
+#[inline(always)]
+pub fn slot<T: FlowTables>(tables: &T, index: u32) -> Option<(&crate::shared::SharedU64, &Flow)> {
+    let bucket = tables.bucket(index >> 2)?;
+    let way = index as usize & 3;
+    Some((bucket.tag(way), bucket.flow(way)))
+}
+
+/// True when the flow has been idle for longer than its frontend allows, or its frontend is gone. `now` is the low
+/// half of jiffies.
+#[inline(always)]
+#[must_use]
+pub fn expired(flow: &Flow, frontend: &Frontend, udp: bool, now: u32) -> bool {
+    if !frontend.is_active() {
+        return true;
+    }
+    let idle = now.wrapping_sub(flow.last_seen());
+    // Another CPU may be a tick ahead: "idle" is then a small negative number.
+    idle < 0x8000_0000 && idle > frontend.timeout(tcp::timeout_class(flow.state(), udp))
+}
+
+/// Ends the flow of a slot whose tag is `tag`: its port goes back, the slot becomes free. False when another was faster.
+#[inline(always)]
+pub fn release<T: FlowTables>(tables: &T, index: u32, tag: u64) -> bool {
+    let Some((word, flow)) = slot(tables, index) else { return false };
+    let busy = tag::busy(tag);
+    if tag::state(tag) != tag::LIVE || !word.compare_exchange(tag, busy) {
+        return false;
+    }
+    give_back(tables, index, &flow.binding());
+    word.store(tag::free(busy));
+    true
+}
+
+/// [`release`] out of line, for the rare end of a flow in the middle of the established path.
+#[inline(never)]
+pub fn retire<T: FlowTables>(tables: &T, index: u32, tag: u64) -> u32 {
+    u32::from(release(tables, index, tag))
+}
+
+/// Ends the flow if it is expired still once the slot is ours.
+#[inline(always)]
+pub fn expire<T: FlowTables>(tables: &T, index: u32, tag: u64, now: u32) -> bool {
+    let Some((word, flow)) = slot(tables, index) else { return false };
+    if tag::state(tag) != tag::LIVE {
+        return false;
+    }
+    let Some(frontend) = tables.frontend(flow.frontend()) else { return false };
+    let udp = flow.binding().flags & flag::UDP != 0;
+    if !expired(flow, frontend, udp, now) {
+        return false;
+    }
+    let busy = tag::busy(tag);
+    if !word.compare_exchange(tag, busy) {
+        return false;
+    }
+    if !expired(flow, frontend, udp, now) {
+        // A packet came in between. Nobody can have taken the busy slot, so the old tag goes back.
+        word.store(tag);
+        return false;
+    }
+    give_back(tables, index, &flow.binding());
+    word.store(tag::free(busy));
+    true
+}
+
+/// Returns the SNAT port of a slot that the caller owns, and counts the flow out.
+#[inline(always)]
+pub fn give_back<T: FlowTables>(tables: &T, index: u32, binding: &Binding) {
+    if let Some(row) = tables.snat(u32::from(binding.snat_slot)) {
+        let snat = row.view();
+        let section = snat.section(binding.flags & flag::UDP != 0, binding.fold);
+        if let Some(offset) = snat.port_offset(binding.snat_port)
+            && let Some(word) = tables.reverse(snat.reverse_index(section, offset))
+            && word.compare_exchange(index + 1, 0)
+            && let Some(pool) = tables.pool(snat.pool_index(section))
+        {
+            pool.put(offset);
+        }
+    }
+    if let Some(frontend) = tables.frontend(binding.frontend) {
+        frontend.flows().fetch_add(u32::MAX);
+    }
+}
+
+/// Ways that are not free, of the first two buckets: for the choice of the emptier one.
+#[inline(always)]
+fn occupied(bucket: &Bucket) -> u32 {
+    let mut count = 0;
+    for way in 0..WAYS {
+        count += u32::from(tag::state(bucket.tag(way).load()) != tag::FREE);
+    }
+    count
+}
+
+/// Takes a slot for a new flow: a free one of its emptier bucket, of the other, of the stash, or else one whose flow
+/// has expired. Returns the slot's number and its busy tag.
+#[inline(always)]
+pub fn acquire<T: FlowTables>(tables: &T, hash: u64, now: u32) -> Option<(u32, u64)> {
+    let ([mut first, mut second, stash], _) = tables.layout().places(hash);
+    if let (Some(a), Some(b)) = (tables.bucket(first), tables.bucket(second))
+        && occupied(b) < occupied(a)
+    {
+        (first, second) = (second, first);
+    }
+    for place in [first, second, stash] {
+        let Some(bucket) = tables.bucket(place) else { continue };
+        for way in 0..WAYS {
+            let word = bucket.tag(way);
+            let tag = word.load();
+            if tag::state(tag) == tag::FREE && word.compare_exchange(tag, tag::busy(tag)) {
+                #[expect(clippy::cast_possible_truncation, reason = "way is below 4")]
+                return Some(((place << 2) | way as u32, tag::busy(tag)));
+            }
+        }
+    }
+    for place in [first, second, stash] {
+        for way in 0..4u32 {
+            let index = (place << 2) | way;
+            let Some((word, _)) = slot(tables, index) else { continue };
+            if expire(tables, index, word.load(), now) {
+                let tag = word.load();
+                if tag::state(tag) == tag::FREE && word.compare_exchange(tag, tag::busy(tag)) {
+                    return Some((index, tag::busy(tag)));
+                }
+            }
+        }
+    }
+    None
+}
+
+/// Entries of the reverse index that an allocation looks at for expired flows when no port is free.
+const HAND: u32 = 16;
+
+/// Takes a SNAT port for the flow in slot `index`, from this CPU's part of the range, else from anybody's, else from a
+/// flow that has expired. Returns the port's position in the range. `cursor` is this CPU's; it moves on.
+#[inline(always)]
+pub fn allocate_port<T: FlowTables>(
+    tables: &T,
+    snat: &crate::snat::SnatView,
+    section: u32,
+    index: u32,
+    part: (u32, u32),
+    cursor: &mut u32,
+    now: u32,
+) -> Option<u32> {
+    let pool = tables.pool(snat.pool_index(section))?;
+    let (begin, end) = part;
+    let from = if *cursor >= begin && *cursor < end { *cursor } else { begin };
+    let taken = match pool.take(from, end) {
+        Some(port) => Some(port),
+        None => pool.take(0, snat.ports),
+    };
+    if let Some(port) = taken {
+        *cursor = port + 1;
+        tables.reverse(snat.reverse_index(section, port))?.store(index + 1);
+        return Some(port);
+    }
+    let mut port = if *cursor < snat.ports { *cursor } else { 0 };
+    for _ in 0..HAND {
+        if let Some(word) = tables.reverse(snat.reverse_index(section, port)) {
+            let holder = word.load();
+            if holder != 0
+                && let Some((tag_word, _)) = slot(tables, holder - 1)
+                && expire(tables, holder - 1, tag_word.load(), now)
+                && pool.take_exact(port)
+            {
+                *cursor = port + 1;
+                word.store(index + 1);
+                return Some(port);
+            }
+        }
+        port = if port + 1 < snat.ports { port + 1 } else { 0 };
+    }
+    *cursor = port;
+    None
+}
+
+/// The part of a port range that a CPU looks at first: (begin, end).
+#[inline(always)]
+#[must_use]
+pub fn part_of_range(ports: u32, cpu: u32, cpus: u32) -> (u32, u32) {
+    let cpus = if cpus == 0 { 1 } else { cpus };
+    let cpu = cpu % cpus;
+    // At most 65,535 ports and 2^16 CPUs: no overflow in 64 bits, and the quotients are at most `ports`.
+    let cut = |n: u32| u64::from(ports) * u64::from(n) / u64::from(cpus);
+    #[expect(clippy::cast_possible_truncation, reason = "at most `ports`")]
+    (cut(cpu) as u32, cut(cpu + 1) as u32)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,198 @@
+//! Frontend rows: one per VIP, port and protocol, and the key that finds them.
+
+use crate::addr::Addr;
+use crate::shared::{SharedU32, SharedU64};
+
+/// Key of the map from what a client dials to the frontend's row number.
+///
+/// Port 0 with protocol ICMP (58 or 1) says that the address is a VIP at all, so that echo requests are answered.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FrontendKey {
+    vip: Addr,
+    port: u16,
+    protocol: u8,
+    zero: [u8; 5],
+}
+
+const _: () = assert!(size_of::<FrontendKey>() == 24);
+
+impl FrontendKey {
+    /// `port` is the raw word of the header (network byte order in memory).
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(vip: Addr, port: u16, protocol: u8) -> Self {
+        Self { vip, port, protocol, zero: [0; 5] }
+    }
+
+    /// The VIP.
+    #[must_use]
+    pub const fn vip(&self) -> Addr {
+        self.vip
+    }
+
+    /// The port, raw.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// IP protocol number.
+    #[must_use]
+    pub const fn protocol(&self) -> u8 {
+        self.protocol
+    }
+}
+
+/// Row number that stands for "a VIP, for echo only" as a value of the key map.
+pub const ECHO_ONLY: u32 = u32::MAX;
+
+/// Classes of idle timeouts, indices into [`Frontend::timeout`].
+pub mod timeout {
+    /// TCP, the handshake is not complete.
+    pub const TCP_HALF_OPEN: usize = 0;
+    /// TCP after the handshake.
+    pub const TCP_ESTABLISHED: usize = 1;
+    /// TCP after both FINs or a RST.
+    pub const TCP_CLOSING: usize = 2;
+    /// UDP before the first reply.
+    pub const UDP_UNREPLIED: usize = 3;
+    /// UDP after it.
+    pub const UDP_REPLIED: usize = 4;
+    /// How many there are.
+    pub const COUNT: usize = 5;
+}
+
+/// A frontend. The first cache line changes with the configuration, the second with every new flow.
+#[repr(C, align(64))]
+#[derive(Default)]
+pub struct Frontend {
+    vip_high: SharedU64,
+    vip_low: SharedU64,
+    /// port | protocol << 16 | active << 24 | generation << 32
+    identity: SharedU64,
+    /// offset | length << 32 into the backend slots
+    set: SharedU64,
+    timeouts: [SharedU32; timeout::COUNT],
+    max_flows: SharedU32,
+    reserved: [u64; 1],
+    next: SharedU64,
+    flows: SharedU32,
+    reserved_flows: [u32; 13],
+}
+
+const _: () = assert!(size_of::<Frontend>() == 128);
+
+const ACTIVE: u64 = 1 << 24;
+
+impl Frontend {
+    /// True when the row is active and stands for this VIP, raw port and protocol.
+    #[inline(always)]
+    #[must_use]
+    pub fn is(&self, vip: Addr, port: u16, protocol: u8) -> bool {
+        let (high, low) = vip.words();
+        let identity = self.identity.load() & 0xffff_ffff;
+        identity == u64::from(port) | (u64::from(protocol) << 16) | ACTIVE
+            && self.vip_low.load() == low
+            && self.vip_high.load() == high
+    }
+
+    /// The VIP.
+    #[inline(always)]
+    #[must_use]
+    pub fn vip(&self) -> Addr {
+        Addr::from_words(self.vip_high.load(), self.vip_low.load())
+    }
+
+    /// The port, raw.
+    #[inline(always)]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "the low 16 bits hold the port")]
+    pub fn port(&self) -> u16 {
+        self.identity.load() as u16
+    }
+
+    /// IP protocol number.
+    #[inline(always)]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "bits 16 to 23 hold the protocol")]
+    pub fn protocol(&self) -> u8 {
+        (self.identity.load() >> 16) as u8
+    }
+
+    /// False once the frontend is removed.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.identity.load() & ACTIVE != 0
+    }
+
+    /// Gives the row an identity and makes it active. Only user space, only on a row without flows.
+    pub fn activate(&self, vip: Addr, port: u16, protocol: u8) {
+        let (high, low) = vip.words();
+        let generation = (self.identity.load() >> 32).wrapping_add(1) & 0xffff_ffff;
+        self.identity.store(generation << 32);
+        self.vip_high.store(high);
+        self.vip_low.store(low);
+        self.identity.store(u64::from(port) | (u64::from(protocol) << 16) | ACTIVE | (generation << 32));
+    }
+
+    /// Takes the row out of service; its flows expire from then on.
+    pub fn deactivate(&self) {
+        self.identity.fetch_and(!ACTIVE);
+    }
+
+    /// The published backend slots: (offset, length) into the slots array.
+    #[inline(always)]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "two halves of one word")]
+    pub fn set(&self) -> (u32, u32) {
+        let set = self.set.load();
+        (set as u32, (set >> 32) as u32)
+    }
+
+    /// Publishes other backend slots in one store.
+    pub fn publish_set(&self, offset: u32, length: u32) {
+        self.set.store(u64::from(offset) | (u64::from(length) << 32));
+    }
+
+    /// Idle timeout of a class, in jiffies.
+    #[inline(always)]
+    #[must_use]
+    pub fn timeout(&self, class: usize) -> u32 {
+        self.timeouts.get(class).map_or(0, SharedU32::load)
+    }
+
+    /// Sets all idle timeouts, in jiffies.
+    pub fn set_timeouts(&self, jiffies: [u32; timeout::COUNT]) {
+        for (word, value) in self.timeouts.iter().zip(jiffies) {
+            word.store(value);
+        }
+    }
+
+    /// Most flows at a time; 0 is no cap.
+    #[inline(always)]
+    #[must_use]
+    pub fn max_flows(&self) -> u32 {
+        self.max_flows.load()
+    }
+
+    /// Sets the cap of [`Frontend::max_flows`].
+    pub fn set_max_flows(&self, flows: u32) {
+        self.max_flows.store(flows);
+    }
+
+    /// The round-robin counter; one step per new flow, over all CPUs.
+    #[inline(always)]
+    #[must_use]
+    pub fn next(&self) -> &SharedU64 {
+        &self.next
+    }
+
+    /// Flows that have a record now.
+    #[inline(always)]
+    #[must_use]
+    pub fn flows(&self) -> &SharedU32 {
+        &self.flows
+    }
+}

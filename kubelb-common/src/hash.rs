@@ -1,0 +1,56 @@
+//! Keyed hashing of packets: multiply and xor-shift, seeded per table so that nobody outside can aim at a bucket.
+
+use crate::addr::Addr;
+
+const M1: u64 = 0x9e37_79b9_7f4a_7c15;
+const M2: u64 = 0xd6e8_feb8_6659_fd93;
+const M3: u64 = 0xa076_1d64_78bd_642f;
+
+#[inline(always)]
+const fn mix(value: u64, by: u64) -> u64 {
+    let v = value.wrapping_mul(by);
+    v ^ (v >> 32)
+}
+
+/// Hash of a flow's client-side 5-tuple, 64 bits. Ports are the raw words of the header.
+#[inline(always)]
+#[must_use]
+#[expect(clippy::cast_lossless, reason = "From is not const")]
+pub const fn flow(seed: u64, source: Addr, destination: Addr, source_port: u16, destination_port: u16, protocol: u8) -> u64 {
+    let (a, b) = source.words();
+    let (c, d) = destination.words();
+    let ports = (source_port as u64) | ((destination_port as u64) << 16) | ((protocol as u64) << 32);
+    // The high words are the same constant for every IPv4 address; adding keeps IPv6's in play at one instruction each.
+    let h = mix(b ^ seed, M1);
+    let h = mix(h ^ d.wrapping_add(a.rotate_left(17)), M2);
+    let h = mix(h ^ ports ^ c.rotate_left(31), M3);
+    mix(h ^ seed.rotate_left(32), M1)
+}
+
+/// First bucket and its fingerprint, second bucket, stash bucket, from a flow's hash.
+#[inline(always)]
+#[must_use]
+#[expect(clippy::cast_possible_truncation, reason = "each part is its own slice of the hash")]
+pub const fn parts(hash: u64) -> (u32, u32, u32) {
+    let second = mix(hash, M2);
+    (hash as u32, (hash >> 32) as u32, (second >> 32) as u32 ^ second as u32)
+}
+
+/// Hash of one address, 16 bits, for the destination filter.
+#[inline(always)]
+#[must_use]
+#[expect(clippy::cast_possible_truncation, reason = "16 bits remain after the shift")]
+pub const fn address(seed: u64, address: Addr) -> u16 {
+    let (a, b) = address.words();
+    ((b ^ seed).wrapping_add(a.wrapping_mul(M2)).wrapping_mul(M1) >> 48) as u16
+}
+
+/// Hash of a backend's address and port, 8 bits: the fold that lets one SNAT port serve several backends.
+#[inline(always)]
+#[must_use]
+#[expect(clippy::cast_possible_truncation, reason = "8 bits remain after the shift")]
+#[expect(clippy::cast_lossless, reason = "From is not const")]
+pub const fn fold(address: Addr, port: u16) -> u8 {
+    let (a, b) = address.words();
+    (b.wrapping_add(a.wrapping_mul(M2)).wrapping_add((port as u64).wrapping_mul(M3)).wrapping_mul(M1) >> 56) as u8
+}

@@ -1,0 +1,100 @@
+//! Names and default sizes of the maps. The `#[map]` statics of kubelb-ebpf carry the same names (a tidy test compares).
+
+/// One [`crate::control::Control`].
+pub const CONTROL: &str = "CONTROL";
+/// Two [`crate::control::Filter`]s.
+pub const FILTERS: &str = "FILTERS";
+/// [`crate::frontend::FrontendKey`] to row number.
+pub const FRONTEND_KEYS: &str = "FRONTEND_KEYS";
+/// [`crate::frontend::Frontend`] rows; row 0 is nobody's.
+pub const FRONTENDS: &str = "FRONTENDS";
+/// Names of the frontends, for people; the data path never reads them.
+pub const FRONTEND_NAMES: &str = "FRONTEND_NAMES";
+/// Backend row numbers, in the order of the turn.
+pub const BACKEND_SLOTS: &str = "BACKEND_SLOTS";
+/// [`crate::backend::Backend`] rows; row 0 is nobody's.
+pub const BACKENDS: &str = "BACKENDS";
+/// [`crate::next_hop::NextHop`] rows; row 0 is "no route".
+pub const NEXT_HOPS: &str = "NEXT_HOPS";
+/// [`crate::snat::SnatAddress`] rows.
+pub const SNAT_ADDRESSES: &str = "SNAT_ADDRESSES";
+/// [`crate::port_pool::PortPool`]s.
+pub const PORT_POOLS: &str = "PORT_POOLS";
+/// [`crate::flow::Bucket`]s, the stash at the end.
+pub const FLOWS: &str = "FLOWS";
+/// Reverse index: number of a flow, plus one, or 0.
+pub const REVERSE: &str = "REVERSE";
+/// Interfaces an XDP program may redirect to: index to 1.
+pub const XDP_INTERFACES: &str = "XDP_INTERFACES";
+/// How each interface is attached and why, for `status`.
+pub const ATTACHMENTS: &str = "ATTACHMENTS";
+/// [`crate::stats::Traffic`] of each frontend, per CPU.
+pub const FRONTEND_TRAFFIC: &str = "FRONTEND_TRAFFIC";
+/// [`crate::stats::Traffic`] of each backend, per CPU.
+pub const BACKEND_TRAFFIC: &str = "BACKEND_TRAFFIC";
+/// [`crate::stats::Drops`] of each frontend, per CPU.
+pub const FRONTEND_DROPS: &str = "FRONTEND_DROPS";
+/// One [`crate::stats::Scratch`], per CPU.
+pub const SCRATCH: &str = "SCRATCH";
+
+/// All maps that are pinned.
+pub const PINNED: &[&str] = &[
+    CONTROL,
+    FILTERS,
+    FRONTEND_KEYS,
+    FRONTENDS,
+    FRONTEND_NAMES,
+    BACKEND_SLOTS,
+    BACKENDS,
+    NEXT_HOPS,
+    SNAT_ADDRESSES,
+    PORT_POOLS,
+    FLOWS,
+    REVERSE,
+    XDP_INTERFACES,
+    ATTACHMENTS,
+    FRONTEND_TRAFFIC,
+    BACKEND_TRAFFIC,
+    FRONTEND_DROPS,
+    SCRATCH,
+];
+
+/// Frontend rows.
+pub const MAX_FRONTENDS: u32 = 16_384;
+/// Backend rows.
+pub const MAX_BACKENDS: u32 = 65_536;
+/// Backend slots: room for every set twice and for weights.
+pub const MAX_BACKEND_SLOTS: u32 = 1 << 19;
+/// Next-hop rows.
+pub const MAX_NEXT_HOPS: u32 = 16_384;
+/// Port pools.
+pub const MAX_PORT_POOLS: u32 = 1_024;
+/// Words of reverse index.
+pub const MAX_REVERSE: u32 = 1 << 23;
+/// Interfaces.
+pub const MAX_INTERFACES: u32 = 256;
+/// Default number of flows.
+pub const DEFAULT_FLOWS: u32 = 262_144;
+/// Buckets that take what finds no room in its two.
+pub const STASH_BUCKETS: u32 = 64;
+/// Longest name of a frontend in bytes, terminated by zero in its row.
+pub const NAME_BYTES: usize = 256;
+
+/// A frontend's name.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Name(pub [u8; NAME_BYTES]);
+
+/// How an interface is attached.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Attachment {
+    /// 1: XDP native, 2: tcx, 3: XDP generic, 4: clsact.
+    pub mode: u32,
+    /// Bytes used of `reason`.
+    pub reason_length: u32,
+    /// Why, UTF-8.
+    pub reason: [u8; 248],
+}
+
+const _: () = assert!(size_of::<Attachment>() == 256);

@@ -1,0 +1,309 @@
+//! From bytes to [`Outcome`]: the whole way of a packet.
+
+use kubelb_common::addr::{ICMP, ICMPV6, UDP};
+use kubelb_common::backend::flag as backend_flag;
+use kubelb_common::checksum::negate;
+use kubelb_common::control::{Control, FILTER_SNAT, FILTER_VIP};
+use kubelb_common::flow::{Binding, Flow, flag, tag};
+use kubelb_common::flow_table::{self, FlowKey};
+use kubelb_common::frontend::{ECHO_ONLY, Frontend, FrontendKey};
+use kubelb_common::hash;
+use kubelb_common::next_hop::flag as hop_flag;
+use kubelb_common::stats::Reason;
+use kubelb_common::tcp::{self, ACK, Direction, RST, SYN};
+
+use crate::answer::{self, Why};
+use crate::bytes::Bytes;
+use crate::insert::{Insertion, insert};
+use crate::outcome::Outcome;
+use crate::parse::{self, Packet, Unsteerable};
+use crate::rewrite::{self, Translation};
+use crate::tables::Tables;
+
+/// Decides about a packet and rewrites it.
+#[inline(always)]
+pub fn process<B: Bytes, T: Tables>(bytes: &mut B, tables: &T) -> Outcome {
+    let Ok(mut packet) = parse::network(bytes) else { return Outcome::Pass };
+    let Some(control) = tables.control() else { return Outcome::Pass };
+    let (which, seed) = control.filter();
+    let class = tables.filter(which, hash::address(seed, packet.destination));
+    if class == 0 {
+        return Outcome::Pass;
+    }
+    match steer(bytes, tables, control, &mut packet, class) {
+        Decision::Done(outcome) => outcome,
+        Decision::Answer(frontend, why) => answer::give(bytes, tables, &packet, frontend, why),
+    }
+}
+
+/// What steering came to.
+enum Decision {
+    Done(Outcome),
+    /// Nothing was touched: count it, and answer where that helps.
+    Answer(u32, Why),
+}
+
+#[inline(always)]
+fn drop(frontend: u32, reason: Reason) -> Decision {
+    Decision::Answer(frontend, Why::Refused(reason))
+}
+
+#[inline(always)]
+fn steer<B: Bytes, T: Tables>(
+    bytes: &mut B,
+    tables: &T,
+    control: &Control,
+    packet: &mut Packet,
+    class: u8,
+) -> Decision {
+    if let Err(why) = parse::transport(bytes, packet) {
+        let reason = match why {
+            Unsteerable::NotIp | Unsteerable::Protocol => return Decision::Done(Outcome::Pass),
+            Unsteerable::Fragment => Reason::FRAGMENT,
+            Unsteerable::Malformed => Reason::MALFORMED,
+        };
+        return if is_vip(tables, packet) { drop(0, reason) } else { Decision::Done(Outcome::Pass) };
+    }
+    if packet.protocol == ICMP || packet.protocol == ICMPV6 {
+        let echo = answer::is_echo_request(packet) && is_vip(tables, packet);
+        return if echo { Decision::Answer(0, Why::Echo) } else { Decision::Done(Outcome::Pass) };
+    }
+    let slot = class & FILTER_SNAT;
+    if slot != 0
+        && let Some(decision) = reply(bytes, tables, control, packet, u32::from(slot) - 1)
+    {
+        return decision;
+    }
+    if class & FILTER_VIP != 0 { forward(bytes, tables, control, packet) } else { Decision::Done(Outcome::Pass) }
+}
+
+/// The filter may err towards "ours"; before a packet is dropped its destination must be a VIP for certain.
+#[inline(always)]
+fn is_vip<T: Tables>(tables: &T, packet: &Packet) -> bool {
+    let protocol = if packet.v6 { ICMPV6 } else { ICMP };
+    tables.frontend_number(&FrontendKey::new(packet.destination, 0, protocol)) == Some(ECHO_ONLY)
+}
+
+#[inline(always)]
+fn forward<B: Bytes, T: Tables>(bytes: &mut B, tables: &T, control: &Control, packet: &Packet) -> Decision {
+    let key = FlowKey {
+        client: packet.source,
+        vip: packet.destination,
+        client_port: packet.source_port,
+        vip_port: packet.destination_port,
+        protocol: packet.protocol,
+    };
+    let now = tables.now();
+    let mut found = None;
+    if let Some(hit) = flow_table::find(tables, key.hash(control.flow_seed.load()), &key) {
+        if begins_anew(tables, packet, hit.flow, hit.frontend, now) {
+            flow_table::retire(tables, hit.index, hit.tag);
+        } else {
+            found = Some((hit.flow, hit.tag_word, hit.tag));
+        }
+    }
+    let (flow, word, tag) = match found {
+        Some(found) => found,
+        None => match Insertion::decode(insert(tables, packet)) {
+            Insertion::NotOurs => return Decision::Done(Outcome::Pass),
+            Insertion::Refused(frontend, reason) => return drop(frontend, reason),
+            Insertion::Flow(index) => {
+                let Some((word, flow)) = flow_table::slot(tables, index) else {
+                    return drop(0, Reason::BROKEN_STATE);
+                };
+                (flow, word, word.load())
+            }
+        },
+    };
+    let binding = flow.binding();
+    // The slot may have changed hands while it was read: then the client will send again.
+    if word.load() != tag || binding.client_port != packet.source_port {
+        return drop(binding.frontend, Reason::CONTENDED);
+    }
+    to_backend(bytes, tables, packet, flow, &binding, now)
+}
+
+/// True when the packet must not go on with the flow that it belongs to by its addresses: the flow is over, or its
+/// backend may not have it.
+#[inline(always)]
+fn begins_anew<T: Tables>(
+    tables: &T,
+    packet: &Packet,
+    flow: &Flow,
+    frontend: &Frontend,
+    now: u32,
+) -> bool {
+    let udp = packet.protocol == UDP;
+    let state = flow.state();
+    if flow_table::expired(flow, frontend, udp, now) {
+        return true;
+    }
+    if !udp && packet.tcp_flags & (SYN | ACK | RST) != SYN {
+        return false;
+    }
+    let (backend, generation) = flow.backend();
+    let flags = tables.backend(backend).map_or(0, |row| row.flags_of(generation));
+    let removed = flags & backend_flag::IN_USE == 0 || flags & backend_flag::DRAINING != 0;
+    if udp {
+        return removed;
+    }
+    let unwilling = removed || flags & backend_flag::UNHEALTHY != 0;
+    tcp::reopens(state) || (state & tcp::state::ANSWERED == 0 && unwilling)
+}
+
+/// A packet of a client, on to its backend.
+#[inline(always)]
+fn to_backend<B: Bytes, T: Tables>(
+    bytes: &mut B,
+    tables: &T,
+    packet: &Packet,
+    flow: &Flow,
+    binding: &Binding,
+    now: u32,
+) -> Decision {
+    let frontend = binding.frontend;
+    let Some(row) = tables.backend(binding.backend) else { return drop(frontend, Reason::BROKEN_STATE) };
+    let backend = row.view();
+    if backend.generation != binding.generation {
+        return drop(frontend, Reason::STALE_BACKEND);
+    }
+    let Some(hop) = tables.next_hop(backend.next_hop) else { return drop(frontend, Reason::BROKEN_STATE) };
+    let hop = hop.view();
+    let resolved = hop.flags & hop_flag::RESOLVED != 0;
+    if B::RESOLVES_NEIGHBOURS {
+        if hop.flags & hop_flag::ROUTED == 0 {
+            return drop(frontend, Reason::NO_ROUTE);
+        }
+    } else if !resolved || hop.flags & hop_flag::XDP == 0 || crosses_vlan(bytes, packet, hop.interface) {
+        return Decision::Done(Outcome::HandOver);
+    }
+    if packet.ttl <= 1 {
+        return drop(frontend, Reason::TTL_EXPIRED);
+    }
+    if hop.mtu != 0 && bytes.segment_length(packet.ip_length) > usize::from(hop.mtu) {
+        return Decision::Answer(frontend, Why::TooBig(hop.mtu));
+    }
+    let Some(snat) = tables.snat(u32::from(binding.snat_slot)) else { return drop(frontend, Reason::BROKEN_STATE) };
+    if packet.protocol != UDP {
+        let state = flow.state();
+        flow.add_state(state, tcp::step(state, packet.tcp_flags, Direction::Forward));
+    }
+    flow.touch(now);
+    let translation = Translation {
+        source: snat.address(),
+        destination: backend.address,
+        source_port: binding.snat_port,
+        destination_port: backend.port,
+        address_delta: binding.address_delta,
+    };
+    if !rewrite::link(bytes, resolved, hop.destination_mac, hop.source_mac)
+        || !rewrite::translate(bytes, packet, &translation)
+    {
+        return Decision::Done(Outcome::Drop(Reason::MALFORMED));
+    }
+    tables.count_in(frontend, binding.backend, packet.l3 + packet.ip_length);
+    sent(resolved, hop.interface)
+}
+
+/// A tagged frame leaves with its tag, so only where it came from; the tc program can take the tag off.
+#[inline(always)]
+fn crosses_vlan<B: Bytes>(bytes: &B, packet: &Packet, interface: u32) -> bool {
+    packet.l3 != parse::L2 && interface != bytes.interface()
+}
+
+/// A packet of a backend, back to its client. `None`: no flow of ours has this address and port.
+#[inline(always)]
+fn reply<B: Bytes, T: Tables>(
+    bytes: &mut B,
+    tables: &T,
+    control: &Control,
+    packet: &Packet,
+    slot: u32,
+) -> Option<Decision> {
+    let snat = tables.snat(slot)?.view();
+    if snat.address != packet.destination {
+        return None;
+    }
+    let offset = snat.port_offset(packet.destination_port)?;
+    let udp = packet.protocol == UDP;
+    let section = snat.section(udp, hash::fold(packet.source, packet.source_port));
+    let index = tables.reverse(snat.reverse_index(section, offset))?.load().checked_sub(1)?;
+    let (word, flow) = flow_table::slot(tables, index)?;
+    let tag = word.load();
+    if tag::state(tag) != tag::LIVE {
+        return None;
+    }
+    let binding = flow.binding();
+    let backend = tables.backend(binding.backend)?.view();
+    if binding.snat_port != packet.destination_port
+        || u32::from(binding.snat_slot) != slot
+        || (binding.flags & flag::UDP != 0) != udp
+        || backend.generation != binding.generation
+        || backend.address != packet.source
+        || backend.port != packet.source_port
+        || word.load() != tag
+    {
+        return None;
+    }
+    let frontend = tables.frontend(binding.frontend)?;
+    Some(to_client(bytes, tables, control, packet, flow, &binding, frontend))
+}
+
+#[inline(always)]
+fn to_client<B: Bytes, T: Tables>(
+    bytes: &mut B,
+    tables: &T,
+    control: &Control,
+    packet: &Packet,
+    flow: &Flow,
+    binding: &Binding,
+    frontend: &Frontend,
+) -> Decision {
+    let vip = frontend.vip();
+    let mut hop = flow.client_hop();
+    if hop.revision == 0 || hop.revision != control.route_revision() {
+        hop = tables.resolve_client(packet, binding.client, vip);
+        if hop.interface == 0 {
+            return drop(binding.frontend, Reason::NO_ROUTE);
+        }
+        if hop.revision != 0 {
+            flow.set_client_hop(&hop);
+        }
+    }
+    let resolved = hop.revision != 0;
+    if !B::RESOLVES_NEIGHBOURS
+        && (!resolved || hop.flags & hop_flag::XDP == 0 || crosses_vlan(bytes, packet, hop.interface))
+    {
+        return Decision::Done(Outcome::HandOver);
+    }
+    if packet.ttl <= 1 {
+        return drop(binding.frontend, Reason::TTL_EXPIRED);
+    }
+    let state = flow.state();
+    let new = if packet.protocol == UDP {
+        state | tcp::state::ANSWERED
+    } else {
+        tcp::step(state, packet.tcp_flags, Direction::Reply)
+    };
+    flow.add_state(state, new);
+    flow.touch(tables.now());
+    let translation = Translation {
+        source: vip,
+        destination: binding.client,
+        source_port: frontend.port(),
+        destination_port: binding.client_port,
+        address_delta: negate(binding.address_delta),
+    };
+    if !rewrite::link(bytes, resolved, hop.destination_mac, hop.source_mac)
+        || !rewrite::translate(bytes, packet, &translation)
+    {
+        return Decision::Done(Outcome::Drop(Reason::MALFORMED));
+    }
+    tables.count_out(binding.frontend, binding.backend, packet.l3 + packet.ip_length);
+    sent(resolved, hop.interface)
+}
+
+#[inline(always)]
+fn sent(resolved: bool, interface: u32) -> Decision {
+    Decision::Done(if resolved { Outcome::Send(interface) } else { Outcome::SendToNeighbour(interface) })
+}

@@ -1,0 +1,67 @@
+//! The maps and nothing else. Names are those of [`kubelb_common::maps`]; sizes that depend on the node are set at load.
+
+use aya_ebpf::Global;
+use aya_ebpf::bindings::BPF_F_MMAPABLE;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
+use kubelb_common::backend::Backend;
+use kubelb_common::control::{Control, Filter};
+use kubelb_common::flow::Bucket;
+use kubelb_common::flow_table::Layout;
+use kubelb_common::frontend::{Frontend, FrontendKey};
+use kubelb_common::maps as size;
+use kubelb_common::maps::{Attachment, Name};
+use kubelb_common::next_hop::NextHop;
+use kubelb_common::port_pool::PortPool;
+use kubelb_common::shared::SharedU32;
+use kubelb_common::snat::{MAX_ADDRESSES, SnatAddress};
+use kubelb_common::stats::{Drops, Scratch, Traffic};
+
+const LAYOUT: Layout = Layout::for_flows(size::DEFAULT_FLOWS);
+
+#[map]
+pub(super) static CONTROL: Array<Control> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+pub(super) static FILTERS: Array<Filter> = Array::with_max_entries(2, BPF_F_MMAPABLE);
+#[map]
+pub(super) static FRONTEND_KEYS: HashMap<FrontendKey, u32> = HashMap::with_max_entries(2 * size::MAX_FRONTENDS, 0);
+#[map]
+pub(super) static FRONTENDS: Array<Frontend> = Array::with_max_entries(size::MAX_FRONTENDS, BPF_F_MMAPABLE);
+#[map]
+pub(super) static FRONTEND_NAMES: Array<Name> = Array::with_max_entries(size::MAX_FRONTENDS, BPF_F_MMAPABLE);
+#[map]
+pub(super) static BACKEND_SLOTS: Array<SharedU32> = Array::with_max_entries(size::MAX_BACKEND_SLOTS, BPF_F_MMAPABLE);
+#[map]
+pub(super) static BACKENDS: Array<Backend> = Array::with_max_entries(size::MAX_BACKENDS, BPF_F_MMAPABLE);
+#[map]
+pub(super) static NEXT_HOPS: Array<NextHop> = Array::with_max_entries(size::MAX_NEXT_HOPS, BPF_F_MMAPABLE);
+#[map]
+pub(super) static SNAT_ADDRESSES: Array<SnatAddress> = Array::with_max_entries(MAX_ADDRESSES, BPF_F_MMAPABLE);
+#[map]
+pub(super) static PORT_POOLS: Array<PortPool> = Array::with_max_entries(size::MAX_PORT_POOLS, BPF_F_MMAPABLE);
+#[map]
+pub(super) static FLOWS: Array<Bucket> = Array::with_max_entries(LAYOUT.buckets(), BPF_F_MMAPABLE);
+#[map]
+pub(super) static REVERSE: Array<SharedU32> = Array::with_max_entries(size::MAX_REVERSE, BPF_F_MMAPABLE);
+#[map]
+pub(super) static XDP_INTERFACES: HashMap<u32, u32> = HashMap::with_max_entries(size::MAX_INTERFACES, 0);
+#[map]
+pub(super) static ATTACHMENTS: HashMap<u32, Attachment> = HashMap::with_max_entries(size::MAX_INTERFACES, 0);
+#[map]
+pub(super) static FRONTEND_TRAFFIC: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(size::MAX_FRONTENDS, 0);
+#[map]
+pub(super) static BACKEND_TRAFFIC: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(size::MAX_BACKENDS, 0);
+#[map]
+pub(super) static FRONTEND_DROPS: PerCpuArray<Drops> = PerCpuArray::with_max_entries(size::MAX_FRONTENDS, 0);
+#[map]
+pub(super) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// Buckets before the stash; user space sets it to fit the size of [`FLOWS`].
+#[unsafe(no_mangle)]
+static MAIN_BUCKETS: Global<u32> = Global::new(LAYOUT.main);
+
+/// Sizes of the flow table.
+#[inline(always)]
+pub(super) fn layout() -> Layout {
+    Layout { main: MAIN_BUCKETS.load(), stash: LAYOUT.stash }
+}
