@@ -4,6 +4,7 @@
 #![deny(unsafe_code)]
 
 pub mod args;
+pub mod health;
 pub mod model;
 pub mod net;
 pub mod source;
