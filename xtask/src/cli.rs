@@ -19,7 +19,11 @@ enum Task {
     /// Install what the other tasks need (safe to repeat; quick when nothing is missing)
     Setup,
     /// Build the eBPF object into target/ebpf/kubelb.bpf.o
-    BuildEbpf,
+    BuildEbpf {
+        /// Also check that it holds the instructions that its source asks for
+        #[arg(long)]
+        check: bool,
+    },
     /// Build the agent, eBPF object included, in release mode
     Build,
     /// Check formatting, clippy and, where it is installed, cargo-deny
@@ -47,7 +51,14 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let mut steps = Steps::new();
     match task {
         Task::Setup => setup::ensure(&workspace),
-        Task::BuildEbpf => ebpf::build(&workspace).map(drop),
+        Task::BuildEbpf { check } => {
+            let object = ebpf::build(&workspace)?;
+            if check {
+                ebpf::check_instructions(&object)
+            } else {
+                Ok(())
+            }
+        }
         Task::Build => {
             steps.run("setup", || setup::ensure(&workspace))?;
             let object = steps.run("build-ebpf", || ebpf::build(&workspace))?;
