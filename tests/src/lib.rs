@@ -1,1 +1,15 @@
-//! placeholder
+//! Testbed: network namespaces with real traffic, the agent as a process, packets as bytes.
+//!
+//! Everything that a test makes is removed when its guard is dropped, also when the test panics; what a killed test run
+//! left behind is removed by the next one ([`netns::reap`]). Runs side by side don't clash: names carry the owner.
+//! Needs root; tools that are missing are named in the error, nothing is skipped.
+
+pub mod agent;
+pub mod capture;
+pub mod netns;
+pub mod packet;
+pub mod scratch;
+pub mod tool;
+pub mod topology;
+pub mod traffic;
+pub mod wait;

@@ -3,9 +3,10 @@
 //! Owns the picture of links, routes and neighbours, the revision and the pace of neighbour resolution. Must not know
 //! netlink, sockets or the clock: time is an argument.
 //!
-//! A neighbour that the kernel forgot (garbage collection, `ip neigh flush`) is remembered with its MAC as
-//! [`Reachability::Gone`]: the address is still right, the kernel only had no use for the entry, because forwarding in
-//! eBPF does not touch it. It stays usable until the kernel finds another MAC, or none.
+//! A neighbour that the kernel forgot (garbage collection) is remembered with its MAC as [`Reachability::Gone`]: the
+//! address is still right, the kernel only had no use for the entry, because forwarding in eBPF does not touch it. It stays
+//! usable until the kernel finds another MAC, or none. (An entry that an administrator deletes is announced as failed
+//! first, and counts as that.)
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -1,0 +1,74 @@
+//! Running the machine's own programs (`ip`, `ethtool`, …) with errors that say what failed and why.
+
+use std::ffi::OsStr;
+use std::io;
+use std::process::{Command, Output, Stdio};
+
+use anyhow::{Context as _, bail};
+
+/// Debian packages of the programs that the testbed calls, for the hint when one is missing.
+const PACKAGES: [(&str, &str); 6] = [
+    ("ip", "iproute2"),
+    ("tc", "iproute2"),
+    ("ethtool", "ethtool"),
+    ("iperf3", "iperf3"),
+    ("tcpdump", "tcpdump"),
+    ("ping", "iputils-ping"),
+];
+
+/// Runs `command` to its end and returns what it printed to standard output.
+///
+/// # Errors
+/// When it can't be started or does not exit with 0; its standard error is in the message.
+pub fn output(command: &mut Command) -> anyhow::Result<String> {
+    let shown = show(command);
+    let output = finish(command)?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("`{shown}` failed ({}): {}", output.status, said.trim());
+    }
+    String::from_utf8(output.stdout).with_context(|| format!("`{shown}` printed something that is not UTF-8"))
+}
+
+/// Runs `command` to its end, whatever it says.
+///
+/// # Errors
+/// When it can't be started.
+pub fn finish(command: &mut Command) -> anyhow::Result<Output> {
+    let shown = show(command);
+    command
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| explain(command.get_program(), error))
+        .with_context(|| format!("cannot run `{shown}`"))
+}
+
+/// `error`, which starting `program` gave, with the package to install when it is missing.
+#[must_use]
+pub fn explain(program: &OsStr, error: io::Error) -> anyhow::Error {
+    let package = PACKAGES.iter().find(|(name, _)| program == *name);
+    match package {
+        Some((name, package)) if error.kind() == io::ErrorKind::NotFound => {
+            anyhow::anyhow!("{name} is not installed: apt-get install {package} (or `cargo xtask setup`)")
+        }
+        _ => error.into(),
+    }
+}
+
+/// The command line, for messages.
+#[must_use]
+pub fn show(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
+}
+
+/// Names the missing privilege at once instead of somewhere in the middle.
+///
+/// # Errors
+/// When the process isn't root.
+pub fn require_root() -> anyhow::Result<()> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    bail!("this needs root: it makes network namespaces and loads eBPF programs. Run it with sudo")
+}

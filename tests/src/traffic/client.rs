@@ -1,0 +1,145 @@
+//! Clients that open one flow for each question.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
+
+use super::{Transport, name_in};
+use crate::netns::Namespace;
+
+/// Longest wait for an answer. Long enough for a retransmission on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Opens one flow to `to`, says something and returns the name of the server that answered.
+///
+/// # Errors
+/// When nobody answers in time, or the answer is not one to what was said.
+pub fn ask(from: &Namespace, transport: Transport, to: SocketAddr) -> anyhow::Result<String> {
+    from.run(|| one_flow(transport, to, "hello", PATIENCE))?
+}
+
+/// Opens `flows` flows one after the other on each CPU that this process may use, all CPUs at once, and counts the
+/// answers by server.
+///
+/// # Errors
+/// With the first flow that isn't answered.
+pub fn ask_many(
+    from: &Namespace,
+    transport: Transport,
+    to: SocketAddr,
+    flows: usize,
+) -> anyhow::Result<BTreeMap<String, usize>> {
+    let allowed = sched_getaffinity(Pid::from_raw(0)).context("cannot read this thread's CPU affinity")?;
+    let cpus: Vec<usize> = (0..CpuSet::count())
+        .filter(|cpu| allowed.is_set(*cpu).unwrap_or(false))
+        .collect();
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = cpus
+            .iter()
+            .map(|cpu| scope.spawn(move || from.run(|| flows_on(*cpu, transport, to, flows))?))
+            .collect();
+        let mut total = BTreeMap::new();
+        for thread in threads {
+            let counts = match thread.join() {
+                Ok(counts) => counts?,
+                Err(panic) => std::panic::resume_unwind(panic),
+            };
+            for (name, count) in counts {
+                *total.entry(name).or_insert(0) += count;
+            }
+        }
+        Ok(total)
+    })
+}
+
+/// `GET path` from `to`, on a connection of its own; status and body.
+///
+/// # Errors
+/// When the answer does not come in time or is not HTTP.
+pub fn http_get(from: &Namespace, to: SocketAddr, path: &str) -> anyhow::Result<(u16, String)> {
+    from.run(|| get(to, path))?
+}
+
+/// Expects that `to` refuses a new flow: a reset for TCP, port unreachable for UDP.
+///
+/// # Errors
+/// When it is served, or nothing comes back.
+pub fn expect_refused(from: &Namespace, transport: Transport, to: SocketAddr) -> anyhow::Result<()> {
+    match ask(from, transport, to) {
+        Ok(name) => bail!("{to} was served by {name}"),
+        Err(error) => {
+            let refused = error
+                .chain()
+                .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+                .any(|cause| cause.kind() == std::io::ErrorKind::ConnectionRefused);
+            ensure!(refused, "{to} was not refused, but: {error:#}");
+            Ok(())
+        }
+    }
+}
+
+fn flows_on(cpu: usize, transport: Transport, to: SocketAddr, flows: usize) -> anyhow::Result<BTreeMap<String, usize>> {
+    let mut only = CpuSet::new();
+    only.set(cpu).context("no such CPU")?;
+    sched_setaffinity(Pid::from_raw(0), &only).with_context(|| format!("cannot move to CPU {cpu}"))?;
+    let mut counts = BTreeMap::new();
+    for number in 0..flows {
+        let name = one_flow(transport, to, &format!("{cpu}-{number}"), PATIENCE)
+            .with_context(|| format!("flow {number} of {flows} on CPU {cpu}"))?;
+        *counts.entry(name).or_insert(0) += 1;
+    }
+    Ok(counts)
+}
+
+fn one_flow(transport: Transport, to: SocketAddr, said: &str, patience: Duration) -> anyhow::Result<String> {
+    let answer = match transport {
+        Transport::Tcp => tcp(to, said, patience),
+        Transport::Udp => udp(to, said, patience),
+    }
+    .with_context(|| format!("no answer from {to} over {transport:?}"))?;
+    let name = name_in(&answer, said).with_context(|| format!("{to} answered {answer:?} to {said:?}"))?;
+    Ok(name.to_owned())
+}
+
+fn tcp(to: SocketAddr, said: &str, patience: Duration) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&to, patience)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.write_all(format!("{said}\n").as_bytes())?;
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer)?;
+    Ok(answer)
+}
+
+fn udp(to: SocketAddr, said: &str, patience: Duration) -> std::io::Result<String> {
+    let socket = match to {
+        SocketAddr::V4(_) => UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?,
+        SocketAddr::V6(_) => UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))?,
+    };
+    // Connected, so that ICMP errors are reported and answers of strangers are not taken.
+    socket.connect(to)?;
+    socket.set_read_timeout(Some(patience))?;
+    socket.send(said.as_bytes())?;
+    let mut buffer = vec![0; 65_536];
+    let length = socket.recv(&mut buffer)?;
+    buffer.truncate(length);
+    Ok(String::from_utf8_lossy(&buffer).into_owned())
+}
+
+fn get(to: SocketAddr, path: &str) -> anyhow::Result<(u16, String)> {
+    let mut stream = TcpStream::connect_timeout(&to, PATIENCE).with_context(|| format!("cannot connect to {to}"))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: {to}\r\nconnection: close\r\n\r\n").as_bytes())?;
+    let mut text = String::new();
+    stream
+        .read_to_string(&mut text)
+        .with_context(|| format!("no answer from {to}"))?;
+    let (head, body) = text.split_once("\r\n\r\n").context("the answer is not HTTP")?;
+    let status = head.split_whitespace().nth(1).and_then(|code| code.parse().ok());
+    Ok((status.context("the answer has no status")?, body.to_owned()))
+}
