@@ -5,6 +5,8 @@
 
 pub mod args;
 pub mod health;
+pub mod metrics;
 pub mod model;
 pub mod net;
 pub mod source;
+pub mod status;

@@ -43,8 +43,8 @@ pub struct Settings {
 /// What the driver did, for metrics.
 #[derive(Debug, Default)]
 pub struct Counters {
-    /// Checks that ended, with whatever result.
-    pub finished: AtomicU64,
+    /// Checks that a backend passed.
+    pub passed: AtomicU64,
     /// Checks that found a backend not answering as it should.
     pub failed: AtomicU64,
     /// Checks that told nothing, for want of something on this node.
@@ -183,14 +183,13 @@ impl<P: Prober> Driver<P> {
         let Some((token, target)) = self.tokens.remove(&id) else {
             return false;
         };
-        self.counters.finished.fetch_add(1, Ordering::Relaxed);
+        let counter = match &result {
+            Ok(()) => &self.counters.passed,
+            Err(error) if error.is_local() => &self.counters.local_errors,
+            Err(_) => &self.counters.failed,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
         if let Err(error) = &result {
-            let counter = if error.is_local() {
-                &self.counters.local_errors
-            } else {
-                &self.counters.failed
-            };
-            counter.fetch_add(1, Ordering::Relaxed);
             tracing::debug!(address = %target.address, error = %chain(error), "check failed");
         }
         let Some(transition) = self
