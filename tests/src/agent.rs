@@ -5,6 +5,7 @@
 
 pub mod config;
 mod log;
+pub mod status;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use serde_json::Value;
 
 pub use config::Config;
 use log::Log;
+pub use status::Status;
 
 use crate::netns::Namespace;
 use crate::scratch::Scratch;
@@ -260,9 +262,8 @@ impl<'a> Agent<'a> {
     ///
     /// # Errors
     /// When that fails or is no JSON.
-    pub fn status(&self) -> anyhow::Result<Value> {
-        let text = tool::output(self.cli("status").args(["--output", "json"]))?;
-        serde_json::from_str(&text).with_context(|| format!("status printed no JSON: {text}"))
+    pub fn status(&self) -> anyhow::Result<Status> {
+        Status::parse(&tool::output(self.cli("status").args(["--output", "json"]))?)
     }
 
     /// What `kubelb-agent status` prints for people.
@@ -280,11 +281,11 @@ impl<'a> Agent<'a> {
     pub fn until_status(
         &self,
         within: Duration,
-        wanted: impl Fn(&Value) -> anyhow::Result<()>,
+        wanted: impl Fn(&Status) -> anyhow::Result<()>,
     ) -> anyhow::Result<Duration> {
         wait::until(within, || {
             let status = self.status()?;
-            wanted(&status).with_context(|| format!("status: {status:#}"))
+            wanted(&status).with_context(|| format!("status: {status}"))
         })
         .map(|(_, taken)| taken)
         .with_context(|| self.logged())

@@ -134,6 +134,8 @@ impl Namespace {
     #[must_use]
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
+        // A Ctrl-C on the terminal is for the testbed, which then ends its children in order.
+        command.process_group(0);
         let handle = self.handle.as_raw_fd();
         let parent = nix::unistd::getpid();
         let inside = move || {

@@ -20,7 +20,7 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 /// # Errors
 /// When nobody answers in time, or the answer is not one to what was said.
 pub fn ask(from: &Namespace, transport: Transport, to: SocketAddr) -> anyhow::Result<String> {
-    from.run(|| one_flow(transport, to, "hello", PATIENCE))?
+    from.run(|| ask_here(transport, to, "hello", PATIENCE))?
 }
 
 /// Opens `flows` flows one after the other on each CPU that this process may use, all CPUs at once, and counts the
@@ -62,7 +62,7 @@ pub fn ask_many(
 /// # Errors
 /// When the answer does not come in time or is not HTTP.
 pub fn http_get(from: &Namespace, to: SocketAddr, path: &str) -> anyhow::Result<(u16, String)> {
-    from.run(|| get(to, path))?
+    from.run(|| http_get_here(to, path, PATIENCE))?
 }
 
 /// Expects that `to` refuses a new flow: a reset for TCP, port unreachable for UDP.
@@ -83,20 +83,11 @@ pub fn expect_refused(from: &Namespace, transport: Transport, to: SocketAddr) ->
     }
 }
 
-fn flows_on(cpu: usize, transport: Transport, to: SocketAddr, flows: usize) -> anyhow::Result<BTreeMap<String, usize>> {
-    let mut only = CpuSet::new();
-    only.set(cpu).context("no such CPU")?;
-    sched_setaffinity(Pid::from_raw(0), &only).with_context(|| format!("cannot move to CPU {cpu}"))?;
-    let mut counts = BTreeMap::new();
-    for number in 0..flows {
-        let name = one_flow(transport, to, &format!("{cpu}-{number}"), PATIENCE)
-            .with_context(|| format!("flow {number} of {flows} on CPU {cpu}"))?;
-        *counts.entry(name).or_insert(0) += 1;
-    }
-    Ok(counts)
-}
-
-fn one_flow(transport: Transport, to: SocketAddr, said: &str, patience: Duration) -> anyhow::Result<String> {
+/// Like [`ask`], in the network namespace of the calling thread and with a patience of the caller's own.
+///
+/// # Errors
+/// See there.
+pub fn ask_here(transport: Transport, to: SocketAddr, said: &str, patience: Duration) -> anyhow::Result<String> {
     let answer = match transport {
         Transport::Tcp => tcp(to, said, patience),
         Transport::Udp => udp(to, said, patience),
@@ -104,6 +95,36 @@ fn one_flow(transport: Transport, to: SocketAddr, said: &str, patience: Duration
     .with_context(|| format!("no answer from {to} over {transport:?}"))?;
     let name = name_in(&answer, said).with_context(|| format!("{to} answered {answer:?} to {said:?}"))?;
     Ok(name.to_owned())
+}
+
+/// Like [`http_get`], in the network namespace of the calling thread and with a patience of the caller's own.
+///
+/// # Errors
+/// See there.
+pub fn http_get_here(to: SocketAddr, path: &str, patience: Duration) -> anyhow::Result<(u16, String)> {
+    let mut stream = TcpStream::connect_timeout(&to, patience).with_context(|| format!("cannot connect to {to}"))?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: {to}\r\nconnection: close\r\n\r\n").as_bytes())?;
+    let mut text = String::new();
+    stream
+        .read_to_string(&mut text)
+        .with_context(|| format!("no answer from {to}"))?;
+    let (head, body) = text.split_once("\r\n\r\n").context("the answer is not HTTP")?;
+    let status = head.split_whitespace().nth(1).and_then(|code| code.parse().ok());
+    Ok((status.context("the answer has no status")?, body.to_owned()))
+}
+
+fn flows_on(cpu: usize, transport: Transport, to: SocketAddr, flows: usize) -> anyhow::Result<BTreeMap<String, usize>> {
+    let mut only = CpuSet::new();
+    only.set(cpu).context("no such CPU")?;
+    sched_setaffinity(Pid::from_raw(0), &only).with_context(|| format!("cannot move to CPU {cpu}"))?;
+    let mut counts = BTreeMap::new();
+    for number in 0..flows {
+        let name = ask_here(transport, to, &format!("{cpu}-{number}"), PATIENCE)
+            .with_context(|| format!("flow {number} of {flows} on CPU {cpu}"))?;
+        *counts.entry(name).or_insert(0) += 1;
+    }
+    Ok(counts)
 }
 
 fn tcp(to: SocketAddr, said: &str, patience: Duration) -> std::io::Result<String> {
@@ -129,17 +150,4 @@ fn udp(to: SocketAddr, said: &str, patience: Duration) -> std::io::Result<String
     let length = socket.recv(&mut buffer)?;
     buffer.truncate(length);
     Ok(String::from_utf8_lossy(&buffer).into_owned())
-}
-
-fn get(to: SocketAddr, path: &str) -> anyhow::Result<(u16, String)> {
-    let mut stream = TcpStream::connect_timeout(&to, PATIENCE).with_context(|| format!("cannot connect to {to}"))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: {to}\r\nconnection: close\r\n\r\n").as_bytes())?;
-    let mut text = String::new();
-    stream
-        .read_to_string(&mut text)
-        .with_context(|| format!("no answer from {to}"))?;
-    let (head, body) = text.split_once("\r\n\r\n").context("the answer is not HTTP")?;
-    let status = head.split_whitespace().nth(1).and_then(|code| code.parse().ok());
-    Ok((status.context("the answer has no status")?, body.to_owned()))
 }
