@@ -58,8 +58,8 @@ pub(crate) fn run(workspace: &Workspace, show: Show, args: &[String]) -> anyhow:
     steps.run(&format!("build the {}", show.name()), || {
         process::run(cargo().arg("build").args(package).args(release))
     })?;
-    // Not a step: from here on the screen is the program's own.
-    process::run(
+    // From here on screen and Ctrl-C are the program's own: it cleans up when it is interrupted.
+    process::replace(
         cargo()
             .args(["run", "--quiet"])
             .args(package)

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -41,6 +42,15 @@ pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
         bail!("`{line}` failed ({status})");
     }
     Ok(())
+}
+
+/// Becomes `command`: signals from the terminal are then its alone, and its end is ours.
+///
+/// # Errors
+/// When it cannot be started; otherwise this does not return.
+pub(crate) fn replace(command: &mut Command) -> anyhow::Result<()> {
+    let line = describe(command);
+    Err(command.exec()).with_context(|| format!("cannot start `{line}`"))
 }
 
 /// Runs `command` and returns its standard output; what it says on standard error goes into the error.

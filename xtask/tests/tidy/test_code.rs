@@ -4,7 +4,11 @@ use crate::assert_none;
 use crate::source::{Source, Token, sources};
 
 /// Files of the testbed that may pause: each polls for a condition under a deadline, or paces traffic.
-const MAY_SLEEP: &[&str] = &["tests/src/traffic/conversation.rs", "tests/src/wait.rs"];
+const MAY_SLEEP: &[&str] = &[
+    "tests/src/bin/demo/load.rs",
+    "tests/src/traffic/conversation.rs",
+    "tests/src/wait.rs",
+];
 
 #[test]
 fn no_test_is_switched_off() {
