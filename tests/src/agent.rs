@@ -323,7 +323,7 @@ impl Drop for Agent<'_> {
 
 /// The agent's program: what `KUBELB_AGENT_BIN` names, else the one built beside this test.
 fn binary() -> anyhow::Result<PathBuf> {
-    const HINT: &str = "run the tests with `cargo xtask test`, which builds it";
+    const HINT: &str = "`cargo xtask test` and `cargo xtask demo` build it";
     if let Some(path) = std::env::var_os(BINARY_VARIABLE) {
         let path = PathBuf::from(path);
         ensure!(

@@ -13,3 +13,4 @@ pub mod tool;
 pub mod topology;
 pub mod traffic;
 pub mod wait;
+pub mod world;

@@ -13,7 +13,7 @@ const PACKAGES: [(&str, &str); 6] = [
     ("ethtool", "ethtool"),
     ("iperf3", "iperf3"),
     ("tcpdump", "tcpdump"),
-    ("ping", "iputils-ping"),
+    ("bpftool", "bpftool"),
 ];
 
 /// Runs `command` to its end and returns what it printed to standard output.

@@ -91,6 +91,7 @@ fn every_kind_of_traffic_passes_between_client_and_tenant() {
         }
         let answer = http_get(&net.client, SocketAddr::new(address, 8080), "/").expect("an answer");
         assert_eq!(answer, (200, "web".to_owned()));
+        client::ping(&net.client, address, 1_400).expect("an echo");
         let closed = SocketAddr::new(address, 9999);
         client::expect_refused(&net.client, Transport::Tcp, closed).expect("a reset");
         client::expect_refused(&net.client, Transport::Udp, closed).expect("port unreachable");

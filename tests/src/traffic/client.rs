@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 use nix::unistd::Pid;
 
 use super::{Transport, name_in};
@@ -63,6 +65,21 @@ pub fn ask_many(
 /// When the answer does not come in time or is not HTTP.
 pub fn http_get(from: &Namespace, to: SocketAddr, path: &str) -> anyhow::Result<(u16, String)> {
     from.run(|| http_get_here(to, path, PATIENCE))?
+}
+
+/// Sends an echo request with `size` bytes of data to `to` and waits for its reply, which must bring them back.
+///
+/// # Errors
+/// When it doesn't come, or is another one.
+pub fn ping(from: &Namespace, to: IpAddr, size: usize) -> anyhow::Result<()> {
+    // Lets a datagram socket speak ICMP (icmp(7)): the kernel fills in identifier and checksum, and checks the reply's.
+    from.sysctl("net/ipv4/ping_group_range", "0 2147483647")?;
+    let sent: Vec<u8> = (0..=u8::MAX).cycle().take(size).collect();
+    let received = from
+        .run(|| echo(to, &sent))?
+        .with_context(|| format!("{to} does not answer to {size} bytes"))?;
+    ensure!(received == sent, "{to} answered with other data to {size} bytes");
+    Ok(())
 }
 
 /// Expects that `to` refuses a new flow: a reset for TCP, port unreachable for UDP.
@@ -138,10 +155,11 @@ fn tcp(to: SocketAddr, said: &str, patience: Duration) -> std::io::Result<String
 }
 
 fn udp(to: SocketAddr, said: &str, patience: Duration) -> std::io::Result<String> {
-    let socket = match to {
-        SocketAddr::V4(_) => UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?,
-        SocketAddr::V6(_) => UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))?,
+    let any = match to {
+        SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
+    let socket = fresh_udp_port(any)?;
     // Connected, so that ICMP errors are reported and answers of strangers are not taken.
     socket.connect(to)?;
     socket.set_read_timeout(Some(patience))?;
@@ -150,4 +168,39 @@ fn udp(to: SocketAddr, said: &str, patience: Duration) -> std::io::Result<String
     let length = socket.recv(&mut buffer)?;
     buffer.truncate(length);
     Ok(String::from_utf8_lossy(&buffer).into_owned())
+}
+
+fn echo(to: IpAddr, data: &[u8]) -> std::io::Result<Vec<u8>> {
+    const HEADER: usize = 8;
+    let (family, protocol, request) = match to {
+        IpAddr::V4(_) => (AddressFamily::Inet, SockProtocol::Icmp, 8),
+        IpAddr::V6(_) => (AddressFamily::Inet6, SockProtocol::IcmpV6, 128),
+    };
+    let socket = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, protocol)?;
+    // It sends and receives like any datagram socket; ports mean nothing to it.
+    let socket = UdpSocket::from(socket);
+    socket.connect((to, 0))?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    let mut message = vec![0; HEADER];
+    if let Some(kind) = message.first_mut() {
+        *kind = request;
+    }
+    message.extend(data);
+    socket.send(&message)?;
+    let mut reply = vec![0; 65_536];
+    let length = socket.recv(&mut reply)?;
+    Ok(reply.get(HEADER..length).unwrap_or_default().to_vec())
+}
+
+/// Binds to a port that this process has not used before: the kernel picks at random, and what came from a port a moment
+/// ago is the same flow to a load balancer.
+fn fresh_udp_port(any: IpAddr) -> std::io::Result<UdpSocket> {
+    static NEXT: AtomicU16 = AtomicU16::new(1_024);
+    loop {
+        let port = NEXT.fetch_add(1, Ordering::Relaxed).max(1_024);
+        match UdpSocket::bind((any, port)) {
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {}
+            result => return result,
+        }
+    }
 }
