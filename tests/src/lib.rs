@@ -13,4 +13,5 @@ pub mod tool;
 pub mod topology;
 pub mod traffic;
 pub mod wait;
+pub mod wire;
 pub mod world;

@@ -176,19 +176,19 @@ impl Topology {
             let peer_mac = mac(peer, PEER_INTERFACE)?;
             let node_mac = mac(&self.node, interface)?;
             for (address, gateway) in addresses.iter().zip(gateways(addresses[0], addresses[1])) {
-                pin(&self.node, interface, *address, &peer_mac)?;
-                pin(peer, PEER_INTERFACE, gateway, &node_mac)?;
+                pin(&self.node, interface, *address, peer_mac)?;
+                pin(peer, PEER_INTERFACE, gateway, node_mac)?;
             }
         }
         Ok(())
     }
 }
 
-/// The MAC address of an interface, as text.
+/// The MAC address of an interface.
 ///
 /// # Errors
 /// When there is no such interface.
-pub fn mac(namespace: &Namespace, interface: &str) -> anyhow::Result<String> {
+pub fn mac(namespace: &Namespace, interface: &str) -> anyhow::Result<[u8; 6]> {
     let text = tool::output(
         namespace
             .command("ip")
@@ -196,18 +196,29 @@ pub fn mac(namespace: &Namespace, interface: &str) -> anyhow::Result<String> {
     )?;
     let parsed: serde_json::Value = serde_json::from_str(&text).context("ip printed no JSON")?;
     let mac = parsed.pointer("/0/address").and_then(serde_json::Value::as_str);
-    mac.map(str::to_owned)
-        .with_context(|| format!("{interface} has no MAC address"))
+    let mac = mac.with_context(|| format!("{interface} has no MAC address"))?;
+    let bytes = mac
+        .split(':')
+        .map(|byte| u8::from_str_radix(byte, 16))
+        .collect::<Result<Vec<u8>, _>>();
+    let bytes = bytes.ok().and_then(|bytes| bytes.try_into().ok());
+    bytes.with_context(|| format!("{mac} is no MAC address"))
 }
 
-fn pin(namespace: &Namespace, interface: &str, address: IpAddr, mac: &str) -> anyhow::Result<()> {
-    let address = address.to_string();
+/// A MAC address as `ip` writes it.
+#[must_use]
+pub fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+fn pin(namespace: &Namespace, interface: &str, address: IpAddr, mac: [u8; 6]) -> anyhow::Result<()> {
+    let (address, mac) = (address.to_string(), mac_text(mac));
     namespace.ip(&[
         "neigh",
         "replace",
         &address,
         "lladdr",
-        mac,
+        &mac,
         "nud",
         "permanent",
         "dev",

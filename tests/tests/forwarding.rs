@@ -6,8 +6,10 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::Context as _;
 use kubelb_tests::agent::Config;
 use kubelb_tests::capture::{Capture, verify_all};
-use kubelb_tests::topology::{PEER_INTERFACE, Plan};
-use kubelb_tests::traffic::{Iperf, Transport, ask, ask_many};
+use kubelb_tests::packet::{Packet, Tcp};
+use kubelb_tests::topology::{self, CLIENT_INTERFACE, PEER_INTERFACE, Plan};
+use kubelb_tests::traffic::{Conversations, Iperf, Transport, ask, ask_many};
+use kubelb_tests::wire::Wire;
 use kubelb_tests::world::{BULK_PORT, Mode, NODE_PORT, VIP_PORT, Way, World, ensure_round_robin};
 
 /// Flows from each CPU.
@@ -142,6 +144,56 @@ fn traffic_to_other_addresses_is_routed_as_before() {
 fn peers_seen(world: &World, vip: IpAddr) -> Vec<SocketAddr> {
     let peers = world.peers().into_iter();
     peers.filter(|peer| peer.is_ipv4() == vip.is_ipv4()).collect()
+}
+
+/// Packets to a frontend that no honest sender makes: cut at every length, with lengths that lie, of odd protocols.
+fn odd_frames(world: &World, way: Way) -> Vec<Vec<u8>> {
+    let from = (world.net.client_address(way.vip), 40_000);
+    let to = (way.vip, VIP_PORT);
+    let mut packet = match way.transport {
+        Transport::Tcp => Packet::tcp(from, to, Tcp::SYN),
+        Transport::Udp => Packet::udp(from, to, b"hello"),
+    };
+    packet.destination_mac = topology::mac(&world.net.node, CLIENT_INTERFACE).expect("a MAC");
+    let whole = packet.bytes();
+    let mut frames: Vec<Vec<u8>> = (14..whole.len()).map(|length| whole[..length].to_vec()).collect();
+    // Every byte behind the addresses of Ethernet, all ones and all zero.
+    for at in 12..whole.len() {
+        for byte in [0x00, 0xff] {
+            let mut frame = whole.clone();
+            frame[at] = byte;
+            frames.push(frame);
+        }
+    }
+    for flags in 0..=u8::MAX {
+        let mut odd = Packet::tcp(from, to, flags);
+        odd.destination_mac = packet.destination_mac;
+        frames.push(odd.bytes());
+    }
+    frames
+}
+
+fn survive_odd_frames(mode: Mode) {
+    let world = World::new(mode).expect("a world");
+    let agent = world.agent(&Config::new(world.frontends())).expect("an agent");
+    let wire = Wire::open(&world.net.client, PEER_INTERFACE).expect("a socket");
+    for way in Way::ALL {
+        let flows = Conversations::open(&world.net.client, way.transport, way.address(), 5).expect("flows");
+        for frame in odd_frames(&world, way) {
+            wire.send(&frame).expect("sent");
+        }
+        flows.keep_talking(3).with_context(|| way.name()).expect("life");
+        ask(&world.net.client, way.transport, way.address()).expect("an answer");
+    }
+    assert_eq!(
+        agent.status().expect("a status").get("/agent/running"),
+        Some(&true.into())
+    );
+}
+
+#[test]
+fn odd_frames_to_a_vip_harm_nobody() {
+    Mode::ALL.into_iter().for_each(survive_odd_frames);
 }
 
 #[test]

@@ -81,14 +81,6 @@ fn mac(view: &NextHopView, address: IpAddr) -> Option<[u8; 6]> {
     view.hops.get(&address)?.neighbour_mac
 }
 
-fn parse_mac(text: &str) -> [u8; 6] {
-    let bytes: Vec<u8> = text
-        .split(':')
-        .map(|byte| u8::from_str_radix(byte, 16).expect("hex"))
-        .collect();
-    bytes.try_into().expect("six bytes")
-}
-
 fn mk_net(tenants: u8) -> Topology {
     Topology::new(Plan {
         tenants,
@@ -111,8 +103,8 @@ fn unheard_of_neighbours_are_resolved_in_both_families() {
             let hop = follower.until_resolved(address);
             let peer = topology::mac(&tenant.namespace, PEER_INTERFACE).expect("a MAC");
             let own = topology::mac(&net.node, &tenant.node_interface).expect("a MAC");
-            assert_eq!(hop.neighbour_mac, Some(parse_mac(&peer)));
-            assert_eq!(hop.source_mac, parse_mac(&own));
+            assert_eq!(hop.neighbour_mac, Some(peer));
+            assert_eq!(hop.source_mac, own);
             assert_eq!(hop.mtu, 1500);
             assert_eq!(
                 hop.source,
@@ -140,7 +132,7 @@ fn gateways_route_mtus_and_dead_ends_are_seen_as_they_change() {
             net.node
                 .ip(&["route", "replace", net_block, "via", &via, "mtu", mtu])
                 .expect("a route");
-            let peer = parse_mac(&topology::mac(&tenant.namespace, PEER_INTERFACE).expect("a MAC"));
+            let peer = topology::mac(&tenant.namespace, PEER_INTERFACE).expect("a MAC");
             let view = follower.until("through the gateway", |view| mac(view, far[address]) == Some(peer));
             assert_eq!(view.hops[&far[address]].mtu.to_string(), mtu);
             assert!(view.revision > before);
@@ -229,7 +221,7 @@ fn aging_neighbours_are_confirmed_and_nothing_changes() {
             "replace",
             &text,
             "lladdr",
-            &peer,
+            &topology::mac_text(peer),
             "nud",
             "stale",
             "dev",

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use kubelb_tests::capture::{Capture, verify_all};
 use kubelb_tests::netns::Namespace;
+use kubelb_tests::packet::Packet;
 use kubelb_tests::scratch::Scratch;
-use kubelb_tests::topology::{PEER_INTERFACE, Plan, Topology, VIP4, VIP6};
+use kubelb_tests::topology::{self, CLIENT_INTERFACE, PEER_INTERFACE, Plan, Topology, VIP4, VIP6};
 use kubelb_tests::traffic::{Conversations, Iperf, Kind, Server, Transport, ask, ask_many, client, http_get};
 use kubelb_tests::wait;
+use kubelb_tests::wire::Wire;
 
 #[test]
 fn a_namespace_and_what_is_in_it_go_with_their_guards() {
@@ -196,5 +198,33 @@ fn a_cut_link_comes_back_whole() {
             ask(&net.client, Transport::Tcp, SocketAddr::new(address, 7000)).expect("an answer"),
             "one"
         );
+    }
+}
+
+#[test]
+fn frames_built_here_reach_real_sockets_and_odd_ones_the_wire() {
+    let net = Topology::new(Plan {
+        tenants: 1,
+        ..Plan::default()
+    })
+    .expect("a topology");
+    let tenant = &net.tenants[0];
+    let server = Server::start(&tenant.namespace, Kind::Udp, "one", 7000).expect("a server");
+    let wire = Wire::open(&net.client, PEER_INTERFACE).expect("a socket");
+    let node_mac = topology::mac(&net.node, CLIENT_INTERFACE).expect("a MAC");
+    for address in [tenant.v4, tenant.v6] {
+        let from = (net.client_address(address), 40_000);
+        let mut packet = Packet::udp(from, (address, 7000), b"hello");
+        packet.destination_mac = node_mac;
+        let answer = Capture::start(&net.client, PEER_INTERFACE, "udp and src port 7000").expect("tcpdump");
+        wire.send(&packet.bytes()).expect("sent");
+        verify_all(&answer.finish(1).expect("an answer")).expect("right sums");
+        assert!(server.peers().contains(&SocketAddr::new(from.0, from.1)));
+
+        packet.vlan = Some(5);
+        let tagged = packet.bytes();
+        let arriving = Capture::start(&net.node, CLIENT_INTERFACE, "vlan 5").expect("tcpdump");
+        wire.send(&tagged).expect("sent");
+        assert_eq!(arriving.finish(1).expect("a frame"), [tagged]);
     }
 }
