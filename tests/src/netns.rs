@@ -188,15 +188,28 @@ impl Drop for Namespace {
 /// # Errors
 /// When the lists of what exists can't be read.
 pub fn reap() -> anyhow::Result<()> {
+    remove_all(|owner| !owner.is_alive())
+}
+
+/// Removes everything of this process's own, for an end at which its guards are not dropped.
+///
+/// # Errors
+/// When the lists of what exists can't be read.
+pub fn remove_own() -> anyhow::Result<()> {
+    let me = Owner::me()?;
+    remove_all(|owner| owner == me)
+}
+
+fn remove_all(wanted: impl Fn(Owner) -> bool) -> anyhow::Result<()> {
     let _lock = lock()?;
     for name in entries(Path::new(DIRECTORY))? {
-        if Owner::of(&name).is_some_and(|owner| !owner.is_alive()) {
-            eprintln!("removing network namespace {name}: its owner is gone");
+        if Owner::of(&name).is_some_and(&wanted) {
+            eprintln!("removing network namespace {name}, which was left behind");
             remove(&name);
         }
     }
     for name in entries(&std::env::temp_dir())? {
-        if Owner::of(&name).is_some_and(|owner| !owner.is_alive()) {
+        if Owner::of(&name).is_some_and(&wanted) {
             crate::scratch::remove(&std::env::temp_dir().join(name));
         }
     }

@@ -4,7 +4,11 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use kubelb_tests::netns;
 use tokio::signal::unix::{SignalKind, signal};
+
+/// A step that does not notice an interrupt for so long is not waited for.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// Says whether one of the signals has come.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +38,12 @@ impl Interrupt {
             let (flag, changed) = &*shared.0;
             *flag.lock().unwrap_or_else(PoisonError::into_inner) = true;
             changed.notify_all();
+            // The end in order takes this process with it.
+            std::thread::sleep(GRACE);
+            if let Err(error) = netns::remove_own() {
+                eprintln!("error: {error:#}");
+            }
+            std::process::exit(130);
         });
         Ok(interrupt)
     }
