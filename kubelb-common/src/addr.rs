@@ -29,7 +29,9 @@ impl Addr {
     #[must_use]
     pub const fn from_words(high: u64, low: u64) -> Self {
         let (h, l) = (high.to_ne_bytes(), low.to_ne_bytes());
-        Self([h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7], l[0], l[1], l[2], l[3], l[4], l[5], l[6], l[7]])
+        Self([
+            h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7], l[0], l[1], l[2], l[3], l[4], l[5], l[6], l[7],
+        ])
     }
 
     /// The bytes, in the order of the wire, as two native words: the first eight and the last eight.
@@ -77,7 +79,11 @@ impl From<core::net::IpAddr> for Addr {
 
 impl From<Addr> for core::net::IpAddr {
     fn from(addr: Addr) -> Self {
-        if addr.is_v4() { Self::V4(addr.v4_bytes().into()) } else { Self::V6(addr.bytes().into()) }
+        if addr.is_v4() {
+            Self::V4(addr.v4_bytes().into())
+        } else {
+            Self::V6(addr.bytes().into())
+        }
     }
 }
 

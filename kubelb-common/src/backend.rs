@@ -73,7 +73,11 @@ impl Backend {
     #[expect(clippy::cast_possible_truncation, reason = "fields of a packed word")]
     pub fn flags_of(&self, generation: u16) -> u16 {
         let identity = self.identity.load();
-        if (identity >> 32) as u16 == generation { (identity >> 16) as u16 } else { 0 }
+        if (identity >> 32) as u16 == generation {
+            (identity >> 16) as u16
+        } else {
+            0
+        }
     }
 
     /// Row number of the frontend that the backend belongs to.
@@ -98,7 +102,8 @@ impl Backend {
         self.address_low.store(low);
         self.relations.store(u64::from(next_hop) | (u64::from(frontend) << 32));
         let fold = u64::from(hash::fold(address, port));
-        self.identity.store(u64::from(port) | (u64::from(flag::IN_USE) << 16) | (generation << 32) | (fold << 48));
+        self.identity
+            .store(u64::from(port) | (u64::from(flag::IN_USE) << 16) | (generation << 32) | (fold << 48));
     }
 
     /// Ends the row's life: flows that still name it are stale from the next packet on.
@@ -110,7 +115,8 @@ impl Backend {
 
     /// Points the backend at another next hop.
     pub fn set_next_hop(&self, next_hop: u32) {
-        self.relations.store((self.relations.load() & !0xffff_ffff) | u64::from(next_hop));
+        self.relations
+            .store((self.relations.load() & !0xffff_ffff) | u64::from(next_hop));
     }
 
     /// Sets the share of new flows, for `status`; the published set is what counts.

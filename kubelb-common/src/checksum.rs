@@ -6,7 +6,10 @@
 /// Folds a sum of 16- or 32-bit words to 16 bits with end-around carry.
 #[inline(always)]
 #[must_use]
-#[expect(clippy::cast_possible_truncation, reason = "three folds leave at most 16 bits of a 64-bit sum")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "three folds leave at most 16 bits of a 64-bit sum"
+)]
 pub const fn fold(sum: u64) -> u16 {
     let sum = (sum >> 32) + (sum & 0xffff_ffff);
     let sum = (sum >> 32) + (sum & 0xffff_ffff);
@@ -70,7 +73,10 @@ const fn sum_words(high: u64, low: u64) -> u64 {
 /// IPv4-mapped form the constant prefix cancels out.
 #[inline(always)]
 #[must_use]
-pub const fn address_delta(old: (crate::addr::Addr, crate::addr::Addr), new: (crate::addr::Addr, crate::addr::Addr)) -> u16 {
+pub const fn address_delta(
+    old: (crate::addr::Addr, crate::addr::Addr),
+    new: (crate::addr::Addr, crate::addr::Addr),
+) -> u16 {
     let (a, b) = (old.0.words(), old.1.words());
     let (c, d) = (new.0.words(), new.1.words());
     let plus = sum_words(c.0, c.1) + sum_words(d.0, d.1);

@@ -29,14 +29,22 @@ impl Control {
     #[must_use]
     pub fn filter(&self) -> (u32, u64) {
         let which = self.filter.load() & 1;
-        let seed = if which == 0 { self.filter_seeds[0].load() } else { self.filter_seeds[1].load() };
+        let seed = if which == 0 {
+            self.filter_seeds[0].load()
+        } else {
+            self.filter_seeds[1].load()
+        };
         (which, seed)
     }
 
     /// Makes the other filter, already filled under `seed`, the current one.
     pub fn publish_filter(&self, which: u32, seed: u64) {
         let [first, second] = &self.filter_seeds;
-        if which == 0 { first.store(seed) } else { second.store(seed) }
+        if which == 0 {
+            first.store(seed)
+        } else {
+            second.store(seed)
+        }
         self.filter.store(which & 1);
     }
 

@@ -5,7 +5,7 @@
 //! last-seen time, the state bits and the client's next hop.
 
 use crate::addr::Addr;
-use crate::next_hop::{pack_mac, unpack_mac};
+use crate::next_hop::MacWord;
 use crate::shared::{SharedU32, SharedU64};
 
 /// Records in a bucket.
@@ -69,16 +69,28 @@ pub struct Binding {
 /// How replies reach the client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClientHop {
+    /// Neighbour's MAC address, and the revision of the routes under which it was resolved; 0 never matches.
+    pub destination: MacWord,
+    /// Interface's MAC address, and bits of [`crate::next_hop::flag`].
+    pub source: MacWord,
     /// Interface index, 0 when unknown.
     pub interface: u32,
-    /// Neighbour's MAC address.
-    pub destination_mac: [u8; 6],
-    /// Interface's MAC address.
-    pub source_mac: [u8; 6],
+}
+
+impl ClientHop {
     /// Revision of the routes under which it was resolved; 0 never matches.
-    pub revision: u16,
+    #[inline(always)]
+    #[must_use]
+    pub const fn revision(&self) -> u16 {
+        self.destination.value()
+    }
+
     /// Bits of [`crate::next_hop::flag`].
-    pub flags: u16,
+    #[inline(always)]
+    #[must_use]
+    pub const fn flags(&self) -> u16 {
+        self.source.value()
+    }
 }
 
 impl Flow {
@@ -88,14 +100,16 @@ impl Flow {
         let (high, low) = b.client.words();
         self.client_high.store(high);
         self.client_low.store(low);
-        self.ports.store(u64::from(b.client_port) | (u64::from(b.snat_port) << 16) | (u64::from(b.frontend) << 32));
+        self.ports
+            .store(u64::from(b.client_port) | (u64::from(b.snat_port) << 16) | (u64::from(b.frontend) << 32));
         self.choice.store(
             u64::from(b.backend)
                 | (u64::from(b.generation) << 32)
                 | (u64::from(b.snat_slot) << 48)
                 | (u64::from(b.fold) << 56),
         );
-        self.constants.store(u64::from(b.address_delta) | (u64::from(b.flags) << 16));
+        self.constants
+            .store(u64::from(b.address_delta) | (u64::from(b.flags) << 16));
         self.hop_destination.store(0);
         self.hop_source.store(0);
         self.state.store(state);
@@ -183,18 +197,21 @@ impl Flow {
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "the high half of the word")]
     pub fn client_hop(&self) -> ClientHop {
-        let (destination_mac, revision) = unpack_mac(self.hop_destination.load());
-        let (source_mac, flags) = unpack_mac(self.hop_source.load());
-        ClientHop { interface: (self.constants.load() >> 32) as u32, destination_mac, source_mac, revision, flags }
+        ClientHop {
+            destination: MacWord::from_word(self.hop_destination.load()),
+            source: MacWord::from_word(self.hop_source.load()),
+            interface: (self.constants.load() >> 32) as u32,
+        }
     }
 
     /// Stores how replies reach the client. The revision goes last: until then the hop counts as stale.
     #[inline(always)]
     pub fn set_client_hop(&self, hop: &ClientHop) {
         self.hop_destination.store(0);
-        self.hop_source.store(pack_mac(hop.source_mac, hop.flags));
-        self.constants.store((self.constants.load() & 0xffff_ffff) | (u64::from(hop.interface) << 32));
-        self.hop_destination.store(pack_mac(hop.destination_mac, hop.revision));
+        self.hop_source.store(hop.source.word());
+        self.constants
+            .store((self.constants.load() & 0xffff_ffff) | (u64::from(hop.interface) << 32));
+        self.hop_destination.store(hop.destination.word());
     }
 }
 

@@ -10,12 +10,12 @@ use crate::flow::{Binding, Bucket, Flow, WAYS, flag, tag};
 use crate::frontend::Frontend;
 use crate::hash;
 use crate::port_pool::PortPool;
-use crate::shared::SharedU32;
+use crate::shared::{SharedU32, opaque};
 use crate::snat::SnatAddress;
 use crate::tcp;
 
 /// Where the rows are: map helpers in the kernel, mapped memory in the agent, vectors in tests.
-pub trait FlowTables {
+pub trait FlowTables: Sized {
     /// Sizes of the flow table.
     fn layout(&self) -> Layout;
     /// A bucket by number.
@@ -28,6 +28,15 @@ pub trait FlowTables {
     fn frontend(&self, index: u32) -> Option<&Frontend>;
     /// A SNAT address row.
     fn snat(&self, slot: u32) -> Option<&SnatAddress>;
+
+    /// [`expire`]; in the kernel a function of its own, so that the verifier walks through it once.
+    fn expire_slot(&self, index: u32, tag: u64, now: u32) -> bool {
+        expire(self, index, tag, now)
+    }
+    /// [`PortPool::take`] of a pool, out of line likewise; `u32::MAX` when there is none.
+    fn take_from_pool(&self, pool: u32, from: u32, end: u32) -> u32 {
+        take_from_pool(self, pool, from, end)
+    }
 }
 
 /// Sizes of the flow table, both powers of two.
@@ -45,7 +54,10 @@ impl Layout {
     pub const fn for_flows(flows: u32) -> Self {
         let buckets = flows.div_ceil(2);
         let main = if buckets < 64 { 64 } else { buckets.next_power_of_two() };
-        Self { main, stash: crate::maps::STASH_BUCKETS }
+        Self {
+            main,
+            stash: crate::maps::STASH_BUCKETS,
+        }
     }
 
     /// All buckets.
@@ -84,7 +96,14 @@ impl FlowKey {
     #[inline(always)]
     #[must_use]
     pub fn hash(&self, seed: u64) -> u64 {
-        hash::flow(seed, self.client, self.vip, self.client_port, self.vip_port, self.protocol)
+        hash::flow(
+            seed,
+            self.client,
+            self.vip,
+            self.client_port,
+            self.vip_port,
+            self.protocol,
+        )
     }
 }
 
@@ -119,12 +138,20 @@ pub fn find<'a, T: FlowTables>(tables: &'a T, hash: u64, key: &FlowKey) -> Optio
             if !flow.is_client(key.client, key.client_port) {
                 continue;
             }
-            let Some(frontend) = tables.frontend(flow.frontend()) else { continue };
+            let Some(frontend) = tables.frontend(flow.frontend()) else {
+                continue;
+            };
             if !frontend.is(key.vip, key.vip_port, key.protocol) {
                 continue;
             }
             #[expect(clippy::cast_possible_truncation, reason = "way is below 4")]
-            return Some(Hit { index: (place << 2) | way as u32, tag, tag_word, flow, frontend });
+            return Some(Hit {
+                index: (place << 2) | way as u32,
+                tag,
+                tag_word,
+                flow,
+                frontend,
+            });
         }
     }
     None
@@ -154,7 +181,9 @@ pub fn expired(flow: &Flow, frontend: &Frontend, udp: bool, now: u32) -> bool {
 /// Ends the flow of a slot whose tag is `tag`: its port goes back, the slot becomes free. False when another was faster.
 #[inline(always)]
 pub fn release<T: FlowTables>(tables: &T, index: u32, tag: u64) -> bool {
-    let Some((word, flow)) = slot(tables, index) else { return false };
+    let Some((word, flow)) = slot(tables, index) else {
+        return false;
+    };
     let busy = tag::busy(tag);
     if tag::state(tag) != tag::LIVE || !word.compare_exchange(tag, busy) {
         return false;
@@ -164,20 +193,18 @@ pub fn release<T: FlowTables>(tables: &T, index: u32, tag: u64) -> bool {
     true
 }
 
-/// [`release`] out of line, for the rare end of a flow in the middle of the established path.
-#[inline(never)]
-pub fn retire<T: FlowTables>(tables: &T, index: u32, tag: u64) -> u32 {
-    u32::from(release(tables, index, tag))
-}
-
 /// Ends the flow if it is expired still once the slot is ours.
 #[inline(always)]
 pub fn expire<T: FlowTables>(tables: &T, index: u32, tag: u64, now: u32) -> bool {
-    let Some((word, flow)) = slot(tables, index) else { return false };
+    let Some((word, flow)) = slot(tables, index) else {
+        return false;
+    };
     if tag::state(tag) != tag::LIVE {
         return false;
     }
-    let Some(frontend) = tables.frontend(flow.frontend()) else { return false };
+    let Some(frontend) = tables.frontend(flow.frontend()) else {
+        return false;
+    };
     let udp = flow.binding().flags & flag::UDP != 0;
     if !expired(flow, frontend, udp, now) {
         return false;
@@ -235,30 +262,46 @@ pub fn acquire<T: FlowTables>(tables: &T, hash: u64, now: u32) -> Option<(u32, u
     {
         (first, second) = (second, first);
     }
-    for place in [first, second, stash] {
-        let Some(bucket) = tables.bucket(place) else { continue };
-        for way in 0..WAYS {
-            let word = bucket.tag(way);
-            let tag = word.load();
-            if tag::state(tag) == tag::FREE && word.compare_exchange(tag, tag::busy(tag)) {
-                #[expect(clippy::cast_possible_truncation, reason = "way is below 4")]
-                return Some(((place << 2) | way as u32, tag::busy(tag)));
-            }
+    let place = |step: u32| match step >> 2 {
+        0 => first,
+        1 => second,
+        _ => stash,
+    };
+    let mut step = opaque(0);
+    while step < 12 {
+        let index = (place(step) << 2) | (step & 3);
+        step += 1;
+        let Some((word, _)) = slot(tables, index) else { continue };
+        let tag = word.load();
+        if tag::state(tag) == tag::FREE && word.compare_exchange(tag, tag::busy(tag)) {
+            return Some((index, tag::busy(tag)));
         }
     }
-    for place in [first, second, stash] {
-        for way in 0..4u32 {
-            let index = (place << 2) | way;
-            let Some((word, _)) = slot(tables, index) else { continue };
-            if expire(tables, index, word.load(), now) {
-                let tag = word.load();
-                if tag::state(tag) == tag::FREE && word.compare_exchange(tag, tag::busy(tag)) {
-                    return Some((index, tag::busy(tag)));
-                }
+    let mut step = opaque(0);
+    while step < 12 {
+        let index = (place(step) << 2) | (step & 3);
+        step += 1;
+        let Some((word, _)) = slot(tables, index) else { continue };
+        if tables.expire_slot(index, word.load(), now) {
+            let tag = word.load();
+            if tag::state(tag) == tag::FREE && word.compare_exchange(tag, tag::busy(tag)) {
+                return Some((index, tag::busy(tag)));
             }
         }
     }
     None
+}
+
+/// [`PortPool::take`] found none.
+pub const NO_PORT: u32 = u32::MAX;
+
+/// Takes a free port in `from..end` of a pool, or [`NO_PORT`].
+#[inline(always)]
+pub fn take_from_pool<T: FlowTables>(tables: &T, pool: u32, from: u32, end: u32) -> u32 {
+    tables
+        .pool(pool)
+        .and_then(|pool| pool.take(from, end))
+        .unwrap_or(NO_PORT)
 }
 
 /// Entries of the reverse index that an allocation looks at for expired flows when no port is free.
@@ -276,26 +319,32 @@ pub fn allocate_port<T: FlowTables>(
     cursor: &mut u32,
     now: u32,
 ) -> Option<u32> {
-    let pool = tables.pool(snat.pool_index(section))?;
     let (begin, end) = part;
-    let from = if *cursor >= begin && *cursor < end { *cursor } else { begin };
-    let taken = match pool.take(from, end) {
-        Some(port) => Some(port),
-        None => pool.take(0, snat.ports),
+    let from = if *cursor >= begin && *cursor < end {
+        *cursor
+    } else {
+        begin
     };
-    if let Some(port) = taken {
+    let pool_index = snat.pool_index(section);
+    let mut port = tables.take_from_pool(pool_index, from, end);
+    if port == NO_PORT {
+        port = tables.take_from_pool(pool_index, 0, snat.ports);
+    }
+    if port != NO_PORT {
         *cursor = port + 1;
         tables.reverse(snat.reverse_index(section, port))?.store(index + 1);
         return Some(port);
     }
     let mut port = if *cursor < snat.ports { *cursor } else { 0 };
-    for _ in 0..HAND {
+    let mut step = opaque(0);
+    while step < HAND {
+        step += 1;
         if let Some(word) = tables.reverse(snat.reverse_index(section, port)) {
             let holder = word.load();
             if holder != 0
                 && let Some((tag_word, _)) = slot(tables, holder - 1)
-                && expire(tables, holder - 1, tag_word.load(), now)
-                && pool.take_exact(port)
+                && tables.expire_slot(holder - 1, tag_word.load(), now)
+                && tables.pool(pool_index).is_some_and(|pool| pool.take_exact(port))
             {
                 *cursor = port + 1;
                 word.store(index + 1);

@@ -10,9 +10,8 @@ use crate::shared::{SharedU32, SharedU64};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FrontendKey {
     vip: Addr,
-    port: u16,
-    protocol: u8,
-    zero: [u8; 5],
+    /// port | protocol << 16: one word, because the verifier wants every access to the stack aligned.
+    service: u64,
 }
 
 const _: () = assert!(size_of::<FrontendKey>() == 24);
@@ -21,8 +20,12 @@ impl FrontendKey {
     /// `port` is the raw word of the header (network byte order in memory).
     #[inline(always)]
     #[must_use]
+    #[expect(clippy::cast_lossless, reason = "From is not const")]
     pub const fn new(vip: Addr, port: u16, protocol: u8) -> Self {
-        Self { vip, port, protocol, zero: [0; 5] }
+        Self {
+            vip,
+            service: port as u64 | ((protocol as u64) << 16),
+        }
     }
 
     /// The VIP.
@@ -33,14 +36,16 @@ impl FrontendKey {
 
     /// The port, raw.
     #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "the low 16 bits")]
     pub const fn port(&self) -> u16 {
-        self.port
+        self.service as u16
     }
 
     /// IP protocol number.
     #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "bits 16 to 23")]
     pub const fn protocol(&self) -> u8 {
-        self.protocol
+        (self.service >> 16) as u8
     }
 }
 
@@ -134,7 +139,8 @@ impl Frontend {
         self.identity.store(generation << 32);
         self.vip_high.store(high);
         self.vip_low.store(low);
-        self.identity.store(u64::from(port) | (u64::from(protocol) << 16) | ACTIVE | (generation << 32));
+        self.identity
+            .store(u64::from(port) | (u64::from(protocol) << 16) | ACTIVE | (generation << 32));
     }
 
     /// Takes the row out of service; its flows expire from then on.

@@ -16,7 +16,14 @@ const fn mix(value: u64, by: u64) -> u64 {
 #[inline(always)]
 #[must_use]
 #[expect(clippy::cast_lossless, reason = "From is not const")]
-pub const fn flow(seed: u64, source: Addr, destination: Addr, source_port: u16, destination_port: u16, protocol: u8) -> u64 {
+pub const fn flow(
+    seed: u64,
+    source: Addr,
+    destination: Addr,
+    source_port: u16,
+    destination_port: u16,
+    protocol: u8,
+) -> u64 {
     let (a, b) = source.words();
     let (c, d) = destination.words();
     let ports = (source_port as u64) | ((destination_port as u64) << 16) | ((protocol as u64) << 32);
@@ -52,5 +59,8 @@ pub const fn address(seed: u64, address: Addr) -> u16 {
 #[expect(clippy::cast_lossless, reason = "From is not const")]
 pub const fn fold(address: Addr, port: u16) -> u8 {
     let (a, b) = address.words();
-    (b.wrapping_add(a.wrapping_mul(M2)).wrapping_add((port as u64).wrapping_mul(M3)).wrapping_mul(M1) >> 56) as u8
+    (b.wrapping_add(a.wrapping_mul(M2))
+        .wrapping_add((port as u64).wrapping_mul(M3))
+        .wrapping_mul(M1)
+        >> 56) as u8
 }

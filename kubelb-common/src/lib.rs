@@ -11,8 +11,11 @@
 //!
 //! This crate has no dependencies, allocates nothing and does no I/O.
 #![cfg_attr(not(test), no_std)]
-#![cfg_attr(target_arch = "bpf", feature(core_intrinsics))]
-#![cfg_attr(target_arch = "bpf", allow(internal_features, reason = "the only way to a compare-and-swap on this target"))]
+#![cfg_attr(target_arch = "bpf", feature(core_intrinsics, asm_experimental_arch))]
+#![cfg_attr(
+    target_arch = "bpf",
+    allow(internal_features, reason = "the only way to a compare-and-swap on this target")
+)]
 
 pub mod addr;
 pub mod backend;

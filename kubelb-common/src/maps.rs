@@ -37,6 +37,9 @@ pub const FRONTEND_DROPS: &str = "FRONTEND_DROPS";
 /// One [`crate::stats::Scratch`], per CPU.
 pub const SCRATCH: &str = "SCRATCH";
 
+/// What the steps of one run of a program share, per CPU; not pinned.
+pub const WORK: &str = "WORK";
+
 /// All maps that are pinned.
 pub const PINNED: &[&str] = &[
     CONTROL,

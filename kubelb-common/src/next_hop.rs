@@ -30,46 +30,101 @@ pub struct NextHop {
 
 const _: () = assert!(size_of::<NextHop>() == 32);
 
+/// A MAC address in the low six bytes of a word, first byte lowest, and a 16-bit value above it. Kept in one piece so
+/// that moving it takes one aligned load and store.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MacWord(u64);
+
+impl MacWord {
+    /// Packs an address and a value.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(mac: [u8; 6], value: u16) -> Self {
+        let v = value.to_le_bytes();
+        Self(u64::from_le_bytes([
+            mac[0], mac[1], mac[2], mac[3], mac[4], mac[5], v[0], v[1],
+        ]))
+    }
+
+    /// From a stored word.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_word(word: u64) -> Self {
+        Self(word)
+    }
+
+    /// The word to store.
+    #[inline(always)]
+    #[must_use]
+    pub const fn word(self) -> u64 {
+        self.0
+    }
+
+    /// The address.
+    #[must_use]
+    pub const fn mac(self) -> [u8; 6] {
+        let b = self.0.to_le_bytes();
+        [b[0], b[1], b[2], b[3], b[4], b[5]]
+    }
+
+    /// The value.
+    #[inline(always)]
+    #[must_use]
+    pub const fn value(self) -> u16 {
+        (self.0 >> 48) as u16
+    }
+
+    /// The same address with another value.
+    #[inline(always)]
+    #[must_use]
+    #[expect(clippy::cast_lossless, reason = "From is not const")]
+    pub const fn with_value(self, value: u16) -> Self {
+        Self((self.0 & 0xffff_ffff_ffff) | ((value as u64) << 48))
+    }
+}
+
 /// A next hop, loaded once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NextHopView {
-    /// Neighbour's MAC address.
-    pub destination_mac: [u8; 6],
-    /// Interface's MAC address.
-    pub source_mac: [u8; 6],
-    /// Largest IP packet in bytes, at most 65,535; 0 is unknown.
-    pub mtu: u16,
-    /// Bits of [`flag`].
-    pub flags: u16,
+    /// Neighbour's MAC address, and the largest IP packet in bytes, at most 65,535; 0 is unknown.
+    pub destination: MacWord,
+    /// Interface's MAC address, and bits of [`flag`].
+    pub source: MacWord,
     /// Interface index.
     pub interface: u32,
 }
 
-/// A MAC address and a 16-bit value in one word.
-#[inline(always)]
-#[must_use]
-pub const fn pack_mac(mac: [u8; 6], value: u16) -> u64 {
-    let v = value.to_le_bytes();
-    u64::from_le_bytes([mac[0], mac[1], mac[2], mac[3], mac[4], mac[5], v[0], v[1]])
-}
+impl NextHopView {
+    /// Bits of [`flag`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn flags(&self) -> u16 {
+        self.source.value()
+    }
 
-/// What [`pack_mac`] packed.
-#[inline(always)]
-#[must_use]
-pub const fn unpack_mac(word: u64) -> ([u8; 6], u16) {
-    let b = word.to_le_bytes();
-    ([b[0], b[1], b[2], b[3], b[4], b[5]], u16::from_le_bytes([b[6], b[7]]))
+    /// Largest IP packet in bytes; 0 is unknown.
+    #[inline(always)]
+    #[must_use]
+    pub const fn mtu(&self) -> u16 {
+        self.destination.value()
+    }
 }
 
 impl NextHop {
     /// Loads the row.
     #[inline(always)]
     #[must_use]
-    #[expect(clippy::cast_possible_truncation, reason = "the low half of the word holds the index")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the low half of the word holds the index"
+    )]
     pub fn view(&self) -> NextHopView {
-        let (destination_mac, mtu) = unpack_mac(self.destination.load());
-        let (source_mac, flags) = unpack_mac(self.source.load());
-        NextHopView { destination_mac, source_mac, mtu, flags, interface: self.interface.load() as u32 }
+        NextHopView {
+            destination: MacWord::from_word(self.destination.load()),
+            source: MacWord::from_word(self.source.load()),
+            interface: self.interface.load() as u32,
+        }
     }
 
     /// Replaces the row: unusable first, usable last.
@@ -77,9 +132,9 @@ impl NextHop {
         if self.view() == *hop {
             return;
         }
-        self.source.store(pack_mac(hop.source_mac, 0));
-        self.destination.store(pack_mac(hop.destination_mac, hop.mtu));
+        self.source.store(hop.source.with_value(0).word());
+        self.destination.store(hop.destination.word());
         self.interface.store(u64::from(hop.interface));
-        self.source.store(pack_mac(hop.source_mac, hop.flags));
+        self.source.store(hop.source.word());
     }
 }

@@ -4,11 +4,11 @@
 //! be stale in the harmless direction only (it says "maybe free" for a full word), except for the instant between the
 //! two steps of [`PortPool::put`].
 
-use crate::shared::SharedU64;
+use crate::shared::{SharedU64, opaque};
 
 const LEAVES: usize = 1024;
 const MIDDLES: usize = LEAVES / 64;
-const TRIES: usize = 8;
+const TRIES: u32 = 8;
 
 /// A pool of up to 65,536 ports, counted from the first of the range.
 #[repr(C)]
@@ -100,7 +100,9 @@ impl PortPool {
     #[inline(always)]
     #[must_use]
     pub fn take(&self, from: u32, end: u32) -> Option<u32> {
-        for _ in 0..TRIES {
+        let mut step = opaque(0);
+        while step < TRIES {
+            step += 1;
             let port = self.find(from, end)?;
             if port != u32::MAX && self.take_exact(port) {
                 return Some(port);

@@ -138,3 +138,22 @@ shared_word!(
     u64,
     AtomicU64
 );
+
+/// `value`, of which the compiler knows nothing any more. Counting from an opaque start keeps a loop a loop: unrolled
+/// ones need more stack than BPF has.
+#[inline(always)]
+#[must_use]
+pub fn opaque(value: u32) -> u32 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let result;
+        // An empty template would give two instructions the same line of debug information, which the kernel refuses.
+        // SAFETY: adds nothing.
+        unsafe { core::arch::asm!("{0} += 0", inout(reg) value => result, options(nomem, nostack, preserves_flags)) };
+        result
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        value
+    }
+}

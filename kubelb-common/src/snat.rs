@@ -71,6 +71,14 @@ impl SnatAddress {
         Addr::from_words(self.high.load(), self.low.load())
     }
 
+    /// Raw port at a position of the range.
+    #[inline(always)]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "first_port + offset is a port")]
+    pub fn raw_port(&self, offset: u32) -> u16 {
+        ((self.first_port.load() + offset) as u16).to_be()
+    }
+
     /// Writes the row. Only user space.
     pub fn replace(&self, view: &SnatView) {
         self.ports.store(0);
@@ -117,7 +125,9 @@ impl SnatView {
     #[inline(always)]
     #[must_use]
     pub fn reverse_index(&self, section: u32, port: u32) -> u32 {
-        self.reverse.wrapping_add(section.wrapping_mul(self.ports)).wrapping_add(port)
+        self.reverse
+            .wrapping_add(section.wrapping_mul(self.ports))
+            .wrapping_add(port)
     }
 
     /// Position of a raw port in the range, `None` outside.
@@ -126,13 +136,5 @@ impl SnatView {
     pub fn port_offset(&self, raw: u16) -> Option<u32> {
         let offset = u32::from(u16::from_be(raw)).wrapping_sub(self.first_port);
         (offset < self.ports).then_some(offset)
-    }
-
-    /// Raw port at a position of the range.
-    #[inline(always)]
-    #[must_use]
-    #[expect(clippy::cast_possible_truncation, reason = "first_port + offset is a port")]
-    pub fn raw_port(&self, offset: u32) -> u16 {
-        ((self.first_port + offset) as u16).to_be()
     }
 }

@@ -98,8 +98,8 @@ reasons! {
     ANSWER_LIMITED = 13, "answer-limited";
 }
 
-/// Number of counters of a frontend's drops, room for new reasons included.
-pub const REASONS: usize = 24;
+/// Number of counters of a frontend's drops, room for new reasons included. A power of two, so that a mask bounds an index.
+pub const REASONS: usize = 32;
 
 /// Drop counters of one frontend on one CPU; row 0 counts what belongs to no frontend.
 #[repr(C)]

@@ -78,7 +78,11 @@ pub const fn reopens(state: u32) -> bool {
 #[must_use]
 pub const fn timeout_class(state: u32, udp: bool) -> usize {
     if udp {
-        if state & state::ANSWERED != 0 { timeout::UDP_REPLIED } else { timeout::UDP_UNREPLIED }
+        if state & state::ANSWERED != 0 {
+            timeout::UDP_REPLIED
+        } else {
+            timeout::UDP_UNREPLIED
+        }
     } else if reopens(state) {
         timeout::TCP_CLOSING
     } else if state & state::ESTABLISHED != 0 {
@@ -93,18 +97,27 @@ mod tests {
     use super::*;
 
     fn run(segments: &[(Direction, u8)]) -> u32 {
-        segments.iter().fold(0, |state, (direction, flags)| step(state, *flags, *direction))
+        segments
+            .iter()
+            .fold(0, |state, (direction, flags)| step(state, *flags, *direction))
     }
 
     #[test]
     fn handshake_then_both_fins() {
         use Direction::{Forward, Reply};
         assert_eq!(timeout_class(run(&[(Forward, SYN)]), false), timeout::TCP_HALF_OPEN);
-        assert_eq!(timeout_class(run(&[(Forward, SYN), (Reply, SYN | ACK)]), false), timeout::TCP_HALF_OPEN);
+        assert_eq!(
+            timeout_class(run(&[(Forward, SYN), (Reply, SYN | ACK)]), false),
+            timeout::TCP_HALF_OPEN
+        );
         let open = [(Forward, SYN), (Reply, SYN | ACK), (Forward, ACK)];
         assert_eq!(timeout_class(run(&open), false), timeout::TCP_ESTABLISHED);
         let half = run(&[open[0], open[1], open[2], (Forward, FIN | ACK)]);
-        assert_eq!(timeout_class(half, false), timeout::TCP_ESTABLISHED, "half-closed connections stay usable");
+        assert_eq!(
+            timeout_class(half, false),
+            timeout::TCP_ESTABLISHED,
+            "half-closed connections stay usable"
+        );
         assert!(!reopens(half));
         let closed = step(half, FIN | ACK, Reply);
         assert_eq!(timeout_class(closed, false), timeout::TCP_CLOSING);
@@ -114,7 +127,13 @@ mod tests {
     #[test]
     fn a_reset_shortens_and_an_ack_without_answer_does_not_establish() {
         use Direction::{Forward, Reply};
-        assert_eq!(timeout_class(run(&[(Forward, SYN), (Forward, ACK)]), false), timeout::TCP_HALF_OPEN);
-        assert_eq!(timeout_class(run(&[(Forward, SYN), (Reply, RST | ACK)]), false), timeout::TCP_CLOSING);
+        assert_eq!(
+            timeout_class(run(&[(Forward, SYN), (Forward, ACK)]), false),
+            timeout::TCP_HALF_OPEN
+        );
+        assert_eq!(
+            timeout_class(run(&[(Forward, SYN), (Reply, RST | ACK)]), false),
+            timeout::TCP_CLOSING
+        );
     }
 }

@@ -27,19 +27,44 @@ pub enum Why {
     Refused(Reason),
 }
 
-/// Counts a packet that is not sent on, and answers it where that helps its sender. Not inlined: the established path
-/// stays small.
-#[inline(never)]
-fn respond<B: Bytes, T: Tables>(bytes: &mut B, tables: &T, packet: &Packet, question: &Question) -> u32 {
-    let Question { frontend, why } = *question;
+impl Why {
+    /// In one word, for the way to a function of its own.
+    #[inline(always)]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "reasons are few")]
+    #[expect(clippy::cast_lossless, reason = "From is not const")]
+    pub const fn encode(self) -> u32 {
+        match self {
+            Self::Echo => 0,
+            Self::TooBig(mtu) => 1 << 16 | mtu as u32,
+            Self::Refused(reason) => 2 << 16 | reason.index() as u32,
+        }
+    }
+
+    /// Undoes [`Why::encode`].
+    #[inline(always)]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "fields of a packed word")]
+    pub const fn decode(word: u32) -> Self {
+        match word >> 16 {
+            0 => Self::Echo,
+            1 => Self::TooBig(word as u16),
+            _ => Self::Refused(Reason::from_index(word as u8)),
+        }
+    }
+}
+
+/// Counts a packet that is not sent on, and answers it where that helps its sender. True: the frame is the answer.
+#[inline(always)]
+pub fn respond<B: Bytes, T: Tables>(bytes: &mut B, tables: &T, packet: &Packet, frontend: u32, why: Why) -> bool {
     let reason = match why {
         Why::Echo => {
             if permitted(tables) {
                 tables.with_scratch(|scratch: &mut Scratch| scratch.echoes += 1);
-                return u32::from(echo(bytes, packet));
+                return echo(bytes, packet);
             }
             tables.count_drop(frontend, Reason::ANSWER_LIMITED);
-            return 0;
+            return false;
         }
         Why::TooBig(_) => Reason::TOO_BIG,
         Why::Refused(reason) => reason,
@@ -48,17 +73,17 @@ fn respond<B: Bytes, T: Tables>(bytes: &mut B, tables: &T, packet: &Packet, ques
     let icmp = match reason {
         Reason::TOO_BIG | Reason::TTL_EXPIRED => true,
         Reason::NO_BACKEND | Reason::NO_FLOW | Reason::STALE_BACKEND => packet.protocol == UDP,
-        _ => return 0,
+        _ => return false,
     };
     if !permitted(tables) {
         tables.count_drop(frontend, Reason::ANSWER_LIMITED);
-        return 0;
+        return false;
     }
     if !icmp {
-        return u32::from(reset(bytes, packet));
+        return reset(bytes, packet);
     }
     // IPv4 packets that may be fragmented get the error all the same: the data path does not fragment.
-    u32::from(error(
+    error(
         bytes,
         packet,
         match why {
@@ -66,18 +91,13 @@ fn respond<B: Bytes, T: Tables>(bytes: &mut B, tables: &T, packet: &Packet, ques
             Why::Refused(Reason::TTL_EXPIRED) => Error::TimeExceeded,
             Why::Refused(_) | Why::Echo => Error::PortUnreachable,
         },
-    ))
-}
-
-struct Question {
-    frontend: u32,
-    why: Why,
+    )
 }
 
 /// What becomes of a packet that is not sent on.
 #[inline(always)]
 pub fn give<B: Bytes, T: Tables>(bytes: &mut B, tables: &T, packet: &Packet, frontend: u32, why: Why) -> Outcome {
-    if respond(bytes, tables, packet, &Question { frontend, why }) != 0 {
+    if bytes.respond(tables, packet, frontend, why) {
         return Outcome::Answer;
     }
     Outcome::Drop(match why {
@@ -128,7 +148,9 @@ fn answerable(source: Addr) -> bool {
 
 #[inline(always)]
 fn swap_link<B: Bytes>(bytes: &mut B) -> bool {
-    let Some(header) = bytes.window::<12>(0) else { return false };
+    let Some(header) = bytes.window::<12>(0) else {
+        return false;
+    };
     let (destination, source) = (get_mac::<0, 12>(header), get_mac::<6, 12>(header));
     put_mac::<0, 12>(header, source);
     put_mac::<6, 12>(header, destination);
@@ -148,7 +170,9 @@ fn pseudo_sum(packet: &Packet, protocol: u8, length: u16) -> u64 {
 /// Writes an IPv4 header without options from the packet's destination to its source.
 #[inline(always)]
 fn put_ipv4<B: Bytes>(bytes: &mut B, packet: &Packet, protocol: u8, length: u16) -> bool {
-    let Some(header) = bytes.window::<20>(packet.l3) else { return false };
+    let Some(header) = bytes.window::<20>(packet.l3()) else {
+        return false;
+    };
     put32::<0, 20>(header, u32::from_be_bytes([0x45, 0, 0, 0]).to_be());
     put16::<2, 20>(header, length.to_be());
     // Identification 0 with "don't fragment" (RFC 6864 §4.1).
@@ -167,7 +191,9 @@ fn put_ipv4<B: Bytes>(bytes: &mut B, packet: &Packet, protocol: u8, length: u16)
 /// Writes an IPv6 header from the packet's destination to its source.
 #[inline(always)]
 fn put_ipv6<B: Bytes>(bytes: &mut B, packet: &Packet, protocol: u8, payload: u16) -> bool {
-    let Some(header) = bytes.window::<40>(packet.l3) else { return false };
+    let Some(header) = bytes.window::<40>(packet.l3()) else {
+        return false;
+    };
     put32::<0, 40>(header, 0x6000_0000u32.to_be());
     put16::<4, 40>(header, payload.to_be());
     header[6] = protocol;
@@ -185,13 +211,15 @@ fn put_ipv6<B: Bytes>(bytes: &mut B, packet: &Packet, protocol: u8, payload: u16
 /// sender must not be answered, or there is no room.
 #[inline(always)]
 fn reset<B: Bytes>(bytes: &mut B, packet: &Packet) -> bool {
-    let l4 = packet.l4 & 0x7f;
+    let l4 = packet.l4();
     if packet.tcp_flags & RST != 0 || !answerable(packet.source) {
         return false;
     }
-    let Some(header) = bytes.window::<20>(l4) else { return false };
+    let Some(header) = bytes.window::<20>(l4) else {
+        return false;
+    };
     let (sequence, acknowledged) = (get32::<4, 20>(header), get32::<8, 20>(header));
-    let headers = (l4 - packet.l3) + (usize::from(header[12] >> 4) << 2);
+    let headers = (l4 - packet.l3()) + (usize::from(header[12] >> 4) << 2);
     let mut occupied = u32::try_from(packet.ip_length.wrapping_sub(headers) & 0xffff).unwrap_or(0);
     occupied += u32::from(packet.tcp_flags & SYN != 0) + u32::from(packet.tcp_flags & FIN != 0);
     let (sequence, acknowledged, flags) = if packet.tcp_flags & ACK != 0 {
@@ -201,12 +229,17 @@ fn reset<B: Bytes>(bytes: &mut B, packet: &Packet) -> bool {
     };
     let partial = bytes.checksum_is_partial(l4 + 16);
     let network = if packet.v6 { 40 } else { 20 };
-    if !bytes.truncate(packet.l3 + network + 20) || !swap_link(bytes) {
+    if !bytes.truncate(packet.l3() + network + 20) || !swap_link(bytes) {
         return false;
     }
-    let written =
-        if packet.v6 { put_ipv6(bytes, packet, TCP, 20) } else { put_ipv4(bytes, packet, TCP, 40) };
-    let Some(header) = bytes.window::<20>(packet.l3 + network) else { return false };
+    let written = if packet.v6 {
+        put_ipv6(bytes, packet, TCP, 20)
+    } else {
+        put_ipv4(bytes, packet, TCP, 40)
+    };
+    let Some(header) = bytes.window::<20>(packet.l3() + network) else {
+        return false;
+    };
     put16::<0, 20>(header, packet.destination_port);
     put16::<2, 20>(header, packet.source_port);
     put32::<4, 20>(header, sequence);
@@ -232,7 +265,7 @@ fn reset<B: Bytes>(bytes: &mut B, packet: &Packet) -> bool {
 /// must not be answered, it carries IPv4 options, or there is no room.
 #[inline(always)]
 fn error<B: Bytes>(bytes: &mut B, packet: &Packet, error: Error) -> bool {
-    let l3 = packet.l3;
+    let l3 = packet.l3();
     if !answerable(packet.source) || packet.protocol == ICMP || packet.protocol == ICMPV6 {
         return false;
     }
@@ -248,14 +281,16 @@ fn error<B: Bytes>(bytes: &mut B, packet: &Packet, error: Error) -> bool {
         if !put_ipv6(bytes, packet, ICMPV6, 56) {
             return false;
         }
-        let Some(message) = bytes.window::<56>(l3 + 40) else { return false };
+        let Some(message) = bytes.window::<56>(l3 + 40) else {
+            return false;
+        };
         put32::<0, 56>(message, u32::from_be_bytes([kind, code, 0, 0]).to_be());
         put32::<4, 56>(message, parameter.to_be());
         let sum = pseudo_sum(packet, ICMPV6, 56) + sum_words(message);
         put16::<2, 56>(message, !fold(sum));
         true
     } else {
-        if packet.l4 != l3 + 20 || !bytes.make_room(l3, 28) || !bytes.truncate(l3 + 56) || !swap_link(bytes) {
+        if packet.l4() != l3 + 20 || !bytes.make_room(l3, 28) || !bytes.truncate(l3 + 56) || !swap_link(bytes) {
             return false;
         }
         let (kind, code, parameter) = match error {
@@ -266,7 +301,9 @@ fn error<B: Bytes>(bytes: &mut B, packet: &Packet, error: Error) -> bool {
         if !put_ipv4(bytes, packet, ICMP, 56) {
             return false;
         }
-        let Some(message) = bytes.window::<36>(l3 + 20) else { return false };
+        let Some(message) = bytes.window::<36>(l3 + 20) else {
+            return false;
+        };
         put32::<0, 36>(message, u32::from_be_bytes([kind, code, 0, 0]).to_be());
         put32::<4, 36>(message, parameter.to_be());
         let sum = sum_words(message);
@@ -301,7 +338,9 @@ fn echo<B: Bytes>(bytes: &mut B, packet: &Packet) -> bool {
         return false;
     }
     if packet.v6 {
-        let Some(header) = bytes.window::<40>(packet.l3) else { return false };
+        let Some(header) = bytes.window::<40>(packet.l3()) else {
+            return false;
+        };
         header[7] = TTL;
         let (high, low) = packet.destination.words();
         put64::<8, 40>(header, high);
@@ -310,7 +349,9 @@ fn echo<B: Bytes>(bytes: &mut B, packet: &Packet) -> bool {
         put64::<24, 40>(header, high);
         put64::<32, 40>(header, low);
     } else {
-        let Some(header) = bytes.window::<20>(packet.l3) else { return false };
+        let Some(header) = bytes.window::<20>(packet.l3()) else {
+            return false;
+        };
         let old = get16::<8, 20>(header);
         header[8] = TTL;
         let new = get16::<8, 20>(header);
@@ -319,7 +360,9 @@ fn echo<B: Bytes>(bytes: &mut B, packet: &Packet) -> bool {
         put32::<12, 20>(header, u32::from_ne_bytes(packet.destination.v4_bytes()));
         put32::<16, 20>(header, u32::from_ne_bytes(packet.source.v4_bytes()));
     }
-    let Some(message) = bytes.window::<4>(packet.l4 & 0x7f) else { return false };
+    let Some(message) = bytes.window::<4>(packet.l4()) else {
+        return false;
+    };
     let old = get16::<0, 4>(message);
     message[0] = if packet.v6 { 129 } else { 0 };
     let new = get16::<0, 4>(message);

@@ -1,7 +1,13 @@
 //! The packet seam: windows of fixed size into the frame, and the few operations that need the driver's or the stack's help.
 
+use kubelb_common::next_hop::MacWord;
+
+use crate::answer::{self, Why};
+use crate::parse::Packet;
+use crate::tables::Tables;
+
 /// A frame that can be read, rewritten and resized. Offsets count from the Ethernet header.
-pub trait Bytes {
+pub trait Bytes: Sized {
     /// True for the tc side: it can have the stack resolve a neighbour.
     const RESOLVES_NEIGHBOURS: bool;
 
@@ -32,6 +38,11 @@ pub trait Bytes {
 
     /// Cuts the frame to `length`.
     fn truncate(&mut self, length: usize) -> bool;
+
+    /// [`answer::respond`]; in the kernel out of line, so that the established path stays small.
+    fn respond<T: Tables>(&mut self, tables: &T, packet: &Packet, frontend: u32, why: Why) -> bool {
+        answer::respond(self, tables, packet, frontend, why)
+    }
 }
 
 /// The raw 16-bit word at `AT`.
@@ -85,19 +96,30 @@ pub fn put64<const AT: usize, const N: usize>(bytes: &mut [u8; N], value: u64) {
     unsafe { bytes.as_mut_ptr().add(AT).cast::<u64>().write_unaligned(value) }
 }
 
-/// Stores a MAC address at `AT`.
+/// Stores the MAC address of a word at `AT`.
 #[inline(always)]
-pub fn put_mac<const AT: usize, const N: usize>(bytes: &mut [u8; N], mac: [u8; 6]) {
+#[expect(clippy::cast_possible_truncation, reason = "the two parts of six bytes")]
+pub fn put_mac<const AT: usize, const N: usize>(bytes: &mut [u8; N], mac: MacWord) {
     const { assert!(AT + 6 <= N) };
-    // SAFETY: AT + 6 <= N is asserted at compile time; the write needs no alignment.
-    unsafe { bytes.as_mut_ptr().add(AT).cast::<[u8; 6]>().write_unaligned(mac) }
+    let (low, high) = ((mac.word() as u32).to_le(), ((mac.word() >> 32) as u16).to_le());
+    // SAFETY: AT + 6 <= N is asserted at compile time; the writes need no alignment.
+    unsafe {
+        bytes.as_mut_ptr().add(AT).cast::<u32>().write_unaligned(low);
+        bytes.as_mut_ptr().add(AT + 4).cast::<u16>().write_unaligned(high);
+    }
 }
 
 /// The MAC address at `AT`.
 #[inline(always)]
 #[must_use]
-pub fn get_mac<const AT: usize, const N: usize>(bytes: &[u8; N]) -> [u8; 6] {
+pub fn get_mac<const AT: usize, const N: usize>(bytes: &[u8; N]) -> MacWord {
     const { assert!(AT + 6 <= N) };
-    // SAFETY: AT + 6 <= N is asserted at compile time; the read needs no alignment.
-    unsafe { bytes.as_ptr().add(AT).cast::<[u8; 6]>().read_unaligned() }
+    // SAFETY: AT + 6 <= N is asserted at compile time; the reads need no alignment.
+    let (low, high) = unsafe {
+        (
+            bytes.as_ptr().add(AT).cast::<u32>().read_unaligned(),
+            bytes.as_ptr().add(AT + 4).cast::<u16>().read_unaligned(),
+        )
+    };
+    MacWord::from_word(u64::from(u32::from_le(low)) | (u64::from(u16::from_le(high)) << 32))
 }

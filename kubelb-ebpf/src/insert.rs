@@ -1,13 +1,13 @@
 //! The slow half of steering: a packet that belongs to no flow yet.
 //!
-//! One function that is not inlined, so that the established path stays small; it returns one word because a BPF
-//! function can return no more.
+//! The steps that [`Tables`] has the kernel call out of line return one word, because a BPF function can return no more.
 
 use kubelb_common::addr::{TCP, UDP};
 use kubelb_common::checksum::address_delta;
-use kubelb_common::flow::{Binding, flag, tag};
-use kubelb_common::flow_table::{self, FlowKey};
-use kubelb_common::frontend::{ECHO_ONLY, Frontend, FrontendKey};
+use kubelb_common::flow::{Binding, Flow, flag, tag};
+use kubelb_common::flow_table::{self, FlowKey, NO_PORT};
+use kubelb_common::frontend::{ECHO_ONLY, FrontendKey};
+use kubelb_common::shared::opaque;
 use kubelb_common::snat::MAX_ADDRESSES;
 use kubelb_common::stats::Reason;
 use kubelb_common::tcp::{ACK, RST, SYN};
@@ -29,16 +29,18 @@ pub enum Insertion {
     Refused(u32, Reason),
 }
 
-impl Insertion {
-    const FLOW: u64 = 1 << 62;
-    const REFUSED: u64 = 1 << 63;
+const FLOW: u64 = 1 << 62;
+const REFUSED: u64 = 1 << 63;
+const CLAIMED: u64 = FLOW | REFUSED;
+const KIND: u64 = FLOW | REFUSED;
 
+impl Insertion {
     #[expect(clippy::cast_lossless, reason = "From is not const")]
     const fn encode(self) -> u64 {
         match self {
-            Self::Flow(index) => Self::FLOW | index as u64,
+            Self::Flow(index) => FLOW | index as u64,
             Self::NotOurs => 0,
-            Self::Refused(frontend, reason) => Self::REFUSED | ((reason.index() as u64) << 32) | frontend as u64,
+            Self::Refused(frontend, reason) => REFUSED | ((reason.index() as u64) << 32) | frontend as u64,
         }
     }
 
@@ -47,31 +49,46 @@ impl Insertion {
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "fields of a packed word")]
     pub const fn decode(word: u64) -> Self {
-        if word & Self::REFUSED != 0 {
-            Self::Refused(word as u32, Reason::from_index((word >> 32) as u8 & 0x3f))
-        } else if word & Self::FLOW != 0 {
-            Self::Flow(word as u32)
-        } else {
-            Self::NotOurs
+        match word & KIND {
+            FLOW => Self::Flow(word as u32),
+            REFUSED => Self::Refused(word as u32, Reason::from_index((word >> 32) as u8 & 0x3f)),
+            _ => Self::NotOurs,
         }
     }
 }
 
 /// Makes a flow for `packet`, or finds the one that another CPU has just made. The result is an [`Insertion`] in one
 /// word.
-#[inline(never)]
+#[inline(always)]
 pub fn insert<T: Tables>(tables: &T, packet: &Packet) -> u64 {
-    try_insert(tables, packet).encode()
+    let begun = tables.begin(packet);
+    if begun & KIND != CLAIMED {
+        return begun;
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "fields of a packed word")]
+    let (index, number) = (begun as u32, (begun >> 32) as u32 & 0x3fff_ffff);
+    let chosen = tables.choose(packet, index, number);
+    tables.publish(packet, index, number, chosen)
+}
+
+/// First half of [`insert`]: finds the frontend, claims the flow's bucket, looks again, takes a slot. The result is an
+/// [`Insertion`] in one word or, with the claim held, slot and frontend.
+#[inline(always)]
+pub fn begin<T: Tables>(tables: &T, packet: &Packet) -> u64 {
+    match try_begin(tables, packet) {
+        Ok((index, number)) => CLAIMED | u64::from(number) << 32 | u64::from(index),
+        Err(insertion) => insertion.encode(),
+    }
 }
 
 #[inline(always)]
-fn try_insert<T: Tables>(tables: &T, packet: &Packet) -> Insertion {
+fn try_begin<T: Tables>(tables: &T, packet: &Packet) -> Result<(u32, u32), Insertion> {
     let key = FrontendKey::new(packet.destination, packet.destination_port, packet.protocol);
     let number = match tables.frontend_number(&key) {
-        None | Some(ECHO_ONLY) => return Insertion::NotOurs,
+        None | Some(ECHO_ONLY) => return Err(Insertion::NotOurs),
         Some(number) => number,
     };
-    let refuse = |reason| Insertion::Refused(number, reason);
+    let refuse = |reason| Err(Insertion::Refused(number, reason));
     if packet.protocol == TCP && packet.tcp_flags & (SYN | ACK | RST) != SYN {
         return refuse(Reason::NO_FLOW);
     }
@@ -85,81 +102,93 @@ fn try_insert<T: Tables>(tables: &T, packet: &Packet) -> Insertion {
     if cap != 0 && frontend.flows().load() >= cap {
         return refuse(Reason::FRONTEND_CAP);
     }
-    let key = FlowKey {
+    let hash = key_of(packet).hash(control.flow_seed.load());
+    let ([first, ..], _) = tables.layout().places(hash);
+    let Some(bucket) = tables.bucket(first) else {
+        return refuse(Reason::BROKEN_STATE);
+    };
+    let me = u64::from(tables.cpu()) + 1;
+    let mut step = opaque(0);
+    while step < CLAIM_TRIES && !bucket.claim().compare_exchange(0, me) {
+        step += 1;
+    }
+    if step == CLAIM_TRIES {
+        return refuse(Reason::CONTENDED);
+    }
+    let found = tables.find(packet, hash);
+    let taken = if found == NO_SLOT {
+        tables.take_slot(hash, tables.now())
+    } else {
+        NO_SLOT
+    };
+    if taken != NO_SLOT {
+        #[expect(clippy::cast_possible_truncation, reason = "slot numbers have 32 bits")]
+        return Ok((taken as u32, number));
+    }
+    bucket.claim().store(0);
+    if found == NO_SLOT {
+        return refuse(Reason::TABLE_FULL);
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "slot numbers have 32 bits")]
+    Err(Insertion::Flow(found as u32))
+}
+
+/// What a client's packet says of its flow.
+#[inline(always)]
+#[must_use]
+pub const fn key_of(packet: &Packet) -> FlowKey {
+    FlowKey {
         client: packet.source,
         vip: packet.destination,
         client_port: packet.source_port,
         vip_port: packet.destination_port,
         protocol: packet.protocol,
-    };
-    let hash = key.hash(control.flow_seed.load());
-    let ([first, ..], _) = tables.layout().places(hash);
-    let Some(bucket) = tables.bucket(first) else { return refuse(Reason::BROKEN_STATE) };
-    let me = u64::from(tables.cpu()) + 1;
-    let mut claimed = false;
-    for _ in 0..CLAIM_TRIES {
-        if bucket.claim().compare_exchange(0, me) {
-            claimed = true;
-            break;
-        }
     }
-    if !claimed {
-        return refuse(Reason::CONTENDED);
-    }
-    let result = match flow_table::find(tables, hash, &key) {
-        Some(hit) => Insertion::Flow(hit.index),
-        None => insert_claimed(tables, packet, hash, number, frontend),
-    };
-    bucket.claim().store(0);
-    result
 }
 
+/// The slot of the packet's flow, or [`NO_SLOT`].
 #[inline(always)]
-fn insert_claimed<T: Tables>(tables: &T, packet: &Packet, hash: u64, number: u32, frontend: &Frontend) -> Insertion {
-    let refuse = |reason| Insertion::Refused(number, reason);
-    let now = tables.now();
-    let Some((index, busy)) = flow_table::acquire(tables, hash, now) else { return refuse(Reason::TABLE_FULL) };
-    let Some((word, flow)) = flow_table::slot(tables, index) else { return refuse(Reason::BROKEN_STATE) };
-    match bind(tables, packet, number, frontend, hash, index, now) {
-        Ok(binding) => {
-            let (_, fingerprint) = tables.layout().places(hash);
-            flow.bind(&binding, 0, now);
-            frontend.flows().fetch_add(1);
+pub fn find<T: Tables>(tables: &T, packet: &Packet, hash: u64) -> u64 {
+    flow_table::find(tables, hash, &key_of(packet)).map_or(NO_SLOT, |hit| u64::from(hit.index))
+}
+
+/// Last part of [`insert`]: fills the slot with what [`choose`] chose and publishes it, or gives it back; then lets go
+/// of the claim.
+#[inline(always)]
+pub fn publish<T: Tables>(tables: &T, packet: &Packet, index: u32, number: u32, chosen: u64) -> u64 {
+    let Some(control) = tables.control() else { return 0 };
+    let key = key_of(packet);
+    let ([first, ..], fingerprint) = tables.layout().places(key.hash(control.flow_seed.load()));
+    let (Some((word, flow)), Some(bucket)) = (flow_table::slot(tables, index), tables.bucket(first)) else {
+        return 0;
+    };
+    let busy = word.load();
+    let result = match fill(tables, packet, flow, number, chosen) {
+        Ok(()) => {
             word.store(tag::live(busy, fingerprint));
-            tables.count_flow(number, binding.backend);
             Insertion::Flow(index)
         }
         Err(reason) => {
             word.store(tag::free(busy));
-            refuse(reason)
+            Insertion::Refused(number, reason)
         }
-    }
+    };
+    bucket.claim().store(0);
+    result.encode()
 }
 
-/// Chooses backend, SNAT address and port.
 #[inline(always)]
-fn bind<T: Tables>(
-    tables: &T,
-    packet: &Packet,
-    number: u32,
-    frontend: &Frontend,
-    hash: u64,
-    index: u32,
-    now: u32,
-) -> Result<Binding, Reason> {
-    let (offset, length) = frontend.set();
-    if length == 0 {
-        return Err(Reason::NO_BACKEND);
+fn fill<T: Tables>(tables: &T, packet: &Packet, flow: &Flow, number: u32, chosen: u64) -> Result<(), Reason> {
+    if chosen & REFUSED != 0 {
+        #[expect(clippy::cast_possible_truncation, reason = "the low byte holds the reason")]
+        return Err(Reason::from_index(chosen as u8 & 0x3f));
     }
-    // One counter for all CPUs: that is what makes the turn exact.
-    let turn = frontend.next().fetch_add(1) % u64::from(length);
-    #[expect(clippy::cast_possible_truncation, reason = "a remainder of a 32-bit length")]
-    let id = tables.backend_slot(offset.wrapping_add(turn as u32)).ok_or(Reason::BROKEN_STATE)?;
+    #[expect(clippy::cast_possible_truncation, reason = "fields of a packed word")]
+    let (id, slot, port) = (chosen as u32 & 0xff_ffff, (chosen >> 24) as u8, (chosen >> 32) as u32);
     let backend = tables.backend(id).ok_or(Reason::BROKEN_STATE)?.view();
-    let udp = packet.protocol == UDP;
-    let (slot, port) = allocate(tables, packet, udp, backend.fold, hash, index, now).ok_or(Reason::SNAT_EXHAUSTED)?;
-    let snat = tables.snat(u32::from(slot)).ok_or(Reason::BROKEN_STATE)?.view();
-    Ok(Binding {
+    let snat = tables.snat(u32::from(slot)).ok_or(Reason::BROKEN_STATE)?;
+    let frontend = tables.frontend(number).ok_or(Reason::BROKEN_STATE)?;
+    let binding = Binding {
         client: packet.source,
         client_port: packet.source_port,
         snat_port: snat.raw_port(port),
@@ -168,59 +197,89 @@ fn bind<T: Tables>(
         backend: id,
         generation: backend.generation,
         fold: backend.fold,
-        address_delta: address_delta((packet.source, packet.destination), (snat.address, backend.address)),
-        flags: if udp { flag::UDP } else { 0 },
-    })
+        address_delta: address_delta((packet.source, packet.destination), (snat.address(), backend.address)),
+        flags: if packet.protocol == UDP { flag::UDP } else { 0 },
+    };
+    flow.bind(&binding, 0, tables.now());
+    frontend.flows().fetch_add(1);
+    tables.count_flow(number, id);
+    Ok(())
 }
 
-/// A port of the first SNAT address of the packet's family that has one, beginning at one that the flow's hash names.
+/// [`take_slot`] found none.
+pub const NO_SLOT: u64 = u64::MAX;
+
+/// Takes a slot for a new flow: its number, or [`NO_SLOT`]. The slot's tag is then busy, and the caller's.
 #[inline(always)]
-fn allocate<T: Tables>(
-    tables: &T,
-    packet: &Packet,
-    udp: bool,
-    fold: u8,
-    hash: u64,
-    index: u32,
-    now: u32,
-) -> Option<(u8, u32)> {
-    let wanted = Wanted { v6: packet.v6, udp, fold, index, now };
-    for step in 0..MAX_ADDRESSES {
-        #[expect(clippy::cast_possible_truncation, reason = "any bits of the hash do")]
-        let slot = ((hash >> 20) as u32).wrapping_add(step) % MAX_ADDRESSES;
-        let port = port_of(tables, slot, &wanted);
-        if port != NO_PORT {
-            return Some((u8::try_from(slot).ok()?, port));
-        }
+pub fn take_slot<T: Tables>(tables: &T, hash: u64, now: u32) -> u64 {
+    flow_table::acquire(tables, hash, now).map_or(NO_SLOT, |(index, _)| u64::from(index))
+}
+
+/// Middle part of [`insert`]: chooses backend, SNAT address and port for the flow in slot `index`. The result is
+/// backend | address << 24 | port << 32, or a [`Reason`] with the top bit set.
+#[inline(always)]
+pub fn choose<T: Tables>(tables: &T, packet: &Packet, index: u32, number: u32) -> u64 {
+    match try_choose(tables, packet, index, number) {
+        Ok((id, slot, port)) => u64::from(id) | u64::from(slot) << 24 | u64::from(port) << 32,
+        #[expect(clippy::cast_possible_truncation, reason = "reasons are few")]
+        Err(reason) => REFUSED | u64::from(reason.index() as u8),
     }
-    None
 }
 
-const NO_PORT: u32 = u32::MAX;
-
-struct Wanted {
-    v6: bool,
-    udp: bool,
-    fold: u8,
-    index: u32,
-    now: u32,
+#[inline(always)]
+fn try_choose<T: Tables>(tables: &T, packet: &Packet, index: u32, number: u32) -> Result<(u32, u32, u32), Reason> {
+    let frontend = tables.frontend(number).ok_or(Reason::BROKEN_STATE)?;
+    let (offset, length) = frontend.set();
+    if length == 0 {
+        return Err(Reason::NO_BACKEND);
+    }
+    // One counter for all CPUs: that is what makes the turn exact.
+    let turn = frontend.next().fetch_add(1) % u64::from(length);
+    #[expect(clippy::cast_possible_truncation, reason = "a remainder of a 32-bit length")]
+    let id = tables
+        .backend_slot(offset.wrapping_add(turn as u32))
+        .ok_or(Reason::BROKEN_STATE)?;
+    let fold = tables.backend(id).ok_or(Reason::BROKEN_STATE)?.view().fold;
+    let kind = kind(packet.v6, packet.protocol == UDP, fold);
+    let now = tables.now();
+    // The first SNAT address of the packet's family that has a port, beginning where the slot's number says.
+    let mut slot = (index >> 2) % MAX_ADDRESSES;
+    let mut step = opaque(0);
+    while step < MAX_ADDRESSES {
+        step += 1;
+        let port = tables.take_port(slot, index, now, kind);
+        if port != NO_PORT {
+            return Ok((id, slot, port));
+        }
+        slot = (slot + 1) % MAX_ADDRESSES;
+    }
+    Err(Reason::SNAT_EXHAUSTED)
 }
 
-/// A port of one SNAT address, or [`NO_PORT`].
-#[inline(never)]
-fn port_of<T: Tables>(tables: &T, slot: u32, wanted: &Wanted) -> u32 {
+/// What kind of port is wanted, in one word for [`take_port`].
+#[inline(always)]
+#[must_use]
+pub const fn kind(v6: bool, udp: bool, fold: u8) -> u32 {
+    u32::from_le_bytes([fold, udp as u8, v6 as u8, 0])
+}
+
+/// Takes a port of the SNAT address in row `slot` for the flow in slot `index`: its position in the range, or
+/// [`NO_PORT`].
+#[inline(always)]
+pub fn take_port<T: Tables>(tables: &T, slot: u32, index: u32, now: u32, kind: u32) -> u32 {
+    let [fold, udp, v6, _] = kind.to_le_bytes();
     let Some(row) = tables.snat(slot) else { return NO_PORT };
     let snat = row.view();
-    if snat.ports == 0 || !snat.in_service || snat.address.is_v4() == wanted.v6 {
+    if snat.ports == 0 || !snat.in_service || snat.address.is_v4() == (v6 != 0) {
         return NO_PORT;
     }
     let cpus = tables.control().map_or(1, |control| control.cpus.load());
     let part = flow_table::part_of_range(snat.ports, tables.cpu(), cpus);
-    let section = snat.section(wanted.udp, wanted.fold);
+    let section = snat.section(udp != 0, fold);
     tables
         .with_scratch(|scratch| {
             let cursor = &mut scratch.port_cursor;
-            flow_table::allocate_port(tables, &snat, section, wanted.index, part, cursor, wanted.now)
+            flow_table::allocate_port(tables, &snat, section, index, part, cursor, now)
         })
         .flatten()
         .unwrap_or(NO_PORT)

@@ -1,5 +1,5 @@
 //! The BPF object: entry points only. What they do is in the library and in [`programs`].
-#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
 mod programs;

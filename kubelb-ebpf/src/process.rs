@@ -5,7 +5,7 @@ use kubelb_common::backend::flag as backend_flag;
 use kubelb_common::checksum::negate;
 use kubelb_common::control::{Control, FILTER_SNAT, FILTER_VIP};
 use kubelb_common::flow::{Binding, Flow, flag, tag};
-use kubelb_common::flow_table::{self, FlowKey};
+use kubelb_common::flow_table;
 use kubelb_common::frontend::{ECHO_ONLY, Frontend, FrontendKey};
 use kubelb_common::hash;
 use kubelb_common::next_hop::flag as hop_flag;
@@ -14,26 +14,32 @@ use kubelb_common::tcp::{self, ACK, Direction, RST, SYN};
 
 use crate::answer::{self, Why};
 use crate::bytes::Bytes;
-use crate::insert::{Insertion, insert};
+use crate::insert::{Insertion, key_of};
 use crate::outcome::Outcome;
-use crate::parse::{self, Packet, Unsteerable};
+use crate::parse::{self, Destination, Packet, Unsteerable};
 use crate::rewrite::{self, Translation};
 use crate::tables::Tables;
 
 /// Decides about a packet and rewrites it.
 #[inline(always)]
 pub fn process<B: Bytes, T: Tables>(bytes: &mut B, tables: &T) -> Outcome {
-    let Ok(mut packet) = parse::network(bytes) else { return Outcome::Pass };
-    let Some(control) = tables.control() else { return Outcome::Pass };
+    let Some(to) = parse::destination(bytes) else {
+        return Outcome::Pass;
+    };
+    let Some(control) = tables.control() else {
+        return Outcome::Pass;
+    };
     let (which, seed) = control.filter();
-    let class = tables.filter(which, hash::address(seed, packet.destination));
+    let class = tables.filter(which, hash::address(seed, to.address));
     if class == 0 {
         return Outcome::Pass;
     }
-    match steer(bytes, tables, control, &mut packet, class) {
-        Decision::Done(outcome) => outcome,
-        Decision::Answer(frontend, why) => answer::give(bytes, tables, &packet, frontend, why),
-    }
+    tables
+        .with_packet(|packet| match steer(bytes, tables, control, &to, packet, class) {
+            Decision::Done(outcome) => outcome,
+            Decision::Answer(frontend, why) => answer::give(bytes, tables, packet, frontend, why),
+        })
+        .unwrap_or(Outcome::Pass)
 }
 
 /// What steering came to.
@@ -53,20 +59,29 @@ fn steer<B: Bytes, T: Tables>(
     bytes: &mut B,
     tables: &T,
     control: &Control,
+    to: &Destination,
     packet: &mut Packet,
     class: u8,
 ) -> Decision {
-    if let Err(why) = parse::transport(bytes, packet) {
+    if let Err(why) = parse::headers(bytes, to, packet) {
         let reason = match why {
             Unsteerable::NotIp | Unsteerable::Protocol => return Decision::Done(Outcome::Pass),
             Unsteerable::Fragment => Reason::FRAGMENT,
             Unsteerable::Malformed => Reason::MALFORMED,
         };
-        return if is_vip(tables, packet) { drop(0, reason) } else { Decision::Done(Outcome::Pass) };
+        return if is_vip(tables, packet) {
+            drop(0, reason)
+        } else {
+            Decision::Done(Outcome::Pass)
+        };
     }
     if packet.protocol == ICMP || packet.protocol == ICMPV6 {
         let echo = answer::is_echo_request(packet) && is_vip(tables, packet);
-        return if echo { Decision::Answer(0, Why::Echo) } else { Decision::Done(Outcome::Pass) };
+        return if echo {
+            Decision::Answer(0, Why::Echo)
+        } else {
+            Decision::Done(Outcome::Pass)
+        };
     }
     let slot = class & FILTER_SNAT;
     if slot != 0
@@ -74,7 +89,11 @@ fn steer<B: Bytes, T: Tables>(
     {
         return decision;
     }
-    if class & FILTER_VIP != 0 { forward(bytes, tables, control, packet) } else { Decision::Done(Outcome::Pass) }
+    if class & FILTER_VIP != 0 {
+        forward(bytes, tables, control, packet)
+    } else {
+        Decision::Done(Outcome::Pass)
+    }
 }
 
 /// The filter may err towards "ours"; before a packet is dropped its destination must be a VIP for certain.
@@ -86,25 +105,19 @@ fn is_vip<T: Tables>(tables: &T, packet: &Packet) -> bool {
 
 #[inline(always)]
 fn forward<B: Bytes, T: Tables>(bytes: &mut B, tables: &T, control: &Control, packet: &Packet) -> Decision {
-    let key = FlowKey {
-        client: packet.source,
-        vip: packet.destination,
-        client_port: packet.source_port,
-        vip_port: packet.destination_port,
-        protocol: packet.protocol,
-    };
+    let key = key_of(packet);
     let now = tables.now();
     let mut found = None;
     if let Some(hit) = flow_table::find(tables, key.hash(control.flow_seed.load()), &key) {
         if begins_anew(tables, packet, hit.flow, hit.frontend, now) {
-            flow_table::retire(tables, hit.index, hit.tag);
+            tables.retire(hit.index, hit.tag);
         } else {
             found = Some((hit.flow, hit.tag_word, hit.tag));
         }
     }
     let (flow, word, tag) = match found {
         Some(found) => found,
-        None => match Insertion::decode(insert(tables, packet)) {
+        None => match Insertion::decode(tables.insert(packet)) {
             Insertion::NotOurs => return Decision::Done(Outcome::Pass),
             Insertion::Refused(frontend, reason) => return drop(frontend, reason),
             Insertion::Flow(index) => {
@@ -126,13 +139,7 @@ fn forward<B: Bytes, T: Tables>(bytes: &mut B, tables: &T, control: &Control, pa
 /// True when the packet must not go on with the flow that it belongs to by its addresses: the flow is over, or its
 /// backend may not have it.
 #[inline(always)]
-fn begins_anew<T: Tables>(
-    tables: &T,
-    packet: &Packet,
-    flow: &Flow,
-    frontend: &Frontend,
-    now: u32,
-) -> bool {
+fn begins_anew<T: Tables>(tables: &T, packet: &Packet, flow: &Flow, frontend: &Frontend, now: u32) -> bool {
     let udp = packet.protocol == UDP;
     let state = flow.state();
     if flow_table::expired(flow, frontend, udp, now) {
@@ -162,28 +169,34 @@ fn to_backend<B: Bytes, T: Tables>(
     now: u32,
 ) -> Decision {
     let frontend = binding.frontend;
-    let Some(row) = tables.backend(binding.backend) else { return drop(frontend, Reason::BROKEN_STATE) };
+    let Some(row) = tables.backend(binding.backend) else {
+        return drop(frontend, Reason::BROKEN_STATE);
+    };
     let backend = row.view();
     if backend.generation != binding.generation {
         return drop(frontend, Reason::STALE_BACKEND);
     }
-    let Some(hop) = tables.next_hop(backend.next_hop) else { return drop(frontend, Reason::BROKEN_STATE) };
+    let Some(hop) = tables.next_hop(backend.next_hop) else {
+        return drop(frontend, Reason::BROKEN_STATE);
+    };
     let hop = hop.view();
-    let resolved = hop.flags & hop_flag::RESOLVED != 0;
+    let resolved = hop.flags() & hop_flag::RESOLVED != 0;
     if B::RESOLVES_NEIGHBOURS {
-        if hop.flags & hop_flag::ROUTED == 0 {
+        if hop.flags() & hop_flag::ROUTED == 0 {
             return drop(frontend, Reason::NO_ROUTE);
         }
-    } else if !resolved || hop.flags & hop_flag::XDP == 0 || crosses_vlan(bytes, packet, hop.interface) {
+    } else if !resolved || hop.flags() & hop_flag::XDP == 0 || crosses_vlan(bytes, packet, hop.interface) {
         return Decision::Done(Outcome::HandOver);
     }
     if packet.ttl <= 1 {
         return drop(frontend, Reason::TTL_EXPIRED);
     }
-    if hop.mtu != 0 && bytes.segment_length(packet.ip_length) > usize::from(hop.mtu) {
-        return Decision::Answer(frontend, Why::TooBig(hop.mtu));
+    if hop.mtu() != 0 && bytes.segment_length(packet.ip_length) > usize::from(hop.mtu()) {
+        return Decision::Answer(frontend, Why::TooBig(hop.mtu()));
     }
-    let Some(snat) = tables.snat(u32::from(binding.snat_slot)) else { return drop(frontend, Reason::BROKEN_STATE) };
+    let Some(snat) = tables.snat(u32::from(binding.snat_slot)) else {
+        return drop(frontend, Reason::BROKEN_STATE);
+    };
     if packet.protocol != UDP {
         let state = flow.state();
         flow.add_state(state, tcp::step(state, packet.tcp_flags, Direction::Forward));
@@ -196,19 +209,18 @@ fn to_backend<B: Bytes, T: Tables>(
         destination_port: backend.port,
         address_delta: binding.address_delta,
     };
-    if !rewrite::link(bytes, resolved, hop.destination_mac, hop.source_mac)
-        || !rewrite::translate(bytes, packet, &translation)
+    if !rewrite::link(bytes, resolved, hop.destination, hop.source) || !rewrite::translate(bytes, packet, &translation)
     {
         return Decision::Done(Outcome::Drop(Reason::MALFORMED));
     }
-    tables.count_in(frontend, binding.backend, packet.l3 + packet.ip_length);
+    tables.count_in(frontend, binding.backend, packet.l3() + packet.ip_length);
     sent(resolved, hop.interface)
 }
 
 /// A tagged frame leaves with its tag, so only where it came from; the tc program can take the tag off.
 #[inline(always)]
 fn crosses_vlan<B: Bytes>(bytes: &B, packet: &Packet, interface: u32) -> bool {
-    packet.l3 != parse::L2 && interface != bytes.interface()
+    packet.l3() != parse::L2 && interface != bytes.interface()
 }
 
 /// A packet of a backend, back to its client. `None`: no flow of ours has this address and port.
@@ -227,7 +239,10 @@ fn reply<B: Bytes, T: Tables>(
     let offset = snat.port_offset(packet.destination_port)?;
     let udp = packet.protocol == UDP;
     let section = snat.section(udp, hash::fold(packet.source, packet.source_port));
-    let index = tables.reverse(snat.reverse_index(section, offset))?.load().checked_sub(1)?;
+    let index = tables
+        .reverse(snat.reverse_index(section, offset))?
+        .load()
+        .checked_sub(1)?;
     let (word, flow) = flow_table::slot(tables, index)?;
     let tag = word.load();
     if tag::state(tag) != tag::LIVE {
@@ -261,18 +276,18 @@ fn to_client<B: Bytes, T: Tables>(
 ) -> Decision {
     let vip = frontend.vip();
     let mut hop = flow.client_hop();
-    if hop.revision == 0 || hop.revision != control.route_revision() {
+    if hop.revision() == 0 || hop.revision() != control.route_revision() {
         hop = tables.resolve_client(packet, binding.client, vip);
         if hop.interface == 0 {
             return drop(binding.frontend, Reason::NO_ROUTE);
         }
-        if hop.revision != 0 {
+        if hop.revision() != 0 {
             flow.set_client_hop(&hop);
         }
     }
-    let resolved = hop.revision != 0;
+    let resolved = hop.revision() != 0;
     if !B::RESOLVES_NEIGHBOURS
-        && (!resolved || hop.flags & hop_flag::XDP == 0 || crosses_vlan(bytes, packet, hop.interface))
+        && (!resolved || hop.flags() & hop_flag::XDP == 0 || crosses_vlan(bytes, packet, hop.interface))
     {
         return Decision::Done(Outcome::HandOver);
     }
@@ -294,16 +309,19 @@ fn to_client<B: Bytes, T: Tables>(
         destination_port: binding.client_port,
         address_delta: negate(binding.address_delta),
     };
-    if !rewrite::link(bytes, resolved, hop.destination_mac, hop.source_mac)
-        || !rewrite::translate(bytes, packet, &translation)
+    if !rewrite::link(bytes, resolved, hop.destination, hop.source) || !rewrite::translate(bytes, packet, &translation)
     {
         return Decision::Done(Outcome::Drop(Reason::MALFORMED));
     }
-    tables.count_out(binding.frontend, binding.backend, packet.l3 + packet.ip_length);
+    tables.count_out(binding.frontend, binding.backend, packet.l3() + packet.ip_length);
     sent(resolved, hop.interface)
 }
 
 #[inline(always)]
 fn sent(resolved: bool, interface: u32) -> Decision {
-    Decision::Done(if resolved { Outcome::Send(interface) } else { Outcome::SendToNeighbour(interface) })
+    Decision::Done(if resolved {
+        Outcome::Send(interface)
+    } else {
+        Outcome::SendToNeighbour(interface)
+    })
 }

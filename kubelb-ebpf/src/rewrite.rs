@@ -2,6 +2,7 @@
 
 use kubelb_common::addr::{Addr, UDP};
 use kubelb_common::checksum::{combine, delta16, fold, update};
+use kubelb_common::next_hop::MacWord;
 
 use crate::bytes::{Bytes, get16, put_mac, put16, put32, put64};
 use crate::parse::Packet;
@@ -25,7 +26,9 @@ pub struct Translation {
 #[inline(always)]
 pub fn translate<B: Bytes>(bytes: &mut B, packet: &Packet, to: &Translation) -> bool {
     if packet.v6 {
-        let Some(header) = bytes.window::<40>(packet.l3) else { return false };
+        let Some(header) = bytes.window::<40>(packet.l3()) else {
+            return false;
+        };
         header[7] = packet.ttl.wrapping_sub(1);
         let (high, low) = to.source.words();
         put64::<8, 40>(header, high);
@@ -34,7 +37,9 @@ pub fn translate<B: Bytes>(bytes: &mut B, packet: &Packet, to: &Translation) -> 
         put64::<24, 40>(header, high);
         put64::<32, 40>(header, low);
     } else {
-        let Some(header) = bytes.window::<20>(packet.l3) else { return false };
+        let Some(header) = bytes.window::<20>(packet.l3()) else {
+            return false;
+        };
         // TTL is the first byte of its 16-bit word, so one less is 0x0100 less in network order.
         let old = get16::<8, 20>(header);
         let new = u16::from_be(old).wrapping_sub(0x0100).to_be();
@@ -44,8 +49,10 @@ pub fn translate<B: Bytes>(bytes: &mut B, packet: &Packet, to: &Translation) -> 
         put32::<12, 20>(header, u32::from_ne_bytes(to.source.v4_bytes()));
         put32::<16, 20>(header, u32::from_ne_bytes(to.destination.v4_bytes()));
     }
-    let l4 = packet.l4 & 0x7f;
-    let Some(ports) = bytes.window::<4>(l4) else { return false };
+    let l4 = packet.l4();
+    let Some(ports) = bytes.window::<4>(l4) else {
+        return false;
+    };
     put16::<0, 4>(ports, to.source_port);
     put16::<2, 4>(ports, to.destination_port);
     let covered = fold(
@@ -60,11 +67,13 @@ pub fn translate<B: Bytes>(bytes: &mut B, packet: &Packet, to: &Translation) -> 
 
 /// Writes the link header's addresses when they are `known`.
 #[inline(always)]
-pub fn link<B: Bytes>(bytes: &mut B, known: bool, destination: [u8; 6], source: [u8; 6]) -> bool {
+pub fn link<B: Bytes>(bytes: &mut B, known: bool, destination: MacWord, source: MacWord) -> bool {
     if !known {
         return true;
     }
-    let Some(header) = bytes.window::<12>(0) else { return false };
+    let Some(header) = bytes.window::<12>(0) else {
+        return false;
+    };
     put_mac::<0, 12>(header, destination);
     put_mac::<6, 12>(header, source);
     true

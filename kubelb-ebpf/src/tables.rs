@@ -11,7 +11,7 @@ use kubelb_common::stats::{Reason, Scratch};
 use crate::parse::Packet;
 
 /// All that steering reads and counts, besides the flow table.
-pub trait Tables: FlowTables {
+pub trait Tables: FlowTables + Sized {
     /// The control row.
     fn control(&self) -> Option<&Control>;
     /// Byte `index` of filter `which`.
@@ -33,7 +33,49 @@ pub trait Tables: FlowTables {
     fn cpu(&self) -> u32;
     /// How packets get back to the client of `packet`: from the kernel's routes and neighbours. The revision is left 0
     /// unless the neighbour is known; the interface is 0 when there is no route.
-    fn resolve_client(&self, packet: &Packet, client: kubelb_common::addr::Addr, vip: kubelb_common::addr::Addr) -> ClientHop;
+    fn resolve_client(
+        &self,
+        packet: &Packet,
+        client: kubelb_common::addr::Addr,
+        vip: kubelb_common::addr::Addr,
+    ) -> ClientHop;
+
+    /// Calls `f` with the place for a packet that all steps share: in the kernel a map, since its stack is small.
+    fn with_packet<R>(&self, f: impl FnOnce(&mut Packet) -> R) -> Option<R> {
+        Some(f(&mut Packet::default()))
+    }
+    /// [`crate::insert::insert`]; in the kernel a function of its own, so that it is verified once and has its own stack.
+    fn insert(&self, packet: &Packet) -> u64 {
+        crate::insert::insert(self, packet)
+    }
+    /// [`crate::insert::begin`], out of line likewise.
+    fn begin(&self, packet: &Packet) -> u64 {
+        crate::insert::begin(self, packet)
+    }
+    /// [`crate::insert::choose`], out of line likewise.
+    fn choose(&self, packet: &Packet, index: u32, number: u32) -> u64 {
+        crate::insert::choose(self, packet, index, number)
+    }
+    /// [`crate::insert::publish`], out of line likewise.
+    fn publish(&self, packet: &Packet, index: u32, number: u32, chosen: u64) -> u64 {
+        crate::insert::publish(self, packet, index, number, chosen)
+    }
+    /// [`crate::insert::take_slot`], out of line likewise.
+    fn take_slot(&self, hash: u64, now: u32) -> u64 {
+        crate::insert::take_slot(self, hash, now)
+    }
+    /// [`crate::insert::take_port`], out of line likewise.
+    fn take_port(&self, slot: u32, index: u32, now: u32, kind: u32) -> u32 {
+        crate::insert::take_port(self, slot, index, now, kind)
+    }
+    /// [`crate::insert::find`], out of line likewise.
+    fn find(&self, packet: &Packet, hash: u64) -> u64 {
+        crate::insert::find(self, packet, hash)
+    }
+    /// Ends a flow, out of line likewise.
+    fn retire(&self, index: u32, tag: u64) -> u32 {
+        u32::from(kubelb_common::flow_table::release(self, index, tag))
+    }
 
     /// Counts a packet from a client.
     fn count_in(&self, frontend: u32, backend: u32, bytes: usize);

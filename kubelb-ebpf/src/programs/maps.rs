@@ -1,12 +1,13 @@
 //! The maps and nothing else. Names are those of [`kubelb_common::maps`]; sizes that depend on the node are set at load.
 
 use aya_ebpf::Global;
-use aya_ebpf::bindings::BPF_F_MMAPABLE;
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, bpf_fib_lookup};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
+use kubelb_common::addr::Addr;
 use kubelb_common::backend::Backend;
 use kubelb_common::control::{Control, Filter};
-use kubelb_common::flow::Bucket;
+use kubelb_common::flow::{Bucket, ClientHop};
 use kubelb_common::flow_table::Layout;
 use kubelb_common::frontend::{Frontend, FrontendKey};
 use kubelb_common::maps as size;
@@ -16,6 +17,7 @@ use kubelb_common::port_pool::PortPool;
 use kubelb_common::shared::SharedU32;
 use kubelb_common::snat::{MAX_ADDRESSES, SnatAddress};
 use kubelb_common::stats::{Drops, Scratch, Traffic};
+use kubelb_ebpf::parse::Packet;
 
 const LAYOUT: Layout = Layout::for_flows(size::DEFAULT_FLOWS);
 
@@ -56,6 +58,21 @@ pub(super) static FRONTEND_DROPS: PerCpuArray<Drops> = PerCpuArray::with_max_ent
 #[map]
 pub(super) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
+/// What the steps of one run share: the 512 bytes of stack would not hold it.
+#[repr(C)]
+pub(super) struct Work {
+    pub(super) packet: Packet,
+    pub(super) client: Addr,
+    pub(super) vip: Addr,
+    pub(super) hop: ClientHop,
+    pub(super) fib: bpf_fib_lookup,
+    pub(super) frontend: u32,
+    pub(super) why: u32,
+}
+
+#[map]
+pub(super) static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
+
 /// Buckets before the stash; user space sets it to fit the size of [`FLOWS`].
 #[unsafe(no_mangle)]
 static MAIN_BUCKETS: Global<u32> = Global::new(LAYOUT.main);
@@ -63,5 +80,15 @@ static MAIN_BUCKETS: Global<u32> = Global::new(LAYOUT.main);
 /// Sizes of the flow table.
 #[inline(always)]
 pub(super) fn layout() -> Layout {
-    Layout { main: MAIN_BUCKETS.load(), stash: LAYOUT.stash }
+    Layout {
+        main: MAIN_BUCKETS.load(),
+        stash: LAYOUT.stash,
+    }
+}
+
+/// This CPU's workspace. Nothing else uses it while a program runs: XDP and tc programs run with softirqs off.
+#[inline(always)]
+pub(super) fn work() -> Option<&'static mut Work> {
+    // SAFETY: a live value of a per-CPU map; see above for why there is no second reference.
+    WORK.get_ptr_mut(0).map(|work| unsafe { &mut *work })
 }

@@ -7,13 +7,14 @@ use kubelb_common::addr::Addr;
 use kubelb_common::backend::Backend;
 use kubelb_common::control::Control;
 use kubelb_common::flow::{Bucket, ClientHop};
-use kubelb_common::flow_table::{FlowTables, Layout};
+use kubelb_common::flow_table::{self, FlowTables, Layout};
 use kubelb_common::frontend::{Frontend, FrontendKey};
-use kubelb_common::next_hop::{NextHop, flag};
+use kubelb_common::next_hop::{MacWord, NextHop, flag};
 use kubelb_common::port_pool::PortPool;
 use kubelb_common::shared::SharedU32;
 use kubelb_common::snat::SnatAddress;
-use kubelb_common::stats::{Drops, Reason, Scratch, Traffic};
+use kubelb_common::stats::{Drops, REASONS, Reason, Scratch, Traffic};
+use kubelb_ebpf::insert;
 use kubelb_ebpf::parse::Packet;
 use kubelb_ebpf::tables::Tables;
 
@@ -54,6 +55,14 @@ impl FlowTables for Kernel {
     #[inline(always)]
     fn snat(&self, slot: u32) -> Option<&SnatAddress> {
         maps::SNAT_ADDRESSES.get(slot)
+    }
+    #[inline(always)]
+    fn expire_slot(&self, index: u32, tag: u64, now: u32) -> bool {
+        kubelb_expire(index, tag, now) != 0
+    }
+    #[inline(always)]
+    fn take_from_pool(&self, pool: u32, from: u32, end: u32) -> u32 {
+        kubelb_take_from_pool(pool, from, end)
     }
 }
 
@@ -116,10 +125,60 @@ impl Tables for Kernel {
 
     #[inline(always)]
     fn resolve_client(&self, packet: &Packet, client: Addr, vip: Addr) -> ClientHop {
-        let revision = self.control().map_or(0, Control::route_revision);
-        let mut hop = ClientHop::default();
-        resolve(self, &Question { v6: packet.v6, client, vip, revision }, &mut hop);
-        hop
+        let Some(work) = maps::work() else {
+            return ClientHop::default();
+        };
+        (work.client, work.vip) = (client, vip);
+        if resolve(self.context, self.interface, u32::from(packet.v6)) == 0 {
+            return ClientHop::default();
+        }
+        work.hop
+    }
+
+    #[inline(always)]
+    fn with_packet<R>(&self, f: impl FnOnce(&mut Packet) -> R) -> Option<R> {
+        maps::work().map(|work| f(&mut work.packet))
+    }
+
+    #[inline(always)]
+    fn insert(&self, _packet: &Packet) -> u64 {
+        // `with_packet` has put it where the function finds it.
+        kubelb_insert()
+    }
+
+    #[inline(always)]
+    fn begin(&self, _packet: &Packet) -> u64 {
+        kubelb_begin()
+    }
+
+    #[inline(always)]
+    fn choose(&self, _packet: &Packet, index: u32, number: u32) -> u64 {
+        kubelb_choose(index, number)
+    }
+
+    #[inline(always)]
+    fn publish(&self, _packet: &Packet, index: u32, number: u32, chosen: u64) -> u64 {
+        kubelb_publish(index, number, chosen)
+    }
+
+    #[inline(always)]
+    fn take_slot(&self, hash: u64, now: u32) -> u64 {
+        kubelb_take_slot(hash, now)
+    }
+
+    #[inline(always)]
+    fn take_port(&self, slot: u32, index: u32, now: u32, kind: u32) -> u32 {
+        kubelb_take_port(slot, index, now, kind)
+    }
+
+    #[inline(always)]
+    fn find(&self, _packet: &Packet, hash: u64) -> u64 {
+        kubelb_find(hash)
+    }
+
+    #[inline(always)]
+    fn retire(&self, index: u32, tag: u64) -> u32 {
+        kubelb_retire(index, tag)
     }
 
     #[inline(always)]
@@ -154,12 +213,12 @@ impl Tables for Kernel {
 
     #[inline(always)]
     fn count_drop(&self, frontend: u32, reason: Reason) {
-        let Some(row) = maps::FRONTEND_DROPS.get_ptr_mut(frontend) else { return };
+        let Some(row) = maps::FRONTEND_DROPS.get_ptr_mut(frontend) else {
+            return;
+        };
         // SAFETY: as in `with_scratch`.
         let row: &mut Drops = unsafe { &mut *row };
-        if let Some(counter) = row.0.get_mut(reason.index()) {
-            *counter += 1;
-        }
+        row.0[reason.index() & (REASONS - 1)] += 1;
     }
 }
 
@@ -171,43 +230,39 @@ fn traffic(map: &aya_ebpf::maps::PerCpuArray<Traffic>, index: u32, add: impl FnO
     }
 }
 
-struct Question {
-    v6: bool,
-    client: Addr,
-    vip: Addr,
-    revision: u16,
-}
-
-/// Asks the kernel's routes and neighbours for the way to a client. Not inlined: it runs once per flow and revision.
+/// Asks the kernel's routes and neighbours for the way to the client in [`maps::WORK`] and puts it there. 0: there is
+/// none. Not inlined: it runs once per flow and revision.
 #[inline(never)]
-fn resolve(kernel: &Kernel, question: &Question, hop: &mut ClientHop) -> u32 {
+fn resolve(context: *mut core::ffi::c_void, interface: u32, v6: u32) -> u32 {
+    let Some(work) = maps::work() else { return 0 };
+    let parameters = &mut work.fib;
     // SAFETY: all-zero is a valid value of this plain C struct.
-    let mut parameters: FibParameters = unsafe { core::mem::zeroed() };
-    parameters.ifindex = kernel.interface;
-    if question.v6 {
+    *parameters = unsafe { core::mem::zeroed() };
+    parameters.ifindex = interface;
+    if v6 != 0 {
         parameters.family = AF_INET6;
-        parameters.__bindgen_anon_3.ipv6_src = words(question.vip);
-        parameters.__bindgen_anon_4.ipv6_dst = words(question.client);
+        parameters.__bindgen_anon_3.ipv6_src = words(work.vip);
+        parameters.__bindgen_anon_4.ipv6_dst = words(work.client);
     } else {
         parameters.family = AF_INET;
-        parameters.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(question.vip.v4_bytes());
-        parameters.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(question.client.v4_bytes());
+        parameters.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(work.vip.v4_bytes());
+        parameters.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(work.client.v4_bytes());
     }
     let size = size_of::<FibParameters>() as i32;
     // SAFETY: the context is this program's own, the parameters are initialised and `size` bytes long.
-    let result = unsafe { bpf_fib_lookup(kernel.context, &mut parameters, size, 0) };
+    let result = unsafe { bpf_fib_lookup(context.cast(), parameters, size, 0) };
+    let mut hop = ClientHop::default();
     if result == i64::from(BPF_FIB_LKUP_RET_SUCCESS) {
-        hop.revision = question.revision;
-        hop.destination_mac = parameters.dmac;
-        hop.source_mac = parameters.smac;
+        let revision = maps::CONTROL.get(0).map_or(0, Control::route_revision);
+        hop.destination = MacWord::new(parameters.dmac, revision);
+        hop.source = MacWord::new(parameters.smac, 0);
     } else if result != i64::from(BPF_FIB_LKUP_RET_NO_NEIGH) {
         return 0;
     }
+    let xdp = maps::XDP_INTERFACES.get_ptr(&parameters.ifindex).is_some();
+    hop.source = hop.source.with_value(flag::ROUTED | if xdp { flag::XDP } else { 0 });
     hop.interface = parameters.ifindex;
-    hop.flags = flag::ROUTED;
-    if maps::XDP_INTERFACES.get_ptr(&hop.interface).is_some() {
-        hop.flags |= flag::XDP;
-    }
+    work.hop = hop;
     1
 }
 
@@ -215,4 +270,82 @@ fn resolve(kernel: &Kernel, question: &Question, hop: &mut ClientHop) -> u32 {
 fn words(addr: Addr) -> [u32; 4] {
     let (high, low) = addr.words();
     [high as u32, (high >> 32) as u32, low as u32, (low >> 32) as u32]
+}
+
+// Global functions in BPF's sense: exported, so the verifier checks each once, by itself, instead of at every call on
+// every path. That is why they take and return plain words, and the packet comes by way of a map.
+
+const NOWHERE: Kernel = Kernel {
+    context: core::ptr::null_mut(),
+    interface: 0,
+};
+
+/// [`insert::insert`] of the packet in [`maps::WORK`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn kubelb_insert() -> u64 {
+    maps::work().map_or(0, |work| insert::insert(&NOWHERE, &work.packet))
+}
+
+/// [`insert::begin`] of the packet in [`maps::WORK`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn kubelb_begin() -> u64 {
+    maps::work().map_or(0, |work| insert::begin(&NOWHERE, &work.packet))
+}
+
+/// [`insert::choose`] of the packet in [`maps::WORK`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn kubelb_choose(index: u32, number: u32) -> u64 {
+    maps::work().map_or(0, |work| insert::choose(&NOWHERE, &work.packet, index, number))
+}
+
+/// [`insert::publish`] of the packet in [`maps::WORK`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn kubelb_publish(index: u32, number: u32, chosen: u64) -> u64 {
+    maps::work().map_or(0, |work| insert::publish(&NOWHERE, &work.packet, index, number, chosen))
+}
+
+/// [`insert::take_slot`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn kubelb_take_slot(hash: u64, now: u32) -> u64 {
+    insert::take_slot(&NOWHERE, hash, now)
+}
+
+/// [`insert::take_port`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn kubelb_take_port(slot: u32, index: u32, now: u32, kind: u32) -> u32 {
+    insert::take_port(&NOWHERE, slot, index, now, kind)
+}
+
+/// [`insert::find`] of the packet in [`maps::WORK`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn kubelb_find(hash: u64) -> u64 {
+    maps::work().map_or(insert::NO_SLOT, |work| insert::find(&NOWHERE, &work.packet, hash))
+}
+
+/// [`flow_table::release`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn kubelb_retire(index: u32, tag: u64) -> u32 {
+    u32::from(flow_table::release(&NOWHERE, index, tag))
+}
+
+/// [`flow_table::expire`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn kubelb_expire(index: u32, tag: u64, now: u32) -> u32 {
+    u32::from(flow_table::expire(&NOWHERE, index, tag, now))
+}
+
+/// [`flow_table::take_from_pool`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn kubelb_take_from_pool(pool: u32, from: u32, end: u32) -> u32 {
+    flow_table::take_from_pool(&NOWHERE, pool, from, end)
 }

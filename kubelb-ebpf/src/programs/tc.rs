@@ -1,6 +1,8 @@
 //! The tc side, always attached: what XDP hands over, and everything where XDP is not attached.
 
-use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_adj_room_mode};
+use aya_ebpf::bindings::{
+    __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_adj_room_mode,
+};
 use aya_ebpf::helpers::generated::{
     bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_pull_data,
     bpf_skb_vlan_pop,
@@ -8,10 +10,15 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::info;
+use kubelb_ebpf::answer::{self, Why};
 use kubelb_ebpf::bytes::{Bytes, get16};
 use kubelb_ebpf::outcome::Outcome;
+use kubelb_ebpf::parse::Packet;
 use kubelb_ebpf::process::process;
+use kubelb_ebpf::tables::Tables;
 
+use super::maps;
+use super::opaque;
 use super::tables::Kernel;
 use super::xdp::sampled;
 
@@ -28,7 +35,10 @@ pub(super) fn kubelb_tc(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
     // SAFETY: the context is valid for the whole run of the program.
     let interface = unsafe { (*skb).ifindex };
-    let kernel = Kernel { context: skb.cast(), interface };
+    let kernel = Kernel {
+        context: skb.cast(),
+        interface,
+    };
     // Headers may lie outside the linear part; there they cannot be read or written.
     // SAFETY: as above.
     unsafe {
@@ -44,7 +54,7 @@ pub(super) fn kubelb_tc(ctx: TcContext) -> i32 {
         Outcome::Pass => TC_ACT_UNSPEC,
         Outcome::Drop(reason) => {
             if sampled(&kernel) {
-                info!(&ctx, "tc drop: reason {} interface {}", reason.index(), interface);
+                log_drop(&ctx, reason.index() as u32, interface);
             }
             TC_ACT_SHOT
         }
@@ -89,7 +99,7 @@ impl Bytes for Frame<'_> {
 
     #[inline(always)]
     fn window<const N: usize>(&mut self, offset: usize) -> Option<&mut [u8; N]> {
-        let start = self.ctx.data() + offset;
+        let start = opaque(self.ctx.data() + offset);
         if start + N > self.ctx.data_end() {
             return None;
         }
@@ -106,7 +116,11 @@ impl Bytes for Frame<'_> {
     fn segment_length(&self, ip_length: usize) -> usize {
         // SAFETY: the context is valid.
         let segment = unsafe { (*self.ctx.skb.skb).gso_size } as usize;
-        if segment == 0 { ip_length } else { segment + SEGMENT_HEADERS }
+        if segment == 0 {
+            ip_length
+        } else {
+            segment + SEGMENT_HEADERS
+        }
     }
 
     #[inline(always)]
@@ -136,12 +150,16 @@ impl Bytes for Frame<'_> {
     #[inline(always)]
     fn checksum_is_partial(&mut self, offset: usize) -> bool {
         let skb = self.ctx.skb.skb;
-        let Some(field) = self.window::<2>(offset) else { return false };
+        let Some(field) = self.window::<2>(offset) else {
+            return false;
+        };
         let before = get16::<0, 2>(field);
         // The kernel leaves the field of such a frame alone when a covered word changes: change one, and undo it.
         // SAFETY: the context is valid; packet pointers are loaded anew by `window`.
         unsafe { bpf_l4_csum_replace(skb, offset as u32, 0, 1, 0) };
-        let Some(field) = self.window::<2>(offset) else { return false };
+        let Some(field) = self.window::<2>(offset) else {
+            return false;
+        };
         if get16::<0, 2>(field) == before {
             return true;
         }
@@ -162,4 +180,37 @@ impl Bytes for Frame<'_> {
         // SAFETY: the context is valid; packet pointers are loaded anew by `window`.
         unsafe { bpf_skb_change_tail(self.ctx.skb.skb, length as u32, 0) == 0 }
     }
+
+    #[inline(always)]
+    fn respond<T: Tables>(&mut self, _tables: &T, _packet: &Packet, frontend: u32, why: Why) -> bool {
+        let Some(work) = maps::work() else { return false };
+        (work.frontend, work.why) = (frontend, why.encode());
+        respond(self.ctx.skb.skb, self.interface) != 0
+    }
+}
+
+/// The answer to the packet in [`maps::WORK`], on a stack of its own. 1: the frame is the answer.
+#[inline(never)]
+fn respond(context: *mut __sk_buff, interface: u32) -> u32 {
+    let ctx = TcContext::new(context);
+    let kernel = Kernel {
+        context: context.cast(),
+        interface,
+    };
+    let mut frame = Frame { ctx: &ctx, interface };
+    let Some(work) = maps::work() else { return 0 };
+    u32::from(answer::respond(
+        &mut frame,
+        &kernel,
+        &work.packet,
+        work.frontend,
+        Why::decode(work.why),
+    ))
+}
+
+/// Not inlined: a log line wants a stack of its own.
+#[inline(never)]
+fn log_drop(ctx: &TcContext, reason: u32, interface: u32) -> u32 {
+    info!(ctx, "tc drop: reason {} interface {}", reason, interface);
+    0
 }

@@ -1,16 +1,20 @@
 //! The XDP side: frames before the stack has seen them.
 
-use aya_ebpf::bindings::xdp_action;
+use aya_ebpf::bindings::{xdp_action, xdp_md};
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::info;
 use kubelb_common::checksum::{combine, update, update_udp};
+use kubelb_ebpf::answer::{self, Why};
 use kubelb_ebpf::bytes::{Bytes, get16, put16};
 use kubelb_ebpf::outcome::Outcome;
+use kubelb_ebpf::parse::Packet;
 use kubelb_ebpf::process::process;
 use kubelb_ebpf::tables::Tables;
 
+use super::maps;
+use super::opaque;
 use super::tables::Kernel;
 
 /// Forwards at the driver.
@@ -18,7 +22,10 @@ use super::tables::Kernel;
 pub(super) fn kubelb_xdp(ctx: XdpContext) -> u32 {
     // SAFETY: the context is valid for the whole run of the program.
     let interface = unsafe { (*ctx.ctx).ingress_ifindex };
-    let kernel = Kernel { context: ctx.ctx.cast(), interface };
+    let kernel = Kernel {
+        context: ctx.ctx.cast(),
+        interface,
+    };
     let mut frame = Frame { ctx: &ctx, interface };
     match process(&mut frame, &kernel) {
         Outcome::Pass => xdp_action::XDP_PASS,
@@ -28,7 +35,7 @@ pub(super) fn kubelb_xdp(ctx: XdpContext) -> u32 {
         }
         Outcome::Drop(reason) => {
             if sampled(&kernel) {
-                info!(&ctx, "xdp drop: reason {} interface {}", reason.index(), interface);
+                log_drop(&ctx, reason.index() as u32, interface);
             }
             xdp_action::XDP_DROP
         }
@@ -62,7 +69,7 @@ impl Bytes for Frame<'_> {
 
     #[inline(always)]
     fn window<const N: usize>(&mut self, offset: usize) -> Option<&mut [u8; N]> {
-        let start = self.ctx.data() + offset;
+        let start = opaque(self.ctx.data() + offset);
         if start + N > self.ctx.data_end() {
             return None;
         }
@@ -85,10 +92,19 @@ impl Bytes for Frame<'_> {
 
     #[inline(always)]
     fn update_checksum(&mut self, offset: usize, addresses: u16, covered: u16, udp: bool, _v6: bool) -> bool {
-        let Some(field) = self.window::<2>(offset) else { return false };
+        let Some(field) = self.window::<2>(offset) else {
+            return false;
+        };
         let old = get16::<0, 2>(field);
         let delta = combine(addresses, covered);
-        put16::<0, 2>(field, if udp { update_udp(old, delta) } else { update(old, delta) });
+        put16::<0, 2>(
+            field,
+            if udp {
+                update_udp(old, delta)
+            } else {
+                update(old, delta)
+            },
+        );
         true
     }
 
@@ -104,7 +120,11 @@ impl Bytes for Frame<'_> {
         if unsafe { bpf_xdp_adjust_head(self.ctx.ctx, -(room as i32)) } != 0 {
             return false;
         }
-        if l3 == 18 { self.move_link::<18>(room) } else { self.move_link::<14>(room) }
+        if l3 == 18 {
+            self.move_link::<18>(room)
+        } else {
+            self.move_link::<14>(room)
+        }
     }
 
     #[inline(always)]
@@ -114,15 +134,50 @@ impl Bytes for Frame<'_> {
         // SAFETY: as above.
         now == length || unsafe { bpf_xdp_adjust_tail(self.ctx.ctx, length as i32 - now as i32) } == 0
     }
+
+    #[inline(always)]
+    fn respond<T: Tables>(&mut self, _tables: &T, _packet: &Packet, frontend: u32, why: Why) -> bool {
+        let Some(work) = maps::work() else { return false };
+        (work.frontend, work.why) = (frontend, why.encode());
+        respond(self.ctx.ctx, self.interface) != 0
+    }
 }
 
 impl Frame<'_> {
     #[inline(always)]
     fn move_link<const N: usize>(&mut self, from: usize) -> bool {
-        let Some(old) = self.window::<N>(from) else { return false };
+        let Some(old) = self.window::<N>(from) else {
+            return false;
+        };
         let header = *old;
         let Some(new) = self.window::<N>(0) else { return false };
         *new = header;
         true
     }
+}
+
+/// The answer to the packet in [`maps::WORK`], on a stack of its own. 1: the frame is the answer.
+#[inline(never)]
+fn respond(context: *mut xdp_md, interface: u32) -> u32 {
+    let ctx = XdpContext::new(context);
+    let kernel = Kernel {
+        context: context.cast(),
+        interface,
+    };
+    let mut frame = Frame { ctx: &ctx, interface };
+    let Some(work) = maps::work() else { return 0 };
+    u32::from(answer::respond(
+        &mut frame,
+        &kernel,
+        &work.packet,
+        work.frontend,
+        Why::decode(work.why),
+    ))
+}
+
+/// Not inlined: a log line wants a stack of its own.
+#[inline(never)]
+fn log_drop(ctx: &XdpContext, reason: u32, interface: u32) -> u32 {
+    info!(ctx, "xdp drop: reason {} interface {}", reason, interface);
+    0
 }
