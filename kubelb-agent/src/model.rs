@@ -30,7 +30,10 @@ pub struct Snat {
 
 impl Default for Snat {
     fn default() -> Self {
-        Self { addresses: Vec::new(), ports: PortRange::NODE_DEFAULT }
+        Self {
+            addresses: Vec::new(),
+            ports: PortRange::NODE_DEFAULT,
+        }
     }
 }
 
@@ -44,7 +47,10 @@ pub struct PortRange {
 impl PortRange {
     /// The range used with the node's own address: below Linux's default ephemeral range (32768-60999) and below the
     /// default NodePort range (30000-32767).
-    pub const NODE_DEFAULT: Self = Self { first: 10_000, last: 29_999 };
+    pub const NODE_DEFAULT: Self = Self {
+        first: 10_000,
+        last: 29_999,
+    };
 
     /// `None` when `first` is zero or above `last`.
     #[must_use]
@@ -190,7 +196,10 @@ impl Frontend {
     pub fn check_target(&self, backend: &Backend) -> Option<CheckTarget> {
         let mut check = self.health_check.clone()?;
         let port = check.port.take().map_or(backend.address.port(), NonZeroU16::get);
-        Some(CheckTarget { address: SocketAddr::new(backend.address.ip(), port), check })
+        Some(CheckTarget {
+            address: SocketAddr::new(backend.address.ip(), port),
+            check,
+        })
     }
 }
 

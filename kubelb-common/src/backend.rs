@@ -26,7 +26,7 @@ pub struct Backend {
     identity: SharedU64,
     /// next hop | frontend << 32
     relations: SharedU64,
-    /// weight
+    /// weight | (SNAT row + 1) << 16
     share: SharedU64,
     reserved: [u64; 3],
 }
@@ -89,7 +89,15 @@ impl Backend {
     /// Share of new flows.
     #[must_use]
     pub fn weight(&self) -> u16 {
-        u16::try_from(self.share.load()).unwrap_or(u16::MAX)
+        u16::try_from(self.share.load() & 0xffff).unwrap_or(u16::MAX)
+    }
+
+    /// The SNAT address to use towards this backend; `None`: any of the family.
+    #[inline(always)]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "eight bits of a packed word")]
+    pub fn snat(&self) -> Option<u32> {
+        (((self.share.load() >> 16) as u32) & 0xff).checked_sub(1)
     }
 
     /// Makes the row another backend: under a new generation, so that flows of its former owner are told apart.
@@ -119,9 +127,11 @@ impl Backend {
             .store((self.relations.load() & !0xffff_ffff) | u64::from(next_hop));
     }
 
-    /// Sets the share of new flows, for `status`; the published set is what counts.
-    pub fn set_weight(&self, weight: u16) {
-        self.share.store(u64::from(weight));
+    /// Sets the share of new flows, for `status` (the published set is what counts), and the SNAT row to use towards the
+    /// backend, below 255; `None`: any of the family.
+    pub fn set_share(&self, weight: u16, snat: Option<u8>) {
+        let row = snat.map_or(0, |row| u64::from(row) + 1);
+        self.share.store(u64::from(weight) | (row << 16));
     }
 
     /// Sets and clears bits of [`flag`].

@@ -10,7 +10,7 @@ pub const FRONTEND_KEYS: &str = "FRONTEND_KEYS";
 pub const FRONTENDS: &str = "FRONTENDS";
 /// Names of the frontends, for people; the data path never reads them.
 pub const FRONTEND_NAMES: &str = "FRONTEND_NAMES";
-/// Backend row numbers, in the order of the turn.
+/// Backend row numbers, in the order of the turn; 16 words to an element.
 pub const BACKEND_SLOTS: &str = "BACKEND_SLOTS";
 /// [`crate::backend::Backend`] rows; row 0 is nobody's.
 pub const BACKENDS: &str = "BACKENDS";
@@ -22,7 +22,7 @@ pub const SNAT_ADDRESSES: &str = "SNAT_ADDRESSES";
 pub const PORT_POOLS: &str = "PORT_POOLS";
 /// [`crate::flow::Bucket`]s, the stash at the end.
 pub const FLOWS: &str = "FLOWS";
-/// Reverse index: number of a flow, plus one, or 0.
+/// Reverse index: number of a flow, plus one, or 0; 16 words to an element.
 pub const REVERSE: &str = "REVERSE";
 /// Interfaces an XDP program may redirect to: index to 1.
 pub const XDP_INTERFACES: &str = "XDP_INTERFACES";
@@ -73,7 +73,7 @@ pub const MAX_NEXT_HOPS: u32 = 16_384;
 /// Port pools.
 pub const MAX_PORT_POOLS: u32 = 1_024;
 /// Words of reverse index.
-pub const MAX_REVERSE: u32 = 1 << 23;
+pub const MAX_REVERSE: u32 = 1 << 22;
 /// Interfaces.
 pub const MAX_INTERFACES: u32 = 256;
 /// Default number of flows.

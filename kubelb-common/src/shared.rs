@@ -139,6 +139,34 @@ shared_word!(
     AtomicU64
 );
 
+/// Sixteen words, a cache line. Arrays of 32-bit words are arrays of these, because the kernel rounds the size of an
+/// array's element up to eight bytes.
+#[repr(C, align(64))]
+#[derive(Default)]
+pub struct Line([SharedU32; 16]);
+
+const _: () = assert!(size_of::<Line>() == 64);
+
+impl Line {
+    /// Words in a line.
+    pub const WORDS: u32 = 16;
+
+    /// Number of the line that holds a word of the array.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of(index: u32) -> u32 {
+        index / Self::WORDS
+    }
+
+    /// The word of the array's `index`, which lies in this line.
+    #[inline(always)]
+    #[must_use]
+    pub fn word(&self, index: u32) -> &SharedU32 {
+        #[expect(clippy::indexing_slicing, reason = "masked to the array's size, a power of two")]
+        &self.0[index as usize & 15]
+    }
+}
+
 /// `value`, of which the compiler knows nothing any more. Counting from an opaque start keeps a loop a loop: unrolled
 /// ones need more stack than BPF has.
 #[inline(always)]

@@ -239,9 +239,15 @@ fn try_choose<T: Tables>(tables: &T, packet: &Packet, index: u32, number: u32) -
     let id = tables
         .backend_slot(offset.wrapping_add(turn as u32))
         .ok_or(Reason::BROKEN_STATE)?;
-    let fold = tables.backend(id).ok_or(Reason::BROKEN_STATE)?.view().fold;
-    let kind = kind(packet.v6, packet.protocol == UDP, fold);
+    let backend = tables.backend(id).ok_or(Reason::BROKEN_STATE)?;
+    let kind = kind(packet.v6, packet.protocol == UDP, backend.view().fold);
     let now = tables.now();
+    if let Some(slot) = backend.snat() {
+        return match tables.take_port(slot, index, now, kind) {
+            NO_PORT => Err(Reason::SNAT_EXHAUSTED),
+            port => Ok((id, slot, port)),
+        };
+    }
     // The first SNAT address of the packet's family that has a port, beginning where the slot's number says.
     let mut slot = (index >> 2) % MAX_ADDRESSES;
     let mut step = opaque(0);

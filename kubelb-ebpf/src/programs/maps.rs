@@ -14,7 +14,7 @@ use kubelb_common::maps as size;
 use kubelb_common::maps::{Attachment, Name};
 use kubelb_common::next_hop::NextHop;
 use kubelb_common::port_pool::PortPool;
-use kubelb_common::shared::SharedU32;
+use kubelb_common::shared::Line;
 use kubelb_common::snat::{MAX_ADDRESSES, SnatAddress};
 use kubelb_common::stats::{Drops, Scratch, Traffic};
 use kubelb_ebpf::parse::Packet;
@@ -32,7 +32,8 @@ pub(super) static FRONTENDS: Array<Frontend> = Array::with_max_entries(size::MAX
 #[map]
 pub(super) static FRONTEND_NAMES: Array<Name> = Array::with_max_entries(size::MAX_FRONTENDS, BPF_F_MMAPABLE);
 #[map]
-pub(super) static BACKEND_SLOTS: Array<SharedU32> = Array::with_max_entries(size::MAX_BACKEND_SLOTS, BPF_F_MMAPABLE);
+pub(super) static BACKEND_SLOTS: Array<Line> =
+    Array::with_max_entries(size::MAX_BACKEND_SLOTS / Line::WORDS, BPF_F_MMAPABLE);
 #[map]
 pub(super) static BACKENDS: Array<Backend> = Array::with_max_entries(size::MAX_BACKENDS, BPF_F_MMAPABLE);
 #[map]
@@ -44,7 +45,7 @@ pub(super) static PORT_POOLS: Array<PortPool> = Array::with_max_entries(size::MA
 #[map]
 pub(super) static FLOWS: Array<Bucket> = Array::with_max_entries(LAYOUT.buckets(), BPF_F_MMAPABLE);
 #[map]
-pub(super) static REVERSE: Array<SharedU32> = Array::with_max_entries(size::MAX_REVERSE, BPF_F_MMAPABLE);
+pub(super) static REVERSE: Array<Line> = Array::with_max_entries(size::MAX_REVERSE / Line::WORDS, BPF_F_MMAPABLE);
 #[map]
 pub(super) static XDP_INTERFACES: HashMap<u32, u32> = HashMap::with_max_entries(size::MAX_INTERFACES, 0);
 #[map]

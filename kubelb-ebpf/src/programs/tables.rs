@@ -11,7 +11,7 @@ use kubelb_common::flow_table::{self, FlowTables, Layout};
 use kubelb_common::frontend::{Frontend, FrontendKey};
 use kubelb_common::next_hop::{MacWord, NextHop, flag};
 use kubelb_common::port_pool::PortPool;
-use kubelb_common::shared::SharedU32;
+use kubelb_common::shared::{Line, SharedU32};
 use kubelb_common::snat::SnatAddress;
 use kubelb_common::stats::{Drops, REASONS, Reason, Scratch, Traffic};
 use kubelb_ebpf::insert;
@@ -42,7 +42,7 @@ impl FlowTables for Kernel {
     }
     #[inline(always)]
     fn reverse(&self, index: u32) -> Option<&SharedU32> {
-        maps::REVERSE.get(index)
+        maps::REVERSE.get(Line::of(index)).map(|line| line.word(index))
     }
     #[inline(always)]
     fn pool(&self, index: u32) -> Option<&PortPool> {
@@ -90,7 +90,9 @@ impl Tables for Kernel {
 
     #[inline(always)]
     fn backend_slot(&self, index: u32) -> Option<u32> {
-        maps::BACKEND_SLOTS.get(index).map(SharedU32::load)
+        maps::BACKEND_SLOTS
+            .get(Line::of(index))
+            .map(|line| line.word(index).load())
     }
 
     #[inline(always)]
