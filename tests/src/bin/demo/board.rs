@@ -52,7 +52,8 @@ impl<'a> Board<'a> {
             head.push_str(&format!("{server:>10}"));
         }
         head.push_str(&format!("{:>10}", "failed"));
-        let mut lines = vec![head];
+        let mut lines: Vec<String> = notes.iter().map(|note| format!("    {note}")).collect();
+        lines.push(head);
         for (index, service) in self.services.iter().enumerate() {
             let mut line = format!("    {:<32}", service.label);
             for server in &self.servers {
@@ -61,7 +62,6 @@ impl<'a> Board<'a> {
             line.push_str(&format!("{:>10}", cell(index, "")));
             lines.push(line);
         }
-        lines.extend(notes.iter().map(|note| format!("    {note}")));
         lines
     }
 }

@@ -125,10 +125,10 @@ impl Scene {
             let end = wait::now() + time;
             while wait::now() < end {
                 stage.interrupt.pause(FRAME)?;
-                board.draw(&load.counts(), &[self.health(agent)?, note.to_owned()])?;
+                board.draw(&load.counts(), &[format!("-- {note}"), self.health(agent)?])?;
             }
             let counts = load.counts();
-            board.last(&counts, &[self.health(agent)?, note.to_owned()])?;
+            board.last(&counts, &[format!("-- {note}"), self.health(agent)?])?;
             Ok(counts)
         };
         watch(Duration::from_secs(1), "all are well")?;
