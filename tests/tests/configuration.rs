@@ -153,11 +153,11 @@ fn an_invalid_change_is_refused_whole_and_named() {
     };
     let cases = [
         // The first frontend is valid and new in each: it must not be taken either.
-        ("port: 700\n", "port: 0\n", "config.yaml:"),
-        ("protocol: UDP", "protocol: SCTP", "protocol"),
-        ("algorithm: RoundRobin", "algorithm: Roundrobin", "algorithm"),
+        ("port: 700\n", "port: 0\n", "frontends[1].port:"),
+        ("protocol: UDP", "protocol: SCTP", ".protocol:"),
+        ("algorithm: RoundRobin", "algorithm: Roundrobin", ".algorithm:"),
         ("weight: 1", "weigth: 1", "weigth"),
-        ("frontends:", "frontends: [", "config.yaml"),
+        ("frontends:", "frontends: [", "YAML"),
     ];
     for (from, to, named) in cases {
         let mut config = Config::new(world.frontends());
@@ -167,6 +167,7 @@ fn an_invalid_change_is_refused_whole_and_named() {
         );
         agent.write_config(&config.yaml().replace(from, to)).expect("written");
         error(Some(named)).expect("refused");
+        error(Some("/config.yaml:")).expect("with file and line");
         let status = agent.status().expect("a status");
         assert!(!status.frontend_names().contains(&"new/one"), "{to} was taken in part");
         for way in Way::ALL {
