@@ -29,7 +29,6 @@ pub const fn negate(delta: u16) -> u16 {
 /// Both deltas together.
 #[inline(always)]
 #[must_use]
-#[expect(clippy::cast_lossless, reason = "From is not const")]
 pub const fn combine(a: u16, b: u16) -> u16 {
     fold(a as u64 + b as u64)
 }
@@ -58,7 +57,6 @@ pub const fn update_udp(field: u16, delta: u16) -> u16 {
 /// Delta of replacing the 16-bit word `old` by `new`.
 #[inline(always)]
 #[must_use]
-#[expect(clippy::cast_lossless, reason = "From is not const")]
 pub const fn delta16(old: u16, new: u16) -> u16 {
     fold(new as u64 + (!old) as u64)
 }
@@ -99,7 +97,7 @@ mod tests {
         while sum > 0xffff {
             sum = (sum & 0xffff) + (sum >> 16);
         }
-        !(sum as u16)
+        !u16::try_from(sum).unwrap()
     }
 
     /// One's complement has two zeros; the field 0x0000 and 0xffff verify alike.

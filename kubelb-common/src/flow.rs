@@ -157,7 +157,6 @@ impl Flow {
     /// Row number of the frontend.
     #[inline(always)]
     #[must_use]
-    #[expect(clippy::cast_possible_truncation, reason = "the high half of the word")]
     pub fn frontend(&self) -> u32 {
         (self.ports.load() >> 32) as u32
     }
@@ -195,7 +194,6 @@ impl Flow {
     /// How replies reach the client, as last resolved.
     #[inline(always)]
     #[must_use]
-    #[expect(clippy::cast_possible_truncation, reason = "the high half of the word")]
     pub fn client_hop(&self) -> ClientHop {
         ClientHop {
             destination: MacWord::from_word(self.hop_destination.load()),
@@ -286,7 +284,6 @@ pub mod tag {
     /// True when a live flow of this fingerprint may be in the slot.
     #[inline(always)]
     #[must_use]
-    #[expect(clippy::cast_possible_truncation, reason = "the high half holds the fingerprint")]
     pub const fn matches(tag: u64, fingerprint: u32) -> bool {
         (tag >> 32) as u32 == fingerprint && tag & STATE == LIVE
     }
@@ -301,7 +298,6 @@ pub mod tag {
     /// The tag that publishes the flow of a busy slot.
     #[inline(always)]
     #[must_use]
-    #[expect(clippy::cast_lossless, reason = "From is not const")]
     pub const fn live(busy: u64, fingerprint: u32) -> u64 {
         ((fingerprint as u64) << 32) | (busy & SEQUENCE) | LIVE
     }

@@ -37,6 +37,10 @@ pub trait FlowTables: Sized {
     fn take_from_pool(&self, pool: u32, from: u32, end: u32) -> u32 {
         take_from_pool(self, pool, from, end)
     }
+    /// [`take_expired_port`], out of line likewise.
+    fn take_expired_port(&self, reverse: u32, pool: u32, port: u32, index: u32, now: u32) -> bool {
+        take_expired_port(self, reverse, pool, port, index, now)
+    }
 }
 
 /// Sizes of the flow table, both powers of two.
@@ -339,22 +343,32 @@ pub fn allocate_port<T: FlowTables>(
     let mut step = opaque(0);
     while step < HAND {
         step += 1;
-        if let Some(word) = tables.reverse(snat.reverse_index(section, port)) {
-            let holder = word.load();
-            if holder != 0
-                && let Some((tag_word, _)) = slot(tables, holder - 1)
-                && tables.expire_slot(holder - 1, tag_word.load(), now)
-                && tables.pool(pool_index).is_some_and(|pool| pool.take_exact(port))
-            {
-                *cursor = port + 1;
-                word.store(index + 1);
-                return Some(port);
-            }
+        if tables.take_expired_port(snat.reverse_index(section, port), pool_index, port, index, now) {
+            *cursor = port + 1;
+            return Some(port);
         }
         port = if port + 1 < snat.ports { port + 1 } else { 0 };
     }
     *cursor = port;
     None
+}
+
+/// Takes a port for the flow in slot `index` from the flow that holds it, if that one has expired. `reverse` is the
+/// port's word of the reverse index.
+#[inline(always)]
+pub fn take_expired_port<T: FlowTables>(tables: &T, reverse: u32, pool: u32, port: u32, index: u32, now: u32) -> bool {
+    let Some(word) = tables.reverse(reverse) else {
+        return false;
+    };
+    let Some(holder) = word.load().checked_sub(1) else {
+        return false;
+    };
+    let taken = slot(tables, holder).is_some_and(|(tag_word, _)| tables.expire_slot(holder, tag_word.load(), now))
+        && tables.pool(pool).is_some_and(|pool| pool.take_exact(port));
+    if taken {
+        word.store(index + 1);
+    }
+    taken
 }
 
 /// The part of a port range that a CPU looks at first: (begin, end).

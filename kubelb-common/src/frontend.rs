@@ -20,7 +20,6 @@ impl FrontendKey {
     /// `port` is the raw word of the header (network byte order in memory).
     #[inline(always)]
     #[must_use]
-    #[expect(clippy::cast_lossless, reason = "From is not const")]
     pub const fn new(vip: Addr, port: u16, protocol: u8) -> Self {
         Self {
             vip,

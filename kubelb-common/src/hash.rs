@@ -15,7 +15,6 @@ const fn mix(value: u64, by: u64) -> u64 {
 /// Hash of a flow's client-side 5-tuple, 64 bits. Ports are the raw words of the header.
 #[inline(always)]
 #[must_use]
-#[expect(clippy::cast_lossless, reason = "From is not const")]
 pub const fn flow(
     seed: u64,
     source: Addr,
@@ -46,7 +45,6 @@ pub const fn parts(hash: u64) -> (u32, u32, u32) {
 /// Hash of one address, 16 bits, for the destination filter.
 #[inline(always)]
 #[must_use]
-#[expect(clippy::cast_possible_truncation, reason = "16 bits remain after the shift")]
 pub const fn address(seed: u64, address: Addr) -> u16 {
     let (a, b) = address.words();
     ((b ^ seed).wrapping_add(a.wrapping_mul(M2)).wrapping_mul(M1) >> 48) as u16
@@ -55,8 +53,6 @@ pub const fn address(seed: u64, address: Addr) -> u16 {
 /// Hash of a backend's address and port, 8 bits: the fold that lets one SNAT port serve several backends.
 #[inline(always)]
 #[must_use]
-#[expect(clippy::cast_possible_truncation, reason = "8 bits remain after the shift")]
-#[expect(clippy::cast_lossless, reason = "From is not const")]
 pub const fn fold(address: Addr, port: u16) -> u8 {
     let (a, b) = address.words();
     (b.wrapping_add(a.wrapping_mul(M2))

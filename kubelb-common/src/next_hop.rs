@@ -78,7 +78,6 @@ impl MacWord {
     /// The same address with another value.
     #[inline(always)]
     #[must_use]
-    #[expect(clippy::cast_lossless, reason = "From is not const")]
     pub const fn with_value(self, value: u16) -> Self {
         Self((self.0 & 0xffff_ffff_ffff) | ((value as u64) << 48))
     }

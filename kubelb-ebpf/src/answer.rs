@@ -32,7 +32,6 @@ impl Why {
     #[inline(always)]
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "reasons are few")]
-    #[expect(clippy::cast_lossless, reason = "From is not const")]
     pub const fn encode(self) -> u32 {
         match self {
             Self::Echo => 0,

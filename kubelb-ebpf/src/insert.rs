@@ -35,7 +35,6 @@ const CLAIMED: u64 = FLOW | REFUSED;
 const KIND: u64 = FLOW | REFUSED;
 
 impl Insertion {
-    #[expect(clippy::cast_lossless, reason = "From is not const")]
     const fn encode(self) -> u64 {
         match self {
             Self::Flow(index) => FLOW | index as u64,

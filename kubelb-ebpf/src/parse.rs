@@ -187,7 +187,7 @@ fn transport<B: Bytes>(bytes: &mut B, packet: &mut Packet) -> Result<(), Unsteer
             let Some(header) = bytes.window::<8>(l4) else {
                 return Err(Unsteerable::Malformed);
             };
-            if payload < 8 || payload > 65_535 {
+            if !(8..=65_535).contains(&payload) {
                 return Err(Unsteerable::Malformed);
             }
             packet.source_port = get16::<0, 8>(header);

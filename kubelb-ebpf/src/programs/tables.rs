@@ -64,6 +64,10 @@ impl FlowTables for Kernel {
     fn take_from_pool(&self, pool: u32, from: u32, end: u32) -> u32 {
         kubelb_take_from_pool(pool, from, end)
     }
+    #[inline(always)]
+    fn take_expired_port(&self, reverse: u32, pool: u32, port: u32, index: u32, now: u32) -> bool {
+        kubelb_take_expired_port(reverse, pool, port, index, now) != 0
+    }
 }
 
 impl Tables for Kernel {
@@ -350,4 +354,11 @@ extern "C" fn kubelb_expire(index: u32, tag: u64, now: u32) -> u32 {
 #[inline(never)]
 extern "C" fn kubelb_take_from_pool(pool: u32, from: u32, end: u32) -> u32 {
     flow_table::take_from_pool(&NOWHERE, pool, from, end)
+}
+
+/// [`flow_table::take_expired_port`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn kubelb_take_expired_port(reverse: u32, pool: u32, port: u32, index: u32, now: u32) -> u32 {
+    u32::from(flow_table::take_expired_port(&NOWHERE, reverse, pool, port, index, now))
 }
