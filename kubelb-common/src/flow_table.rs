@@ -5,6 +5,10 @@
 //! changes hands by compare-and-swap on its tag; whoever moves it from live to busy, and nobody else, gives its SNAT
 //! port back. Insertions of one flow are serialised by the claim word of its first bucket.
 
+mod slices;
+
+pub use slices::Slices;
+
 use crate::addr::Addr;
 use crate::flow::{Binding, Bucket, Flow, WAYS, flag, tag};
 use crate::frontend::Frontend;

@@ -33,13 +33,14 @@ pub const fn flow(
     mix(h ^ seed.rotate_left(32), M1)
 }
 
-/// First bucket and its fingerprint, second bucket, stash bucket, from a flow's hash.
+/// First bucket, fingerprint and second bucket from a flow's hash; the stash bucket is other bits of the second.
 #[inline(always)]
 #[must_use]
 #[expect(clippy::cast_possible_truncation, reason = "each part is its own slice of the hash")]
 pub const fn parts(hash: u64) -> (u32, u32, u32) {
-    let second = mix(hash, M2);
-    (hash as u32, (hash >> 32) as u32, (second >> 32) as u32 ^ second as u32)
+    // The high half of the product: its low bits depend on the low bits of `hash` alone, that is, on the first bucket.
+    let second = hash.wrapping_mul(M2) >> 32;
+    (hash as u32, (hash >> 32) as u32, second as u32)
 }
 
 /// Hash of one address, 16 bits, for the destination filter.
@@ -59,4 +60,36 @@ pub const fn fold(address: Addr, port: u16) -> u8 {
         .wrapping_add((port as u64).wrapping_mul(M3))
         .wrapping_mul(M1)
         >> 56) as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn flows_of_one_bucket_have_many_second_buckets() {
+        let client = |n: u32| Addr::v4((0x0a00_0000 + n).to_be_bytes());
+        let vip = Addr::v4([203, 0, 113, 10]);
+        let places: Vec<(u32, u32, u32)> = (0..65_536).map(|n| parts(flow(1, client(n), vip, 1, 2, 6))).collect();
+        let of_one: Vec<u32> = places
+            .iter()
+            .filter(|(first, ..)| first % 256 == 0)
+            .map(|(.., second)| second % 256)
+            .collect();
+        assert!(
+            of_one.len() > 150,
+            "{} of 65,536 flows in one of 256 buckets",
+            of_one.len()
+        );
+        let distinct: BTreeSet<u32> = of_one.iter().copied().collect();
+        assert!(distinct.len() > of_one.len() / 3, "{} second buckets", distinct.len());
+    }
+
+    #[test]
+    fn another_seed_is_another_order() {
+        let (a, b) = (Addr::v4([10, 0, 0, 1]), Addr::v4([203, 0, 113, 10]));
+        assert_ne!(flow(1, a, b, 1, 2, 6), flow(2, a, b, 1, 2, 6));
+        assert_ne!(address(1, a), address(2, a));
+    }
 }

@@ -27,6 +27,8 @@ pub mod frontend;
 pub mod hash;
 pub mod maps;
 pub mod next_hop;
+#[cfg(feature = "user")]
+mod pod;
 pub mod port_pool;
 pub mod shared;
 pub mod snat;
