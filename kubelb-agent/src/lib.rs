@@ -4,9 +4,14 @@
 #![deny(unsafe_code)]
 
 pub mod args;
+#[expect(unsafe_code, reason = "mapped memory and one ioctl; every block says why it is sound")]
+pub mod bpf;
+pub mod diff;
 pub mod health;
 pub mod metrics;
 pub mod model;
 pub mod net;
+pub mod snat;
 pub mod source;
 pub mod status;
+pub mod tables;

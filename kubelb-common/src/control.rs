@@ -73,6 +73,41 @@ pub const FILTER_VIP: u8 = 0x80;
 /// The other bits of a filter byte.
 pub const FILTER_SNAT: u8 = 0x7f;
 
-/// One filter.
+const FILTER_WORDS: usize = FILTER_BYTES / 8;
+
+/// One filter. Only user space writes, and only the one that is not current.
 #[repr(C, align(8))]
-pub struct Filter(pub [u8; FILTER_BYTES]);
+pub struct Filter([SharedU64; FILTER_WORDS]);
+
+const _: () = assert!(size_of::<Filter>() == FILTER_BYTES);
+
+impl Default for Filter {
+    fn default() -> Self {
+        Self([const { SharedU64::new(0) }; FILTER_WORDS])
+    }
+}
+
+impl Filter {
+    /// The byte of a hash.
+    #[inline(always)]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "one byte of the word is meant")]
+    pub fn byte(&self, hash: u16) -> u8 {
+        #[expect(clippy::indexing_slicing, reason = "a 16-bit number divided by eight is below the number of words")]
+        let word = self.0[hash as usize >> 3].load();
+        (word >> ((hash & 7) << 3)) as u8
+    }
+
+    /// Replaces all bytes.
+    pub fn fill(&self, bytes: &[u8; FILTER_BYTES]) {
+        for (word, bytes) in self.0.iter().zip(bytes.as_chunks::<8>().0) {
+            word.store(u64::from_le_bytes(*bytes));
+        }
+    }
+
+    /// True when these are the bytes.
+    #[must_use]
+    pub fn same(&self, bytes: &[u8; FILTER_BYTES]) -> bool {
+        self.0.iter().zip(bytes.as_chunks::<8>().0).all(|(word, bytes)| word.load() == u64::from_le_bytes(*bytes))
+    }
+}

@@ -1,5 +1,7 @@
 //! Names and default sizes of the maps. The `#[map]` statics of kubelb-ebpf carry the same names (a tidy test compares).
 
+use crate::shared::SharedU64;
+
 /// One [`crate::control::Control`].
 pub const CONTROL: &str = "CONTROL";
 /// Two [`crate::control::Filter`]s.
@@ -83,10 +85,31 @@ pub const STASH_BUCKETS: u32 = 64;
 /// Longest name of a frontend in bytes, terminated by zero in its row.
 pub const NAME_BYTES: usize = 256;
 
-/// A frontend's name.
+/// A frontend's name, zero-padded UTF-8.
 #[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct Name(pub [u8; NAME_BYTES]);
+#[derive(Default)]
+pub struct Name([SharedU64; NAME_BYTES / 8]);
+
+const _: () = assert!(size_of::<Name>() == NAME_BYTES);
+
+impl Name {
+    /// The bytes.
+    #[must_use]
+    pub fn load(&self) -> [u8; NAME_BYTES] {
+        let mut bytes = [0; NAME_BYTES];
+        for (bytes, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(&self.0) {
+            *bytes = word.load().to_le_bytes();
+        }
+        bytes
+    }
+
+    /// Replaces the bytes.
+    pub fn store(&self, bytes: &[u8; NAME_BYTES]) {
+        for (word, bytes) in self.0.iter().zip(bytes.as_chunks::<8>().0) {
+            word.store(u64::from_le_bytes(*bytes));
+        }
+    }
+}
 
 /// How an interface is attached.
 #[repr(C)]

@@ -33,7 +33,7 @@ const _: () = assert!(size_of::<NextHop>() == 32);
 /// A MAC address in the low six bytes of a word, first byte lowest, and a 16-bit value above it. Kept in one piece so
 /// that moving it takes one aligned load and store.
 #[repr(transparent)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct MacWord(u64);
 
 impl MacWord {
@@ -84,7 +84,7 @@ impl MacWord {
 }
 
 /// A next hop, loaded once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NextHopView {
     /// Neighbour's MAC address, and the largest IP packet in bytes, at most 65,535; 0 is unknown.
     pub destination: MacWord,

@@ -146,6 +146,13 @@ impl PortPool {
         self.leaf.iter().map(|word| word.load().count_ones()).sum()
     }
 
+    /// Makes exactly the first `ports` ports free; only while nothing else uses the pool.
+    pub fn reset(&self, ports: u32) {
+        self.top.store(0);
+        self.middle.iter().chain(&self.leaf).for_each(|word| word.store(0));
+        (0..ports).for_each(|port| self.put(port));
+    }
+
     /// Makes the summaries true again; only while nothing else uses the pool, or after a writer died.
     pub fn repair_summaries(&self) {
         for index in 0..1024u32 {

@@ -1,0 +1,294 @@
+//! Reads the rows back and carries operations out.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kubelb_common::addr::{Addr, ICMP, ICMPV6};
+use kubelb_common::backend::flag;
+use kubelb_common::control::{FILTER_BYTES, FILTER_VIP};
+use kubelb_common::flow_table::FlowTables as _;
+use kubelb_common::frontend::{ECHO_ONLY, FrontendKey, timeout};
+use kubelb_common::hash;
+use kubelb_common::maps::{self as names, NAME_BYTES, Name};
+use kubelb_common::next_hop::NextHopView;
+use kubelb_common::shared::Line;
+use kubelb_common::snat::SnatView;
+
+use super::BpfError;
+use super::mapped::Mapped;
+use super::maps::Maps;
+use crate::diff::MapOp;
+use crate::snat::SnatOp;
+use crate::tables::{BackendRow, FrontendRow, Tables};
+
+/// The maps, with what cannot be read from mapped rows kept beside them: this process is the only writer.
+pub struct Store {
+    /// The maps.
+    pub maps: Maps,
+    keys: BTreeMap<FrontendKey, u32>,
+}
+
+impl Store {
+    /// Takes over opened maps.
+    ///
+    /// # Errors
+    /// When the key map cannot be read.
+    pub fn new(maps: Maps) -> Result<Self, BpfError> {
+        let failed = |source| BpfError::Map { name: names::FRONTEND_KEYS, source: Box::new(source) };
+        let keys = maps.keys.iter().collect::<Result<_, _>>().map_err(failed)?;
+        Ok(Self { maps, keys })
+    }
+
+    /// What the maps hold. Keys and rows that contradict each other, as after a death between two operations, come out
+    /// such that the next round of operations mends them.
+    #[must_use]
+    pub fn read_back(&self) -> Tables {
+        let mut tables = Tables::default();
+        for (key, number) in &self.keys {
+            if *number == ECHO_ONLY {
+                tables.vips.insert(key.vip());
+            } else if let Some(row) = self.read_frontend(key, *number) {
+                tables.frontends.insert(*key, row);
+            }
+        }
+        let serving: BTreeSet<u32> = tables.frontends.values().map(|row| row.number).collect();
+        for (number, row) in numbered(&self.maps.frontends).skip(1) {
+            if !serving.contains(&number) && (row.is_active() || row.flows().load() > 0) {
+                tables.leaving.insert(number);
+            }
+        }
+        for (number, row) in numbered(&self.maps.backends).skip(1) {
+            let view = row.view();
+            if view.flags & flag::IN_USE != 0 {
+                let snat = row.snat().and_then(|row| u8::try_from(row).ok());
+                let row = BackendRow {
+                    frontend: row.frontend(),
+                    address: view.address,
+                    port: view.port,
+                    flags: view.flags,
+                    weight: row.weight(),
+                    snat,
+                    next_hop: view.next_hop,
+                };
+                tables.backends.insert(number, row);
+            }
+        }
+        for (number, row) in numbered(&self.maps.hops).skip(1) {
+            let view = row.view();
+            if view != NextHopView::default() {
+                tables.hops.insert(number, view);
+            }
+        }
+        tables
+    }
+
+    fn read_frontend(&self, key: &FrontendKey, number: u32) -> Option<FrontendRow> {
+        let row = self.maps.frontend(number).filter(|row| row.is(key.vip(), key.port(), key.protocol()))?;
+        let (offset, length) = row.set();
+        let mut timeouts = [0; timeout::COUNT];
+        timeouts.iter_mut().enumerate().for_each(|(class, value)| *value = row.timeout(class));
+        Some(FrontendRow {
+            number,
+            name: self.name(number),
+            timeouts,
+            max_flows: row.max_flows(),
+            turn: (offset..offset.saturating_add(length)).filter_map(|slot| self.slot(slot)).collect(),
+            offset,
+        })
+    }
+
+    fn slot(&self, index: u32) -> Option<u32> {
+        let line = self.maps.slots.get(usize::try_from(Line::of(index)).ok()?)?;
+        Some(line.word(index).load())
+    }
+
+    /// The name in a frontend's row.
+    #[must_use]
+    pub fn name(&self, number: u32) -> String {
+        name_of(&self.maps.names, number)
+    }
+
+    /// Carries one operation out.
+    ///
+    /// # Errors
+    /// When the key map refuses a change.
+    pub fn apply(&mut self, op: &MapOp) -> Result<(), BpfError> {
+        let maps = &self.maps;
+        match op {
+            MapOp::SetHop { row, hop } => with(&maps.hops, *row, |target| target.replace(hop)),
+            MapOp::ClearHop { row } => with(&maps.hops, *row, |target| target.replace(&NextHopView::default())),
+            MapOp::OccupyBackend { row, address, port, frontend, next_hop } => {
+                with(&maps.backends, *row, |target| target.occupy(*address, *port, *frontend, *next_hop));
+            }
+            MapOp::SetBackendHop { row, next_hop } => {
+                with(&maps.backends, *row, |target| target.set_next_hop(*next_hop));
+            }
+            MapOp::SetBackendShare { row, weight, snat } => {
+                with(&maps.backends, *row, |target| target.set_share(*weight, *snat));
+            }
+            MapOp::ChangeBackendFlags { row, set, clear } => {
+                with(&maps.backends, *row, |target| target.change_flags(*set, *clear));
+            }
+            MapOp::VacateBackend { row } => with(&maps.backends, *row, |target| target.vacate()),
+            MapOp::ActivateFrontend { row, key } => {
+                with(&maps.frontends, *row, |target| {
+                    target.publish_set(0, 0);
+                    target.activate(key.vip(), key.port(), key.protocol());
+                });
+            }
+            MapOp::DeactivateFrontend { row } => with(&maps.frontends, *row, |target| target.deactivate()),
+            MapOp::SetTimeouts { row, jiffies } => {
+                with(&maps.frontends, *row, |target| target.set_timeouts(*jiffies));
+            }
+            MapOp::SetMaxFlows { row, flows } => with(&maps.frontends, *row, |target| target.set_max_flows(*flows)),
+            MapOp::PublishTurn { row, offset, turn } => self.publish(*row, *offset, turn),
+            MapOp::NameFrontend { row, name } => set_name(&maps.names, *row, name),
+            MapOp::InsertKey { key, row } => self.insert_key(*key, *row)?,
+            MapOp::RemoveKey { key } => self.remove_key(*key)?,
+            MapOp::InsertVip { vip } => self.insert_key(echo_key(*vip), ECHO_ONLY)?,
+            MapOp::RemoveVip { vip } => self.remove_key(echo_key(*vip))?,
+        }
+        Ok(())
+    }
+
+    fn publish(&self, row: u32, offset: u32, turn: &[u32]) {
+        let mut slot = offset;
+        for backend in turn {
+            if let Some(line) = usize::try_from(Line::of(slot)).ok().and_then(|line| self.maps.slots.get(line)) {
+                line.word(slot).store(*backend);
+            }
+            slot += 1;
+        }
+        with(&self.maps.frontends, row, |target| target.publish_set(offset, slot - offset));
+    }
+
+    fn insert_key(&mut self, key: FrontendKey, row: u32) -> Result<(), BpfError> {
+        let failed = |source| BpfError::Update { name: names::FRONTEND_KEYS, source: Box::new(source) };
+        self.maps.keys.insert(key, row, 0).map_err(failed)?;
+        self.keys.insert(key, row);
+        Ok(())
+    }
+
+    fn remove_key(&mut self, key: FrontendKey) -> Result<(), BpfError> {
+        let failed = |source| BpfError::Update { name: names::FRONTEND_KEYS, source: Box::new(source) };
+        self.maps.keys.remove(&key).map_err(failed)?;
+        self.keys.remove(&key);
+        Ok(())
+    }
+
+    /// The SNAT rows that exist, with the number of ports that flows hold.
+    #[must_use]
+    pub fn snat_rows(&self) -> BTreeMap<u8, (SnatView, u64)> {
+        let rows = numbered(&self.maps.snat).filter(|(_, row)| row.view().ports > 0);
+        rows.filter_map(|(slot, row)| Some((u8::try_from(slot).ok()?, (row.view(), self.used_ports(&row.view()))))).collect()
+    }
+
+    fn used_ports(&self, view: &SnatView) -> u64 {
+        used_ports(&self.maps, view)
+    }
+
+    /// Carries a change of the SNAT rows out.
+    pub fn apply_snat(&self, op: &SnatOp) {
+        match op {
+            SnatOp::Create { slot, view } => {
+                for section in 0..view.sections() {
+                    with(&self.maps.pools, view.pool_index(section), |pool| pool.reset(view.ports));
+                    for port in 0..view.ports {
+                        if let Some(word) = self.maps.reverse(view.reverse_index(section, port)) {
+                            word.store(0);
+                        }
+                    }
+                }
+                with(&self.maps.snat, u32::from(*slot), |row| row.replace(view));
+            }
+            SnatOp::Retire { slot } => with(&self.maps.snat, u32::from(*slot), |row| row.set_in_service(false)),
+            SnatOp::Resume { slot } => with(&self.maps.snat, u32::from(*slot), |row| row.set_in_service(true)),
+            SnatOp::Free { slot } => with(&self.maps.snat, u32::from(*slot), |row| {
+                let none = SnatView { ports: 0, in_service: false, ..row.view() };
+                row.replace(&none);
+            }),
+        }
+    }
+
+    /// Publishes a destination filter for these addresses, unless the current one is just that. `seed` gives seeds to
+    /// try: SNAT addresses must not share a hash.
+    pub fn publish_filter(&self, vips: &BTreeSet<Addr>, mut seed: impl FnMut() -> u64) {
+        let Some(control) = self.maps.control() else { return };
+        let snat: BTreeMap<u8, Addr> = self.snat_rows().iter().map(|(slot, (view, _))| (*slot, view.address)).collect();
+        let (current, current_seed) = control.filter();
+        let is_current = |bytes: &[u8; FILTER_BYTES]| {
+            usize::try_from(current).ok().and_then(|which| self.maps.filters.get(which)).is_some_and(|now| now.same(bytes))
+        };
+        if filter_of(vips, &snat, current_seed).is_some_and(|bytes| is_current(&bytes)) {
+            return;
+        }
+        // With 16 addresses in 65,536 places one seed in 500 fails; 64 in a row will not.
+        for seed in std::iter::repeat_with(&mut seed).take(64) {
+            if let Some(bytes) = filter_of(vips, &snat, seed) {
+                let which = current ^ 1;
+                if let Some(filter) = usize::try_from(which).ok().and_then(|which| self.maps.filters.get(which)) {
+                    filter.fill(&bytes);
+                }
+                control.publish_filter(which, seed);
+                return;
+            }
+        }
+        tracing::error!("no seed keeps the SNAT addresses apart in the destination filter; the old filter stays");
+    }
+}
+
+fn filter_of(vips: &BTreeSet<Addr>, snat: &BTreeMap<u8, Addr>, seed: u64) -> Option<Box<[u8; FILTER_BYTES]>> {
+    let mut bytes = Box::new([0u8; FILTER_BYTES]);
+    for (slot, address) in snat {
+        let byte = bytes.get_mut(usize::from(hash::address(seed, *address)))?;
+        if *byte != 0 {
+            return None;
+        }
+        *byte = slot + 1;
+    }
+    for vip in vips {
+        *bytes.get_mut(usize::from(hash::address(seed, *vip)))? |= FILTER_VIP;
+    }
+    Some(bytes)
+}
+
+/// Ports of a SNAT address that flows hold.
+#[must_use]
+pub fn used_ports(maps: &Maps, view: &SnatView) -> u64 {
+    let free: u64 = (0..view.sections())
+        .filter_map(|section| maps.pool(view.pool_index(section)))
+        .map(|pool| u64::from(pool.free()))
+        .sum();
+    (u64::from(view.sections()) * u64::from(view.ports)).saturating_sub(free)
+}
+
+/// The name in a frontend's row.
+#[must_use]
+pub fn name_of(names: &Mapped<Name>, number: u32) -> String {
+    let Some(name) = usize::try_from(number).ok().and_then(|number| names.get(number)) else { return String::new() };
+    let bytes = name.load();
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned()
+}
+
+fn set_name(names: &Mapped<Name>, row: u32, name: &str) {
+    let mut bytes = [0u8; NAME_BYTES];
+    for (to, from) in bytes.iter_mut().zip(name.bytes().take(NAME_BYTES - 1)) {
+        *to = from;
+    }
+    with(names, row, |target| target.store(&bytes));
+}
+
+fn echo_key(vip: Addr) -> FrontendKey {
+    FrontendKey::new(vip, 0, if vip.is_v4() { ICMP } else { ICMPV6 })
+}
+
+fn with<T>(rows: &[T], row: u32, f: impl FnOnce(&T)) {
+    match usize::try_from(row).ok().and_then(|row| rows.get(row)) {
+        Some(row) => f(row),
+        None => tracing::error!(row, "row number outside of its map"),
+    }
+}
+
+fn numbered<T>(rows: &[T]) -> impl Iterator<Item = (u32, &T)> {
+    (0u32..).zip(rows)
+}
