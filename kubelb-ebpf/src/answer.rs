@@ -218,8 +218,7 @@ fn reset<B: Bytes>(bytes: &mut B, packet: &Packet) -> bool {
         return false;
     };
     let (sequence, acknowledged) = (get32::<4, 20>(header), get32::<8, 20>(header));
-    let headers = (l4 - packet.l3()) + (usize::from(header[12] >> 4) << 2);
-    let mut occupied = u32::try_from(packet.ip_length.wrapping_sub(headers) & 0xffff).unwrap_or(0);
+    let mut occupied = u32::try_from(packet.ip_length.wrapping_sub(packet.headers) & 0xffff).unwrap_or(0);
     occupied += u32::from(packet.tcp_flags & SYN != 0) + u32::from(packet.tcp_flags & FIN != 0);
     let (sequence, acknowledged, flags) = if packet.tcp_flags & ACK != 0 {
         (acknowledged, 0, RST)

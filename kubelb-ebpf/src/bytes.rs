@@ -17,10 +17,10 @@ pub trait Bytes: Sized {
     /// True when the frame is at least `length` bytes long, parts outside the windows' reach included.
     fn holds(&self, length: usize) -> bool;
 
-    /// Length of the largest IP packet that leaves when `ip_length` bytes came in: less than that where the stack has
-    /// merged several segments into one.
-    fn segment_length(&self, ip_length: usize) -> usize {
-        ip_length
+    /// Length of the largest IP packet that leaves for `packet`: less than its own where the stack has merged several
+    /// segments into one.
+    fn segment_length(&self, packet: &Packet) -> usize {
+        packet.ip_length
     }
 
     /// The index of the interface that the frame came in on.

@@ -35,6 +35,8 @@ pub struct Packet {
     l4: usize,
     /// Bytes of the network header and all that follows, by its own account.
     pub ip_length: usize,
+    /// Bytes of the network and transport headers, options included.
+    pub headers: usize,
     /// IP protocol number.
     pub protocol: u8,
     /// Flags byte of the TCP header, 0 for others.
@@ -171,6 +173,7 @@ fn transport<B: Bytes>(bytes: &mut B, packet: &mut Packet) -> Result<(), Unsteer
             packet.source_port = get16::<0, 20>(header);
             packet.destination_port = get16::<2, 20>(header);
             packet.tcp_flags = header[13];
+            packet.headers = l4 - l3 + data_offset;
         }
         UDP => {
             let Some(header) = bytes.window::<8>(l4) else {
@@ -182,6 +185,7 @@ fn transport<B: Bytes>(bytes: &mut B, packet: &mut Packet) -> Result<(), Unsteer
             }
             packet.source_port = get16::<0, 8>(header);
             packet.destination_port = get16::<2, 8>(header);
+            packet.headers = l4 - l3 + 8;
         }
         ICMP | ICMPV6 if (packet.protocol == ICMPV6) == packet.v6 => {
             let Some(header) = bytes.window::<8>(l4) else {
@@ -192,6 +196,7 @@ fn transport<B: Bytes>(bytes: &mut B, packet: &mut Packet) -> Result<(), Unsteer
             }
             packet.source_port = get16::<0, 8>(header);
             packet.destination_port = get16::<2, 8>(header);
+            packet.headers = l4 - l3 + 8;
         }
         _ => return Err(Unsteerable::Protocol),
     }

@@ -191,7 +191,7 @@ fn to_backend<B: Bytes, T: Tables>(
     if packet.ttl <= 1 {
         return drop(frontend, Reason::TTL_EXPIRED);
     }
-    if hop.mtu() != 0 && bytes.segment_length(packet.ip_length) > usize::from(hop.mtu()) {
+    if hop.mtu() != 0 && bytes.segment_length(packet) > usize::from(hop.mtu()) {
         return Decision::Answer(frontend, Why::TooBig(hop.mtu()));
     }
     let Some(snat) = tables.snat(u32::from(binding.snat_slot)) else {

@@ -79,7 +79,7 @@ impl Tables for Kernel {
     #[inline(always)]
     fn filter(&self, which: u32, index: u16) -> u8 {
         match maps::FILTERS.get(which) {
-            Some(filter) => filter.0[index as usize],
+            Some(filter) => filter.byte(index),
             None => 0,
         }
     }

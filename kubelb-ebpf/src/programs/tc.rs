@@ -26,8 +26,6 @@ use super::xdp::sampled;
 const HEADERS: u32 = 18 + 60 + 20;
 /// "The sum is of IPv6": kernels that know the flag correct CHECKSUM_COMPLETE with it, older ones refuse it.
 const BPF_F_IPV6: u64 = 1 << 7;
-/// Room for headers beyond the payload of one segment.
-const SEGMENT_HEADERS: usize = 40;
 
 /// Forwards at tc ingress.
 #[classifier]
@@ -113,13 +111,13 @@ impl Bytes for Frame<'_> {
     }
 
     #[inline(always)]
-    fn segment_length(&self, ip_length: usize) -> usize {
+    fn segment_length(&self, packet: &Packet) -> usize {
         // SAFETY: the context is valid.
         let segment = unsafe { (*self.ctx.skb.skb).gso_size } as usize;
         if segment == 0 {
-            ip_length
+            packet.ip_length
         } else {
-            segment + SEGMENT_HEADERS
+            packet.headers + segment
         }
     }
 

@@ -1,0 +1,3 @@
+mod concurrency;
+mod frames;
+mod properties;
