@@ -7,11 +7,15 @@ pub mod args;
 #[expect(unsafe_code, reason = "mapped memory and one ioctl; every block says why it is sound")]
 pub mod bpf;
 pub mod diff;
+pub mod engine;
 pub mod health;
 pub mod metrics;
 pub mod model;
 pub mod net;
+pub mod report;
+pub mod run;
 pub mod snat;
 pub mod source;
 pub mod status;
+pub mod sweep;
 pub mod tables;

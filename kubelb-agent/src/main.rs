@@ -1,3 +1,7 @@
 //! Entry point; everything else is in the library.
 
-fn main() {}
+use clap::Parser as _;
+
+fn main() -> anyhow::Result<()> {
+    kubelb_agent::run::run(kubelb_agent::args::Cli::parse().command)
+}

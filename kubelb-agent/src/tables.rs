@@ -233,9 +233,10 @@ impl<'a, 'b> Builder<'a, 'b> {
         let health = target.as_ref().map(|target| self.context.health.get(target).copied().unwrap_or_default());
         let flags = flag::IN_USE
             | match health {
-                None | Some(Health::Unknown) => 0,
-                Some(Health::Healthy) => flag::CHECKED,
-                Some(Health::Unhealthy) => flag::CHECKED | flag::UNHEALTHY,
+                None => 0,
+                Some(Health::Unknown) => flag::HAS_CHECK,
+                Some(Health::Healthy) => flag::HAS_CHECK | flag::CHECKED,
+                Some(Health::Unhealthy) => flag::HAS_CHECK | flag::CHECKED | flag::UNHEALTHY,
             };
         let ip = backend.address.ip();
         Some(BackendRow {

@@ -14,6 +14,8 @@ pub mod flag {
     pub const UNHEALTHY: u16 = 1 << 2;
     /// A health check has given a result.
     pub const CHECKED: u16 = 1 << 3;
+    /// There is a health check.
+    pub const HAS_CHECK: u16 = 1 << 4;
 }
 
 /// A backend. A flow remembers the generation it was made under: another generation means the row is another backend now.

@@ -137,4 +137,11 @@ impl SnatView {
         let offset = u32::from(u16::from_be(raw)).wrapping_sub(self.first_port);
         (offset < self.ports).then_some(offset)
     }
+
+    /// Raw port at a position of the range.
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "first_port + offset is a port")]
+    pub fn raw_port(&self, offset: u32) -> u16 {
+        ((self.first_port + offset) as u16).to_be()
+    }
 }

@@ -1,0 +1,223 @@
+//! From the pinned maps to a [`Report`]: works with and without a running agent.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use aya::maps::PerCpuValues;
+use kubelb_common::addr::UDP;
+use kubelb_common::backend::flag;
+use kubelb_common::flow::{WAYS, tag};
+use kubelb_common::maps as names;
+use kubelb_common::next_hop::NextHopView;
+use kubelb_common::stats::{Drops, Reason, Traffic as Row};
+
+use crate::bpf::attach::Mode;
+use crate::bpf::maps::Maps;
+use crate::bpf::store::{name_of, used_ports};
+use crate::bpf::{BpfError, pins};
+use crate::model::{PortRange, Protocol};
+use crate::status::{
+    AgentInfo, BackendHealth, BackendReport, BackendState, Condition, FrontendReport, InterfaceReport, MapReport,
+    Report, SnatReport, Traffic,
+};
+
+/// Reads reports from the pins below a directory.
+pub struct Reader {
+    bpffs: PathBuf,
+    maps: Maps,
+}
+
+impl Reader {
+    /// Opens the pinned maps, read-only.
+    ///
+    /// # Errors
+    /// When nothing is pinned there.
+    pub fn open(bpffs: &Path) -> Result<Self, BpfError> {
+        let maps = Maps::open(&pins::existing_maps(bpffs)?, false)?;
+        Ok(Self { bpffs: bpffs.to_owned(), maps })
+    }
+
+    /// Everything as it is now, without rates.
+    #[must_use]
+    pub fn read(&self) -> Report {
+        let frontends = self.frontends();
+        let flows = self.live_flows();
+        Report {
+            agent: AgentInfo {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                pid: None,
+                running: pins::is_held(&self.bpffs),
+                config_error: None,
+            },
+            interfaces: self.interfaces(),
+            snat: self.snat(),
+            maps: self.fill(flows, frontends.len()),
+            checks: None,
+            drops: drops(&self.drops(0)),
+            frontends,
+        }
+    }
+
+    fn interfaces(&self) -> Vec<InterfaceReport> {
+        let rows = self.maps.attachments.iter().filter_map(Result::ok);
+        let mut interfaces: Vec<InterfaceReport> = rows
+            .map(|(ifindex, row)| {
+                let length = usize::try_from(row.reason_length).unwrap_or(0);
+                InterfaceReport {
+                    name: interface_name(ifindex),
+                    ifindex,
+                    mode: Mode::of(row.mode).map_or("unknown", Mode::label).to_owned(),
+                    reason: String::from_utf8_lossy(row.reason.get(..length).unwrap_or_default()).into_owned(),
+                }
+            })
+            .collect();
+        interfaces.sort_by(|a, b| a.name.cmp(&b.name));
+        interfaces
+    }
+
+    fn snat(&self) -> Vec<SnatReport> {
+        let rows = self.maps.snat.iter().map(kubelb_common::snat::SnatAddress::view).filter(|view| view.ports > 0);
+        rows.filter_map(|view| {
+            let first = u16::try_from(view.first_port).ok()?;
+            let last = u16::try_from(view.first_port + view.ports - 1).ok()?;
+            Some(SnatReport {
+                address: IpAddr::from(view.address),
+                ports: PortRange::new(first, last)?,
+                capacity: u64::from(view.sections()) * u64::from(view.ports),
+                used: used_ports(&self.maps, &view),
+            })
+        })
+        .collect()
+    }
+
+    fn live_flows(&self) -> u64 {
+        let live = |bucket: &kubelb_common::flow::Bucket| {
+            (0..WAYS).filter(|way| tag::state(bucket.tag(*way).load()) == tag::LIVE).count()
+        };
+        u64::try_from(self.maps.flows.iter().map(live).sum::<usize>()).unwrap_or(u64::MAX)
+    }
+
+    fn fill(&self, flows: u64, frontends: usize) -> Vec<MapReport> {
+        let backends = self.maps.backends.iter().filter(|row| row.view().flags & flag::IN_USE != 0).count();
+        let hops = self.maps.hops.iter().filter(|row| row.view() != NextHopView::default()).count();
+        let report = |name: &str, used: usize, capacity: usize| MapReport {
+            name: name.to_owned(),
+            used: u64::try_from(used).unwrap_or(u64::MAX),
+            capacity: u64::try_from(capacity).unwrap_or(u64::MAX),
+        };
+        vec![
+            report(names::FRONTENDS, frontends, self.maps.frontends.len()),
+            report(names::BACKENDS, backends, self.maps.backends.len()),
+            report(names::NEXT_HOPS, hops, self.maps.hops.len()),
+            MapReport { name: names::FLOWS.to_owned(), used: flows, capacity: self.maps.flow_capacity() },
+        ]
+    }
+
+    fn frontends(&self) -> Vec<FrontendReport> {
+        let mut backends: BTreeMap<u32, Vec<BackendReport>> = BTreeMap::new();
+        for (number, row) in (0u32..).zip(self.maps.backends.iter()).skip(1) {
+            let view = row.view();
+            if view.flags & flag::IN_USE == 0 {
+                continue;
+            }
+            backends.entry(row.frontend()).or_default().push(BackendReport {
+                address: IpAddr::from(view.address),
+                port: u16::from_be(view.port),
+                weight: row.weight(),
+                health: match view.flags & (flag::HAS_CHECK | flag::CHECKED | flag::UNHEALTHY) {
+                    0 => BackendHealth::Unchecked,
+                    flag::HAS_CHECK => BackendHealth::Unknown,
+                    flags if flags & flag::UNHEALTHY == 0 => BackendHealth::Healthy,
+                    _ => BackendHealth::Unhealthy,
+                },
+                state: if view.flags & flag::DRAINING != 0 || row.weight() == 0 {
+                    BackendState::Draining
+                } else {
+                    BackendState::Active
+                },
+                traffic: traffic(self.maps.backend_traffic.get(&number, 0).ok()),
+            });
+        }
+        let mut frontends = Vec::new();
+        for (number, row) in (0u32..).zip(self.maps.frontends.iter()).skip(1).filter(|(_, row)| row.is_active()) {
+            let mut backends = backends.remove(&number).unwrap_or_default();
+            backends.sort_by_key(|backend| (backend.address, backend.port));
+            frontends.push(FrontendReport {
+                name: name_of(&self.maps.names, number),
+                vip: IpAddr::from(row.vip()),
+                port: u16::from_be(row.port()),
+                protocol: if row.protocol() == UDP { Protocol::Udp } else { Protocol::Tcp },
+                traffic: traffic(self.maps.frontend_traffic.get(&number, 0).ok()),
+                flows_per_second: None,
+                packets_per_second: None,
+                drops: drops(&self.drops(number)),
+                condition: Condition::of(&backends),
+                backends,
+            });
+        }
+        frontends.sort_by(|a, b| a.name.cmp(&b.name));
+        frontends
+    }
+
+    fn drops(&self, frontend: u32) -> Drops {
+        let mut sum = Drops::default();
+        if let Ok(values) = self.maps.frontend_drops.get(&frontend, 0) {
+            for cpu in values.iter() {
+                sum.0.iter_mut().zip(cpu.0).for_each(|(sum, more)| *sum += more);
+            }
+        }
+        sum
+    }
+}
+
+fn traffic(values: Option<PerCpuValues<Row>>) -> Traffic {
+    let mut sum = Row::default();
+    values.iter().flat_map(|values| values.iter()).for_each(|cpu| sum += *cpu);
+    Traffic {
+        packets_in: sum.packets_in,
+        bytes_in: sum.bytes_in,
+        packets_out: sum.packets_out,
+        bytes_out: sum.bytes_out,
+        flows_total: sum.flows,
+    }
+}
+
+fn drops(counters: &Drops) -> BTreeMap<String, u64> {
+    let nonzero = Reason::ALL.iter().filter_map(|reason| {
+        let count = counters.0.get(reason.index()).copied().filter(|count| *count > 0)?;
+        Some((reason.label().to_owned(), count))
+    });
+    nonzero.collect()
+}
+
+fn interface_name(ifindex: u32) -> String {
+    nix::net::if_::if_indextoname(ifindex)
+        .ok()
+        .and_then(|name| name.into_string().ok())
+        .unwrap_or_else(|| format!("(gone: index {ifindex})"))
+}
+
+/// Fills the rates of `after` from an earlier report, `elapsed` before it.
+pub fn add_rates(before: &Report, after: &mut Report, elapsed: Duration) {
+    let seconds = elapsed.as_secs_f64();
+    if seconds <= 0.0 {
+        return;
+    }
+    let earlier: BTreeMap<&str, &FrontendReport> =
+        before.frontends.iter().map(|frontend| (frontend.name.as_str(), frontend)).collect();
+    for frontend in &mut after.frontends {
+        let Some(old) = earlier.get(frontend.name.as_str()) else { continue };
+        let packets = |traffic: &Traffic| traffic.packets_in + traffic.packets_out;
+        let rate = |now: u64, then: u64| Some(now.saturating_sub(then)).map(|n| as_f64(n) / seconds);
+        frontend.flows_per_second = rate(frontend.traffic.flows_total, old.traffic.flows_total);
+        frontend.packets_per_second = rate(packets(&frontend.traffic), packets(&old.traffic));
+    }
+}
+
+/// Exact up to 2^53, which a difference of counters over seconds never reaches.
+fn as_f64(n: u64) -> f64 {
+    let (high, low) = (u32::try_from(n >> 32).unwrap_or(u32::MAX), u32::try_from(n & 0xffff_ffff).unwrap_or(u32::MAX));
+    f64::from(high) * 4_294_967_296.0 + f64::from(low)
+}
