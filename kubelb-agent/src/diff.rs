@@ -17,7 +17,13 @@ pub enum MapOp {
     /// Fill a next-hop row.
     SetHop { row: u32, hop: NextHopView },
     /// Give a backend row to a backend, under a new generation.
-    OccupyBackend { row: u32, address: Addr, port: u16, frontend: u32, next_hop: u32 },
+    OccupyBackend {
+        row: u32,
+        address: Addr,
+        port: u16,
+        frontend: u32,
+        next_hop: u32,
+    },
     /// Point a backend at another next hop.
     SetBackendHop { row: u32, next_hop: u32 },
     /// Set a backend's weight and SNAT row.
@@ -73,18 +79,35 @@ fn backends(actual: &Tables, wanted: &Tables, ops: &mut Vec<MapOp>) {
             .filter(|old| old.frontend == new.frontend && old.address == new.address && old.port == new.port);
         if old.is_none() {
             let (address, port) = (new.address, new.port);
-            ops.push(MapOp::OccupyBackend { row, address, port, frontend: new.frontend, next_hop: new.next_hop });
+            ops.push(MapOp::OccupyBackend {
+                row,
+                address,
+                port,
+                frontend: new.frontend,
+                next_hop: new.next_hop,
+            });
         }
         if old.is_some_and(|old| old.next_hop != new.next_hop) {
-            ops.push(MapOp::SetBackendHop { row, next_hop: new.next_hop });
+            ops.push(MapOp::SetBackendHop {
+                row,
+                next_hop: new.next_hop,
+            });
         }
         if old.is_none_or(|old| old.weight != new.weight || old.snat != new.snat) {
-            ops.push(MapOp::SetBackendShare { row, weight: new.weight, snat: new.snat });
+            ops.push(MapOp::SetBackendShare {
+                row,
+                weight: new.weight,
+                snat: new.snat,
+            });
         }
         let before = old.map_or(flag::IN_USE, |old| old.flags);
         if before != new.flags {
             // One that drains may still be in a turn until the turn is published; UDP flows then move a little early.
-            ops.push(MapOp::ChangeBackendFlags { row, set: new.flags & !before, clear: before & !new.flags });
+            ops.push(MapOp::ChangeBackendFlags {
+                row,
+                set: new.flags & !before,
+                clear: before & !new.flags,
+            });
         }
     }
 }
@@ -98,16 +121,29 @@ fn frontends(actual: &Tables, wanted: &Tables, ops: &mut Vec<MapOp>) {
             ops.push(MapOp::ActivateFrontend { row, key: *key });
         }
         if old.is_none_or(|old| old.name != new.name) {
-            ops.push(MapOp::NameFrontend { row, name: new.name.clone() });
+            ops.push(MapOp::NameFrontend {
+                row,
+                name: new.name.clone(),
+            });
         }
         if old.is_none_or(|old| old.timeouts != new.timeouts) {
-            ops.push(MapOp::SetTimeouts { row, jiffies: new.timeouts });
+            ops.push(MapOp::SetTimeouts {
+                row,
+                jiffies: new.timeouts,
+            });
         }
         if old.is_none_or(|old| old.max_flows != new.max_flows) {
-            ops.push(MapOp::SetMaxFlows { row, flows: new.max_flows });
+            ops.push(MapOp::SetMaxFlows {
+                row,
+                flows: new.max_flows,
+            });
         }
         if old.is_none_or(|old| old.turn != new.turn || old.offset != new.offset) {
-            ops.push(MapOp::PublishTurn { row, offset: new.offset, turn: new.turn.clone() });
+            ops.push(MapOp::PublishTurn {
+                row,
+                offset: new.offset,
+                turn: new.turn.clone(),
+            });
         }
         if old.is_none() {
             ops.push(MapOp::InsertKey { key: *key, row });

@@ -93,7 +93,9 @@ impl Engine {
         }
         let mut health = HealthView::new();
         for frontend in desired.frontends.values() {
-            let Some(row) = actual.frontends.get(&tables::key_of(frontend)) else { continue };
+            let Some(row) = actual.frontends.get(&tables::key_of(frontend)) else {
+                continue;
+            };
             for backend in &frontend.backends {
                 let identity = (row.number, backend.address.ip().into(), backend.address.port().to_be());
                 if let (Some(target), Some(unhealthy)) = (frontend.check_target(backend), known.get(&identity)) {
@@ -115,11 +117,17 @@ impl Engine {
         hops: &NextHopView,
         now: Instant,
     ) -> Result<Vec<String>, BpfError> {
-        let room = Room { reverse: MAX_REVERSE, pools: MAX_PORT_POOLS };
+        let room = Room {
+            reverse: MAX_REVERSE,
+            pools: MAX_PORT_POOLS,
+        };
         let plan = snat::plan(&desired.snat, &hops.hops, &self.store.snat_rows(), room);
         plan.ops.iter().for_each(|op| self.store.apply_snat(op));
-        let mut problems: Vec<String> =
-            plan.left_out.iter().map(|address| format!("SNAT address {address}: no room for its ports")).collect();
+        let mut problems: Vec<String> = plan
+            .left_out
+            .iter()
+            .map(|address| format!("SNAT address {address}: no room for its ports"))
+            .collect();
 
         let actual = self.store.read_back();
         let drained = self.drained(&actual, now);
@@ -153,17 +161,26 @@ impl Engine {
     /// Rows of removed backends whose time is up, or whose flows are all gone.
     fn drained(&mut self, actual: &tables::Tables, now: Instant) -> BTreeSet<u32> {
         let leaving = |row: &tables::BackendRow| row.flags & flag::DRAINING != 0;
-        self.draining.retain(|row, _| actual.backends.get(row).is_some_and(leaving));
+        self.draining
+            .retain(|row, _| actual.backends.get(row).is_some_and(leaving));
         let passes = self.sweeper.passes();
         for (row, _) in actual.backends.iter().filter(|(_, row)| leaving(row)) {
             self.draining.entry(*row).or_insert(Drain { since: now, passes });
         }
         let idle = |row: &u32, drain: &Drain| {
             let counted_since = passes >= drain.passes + 2;
-            counted_since && self.sweeper.count().is_some_and(|count| !count.by_backend.contains_key(row))
+            counted_since
+                && self
+                    .sweeper
+                    .count()
+                    .is_some_and(|count| !count.by_backend.contains_key(row))
         };
         let over = |drain: &Drain| now.duration_since(drain.since) >= DRAIN_TIME;
-        self.draining.iter().filter(|(row, drain)| over(drain) || idle(row, drain)).map(|(row, _)| *row).collect()
+        self.draining
+            .iter()
+            .filter(|(row, drain)| over(drain) || idle(row, drain))
+            .map(|(row, _)| *row)
+            .collect()
     }
 
     /// True while removed backends wait for their flows: then another round is due after a while.
@@ -193,7 +210,11 @@ impl Engine {
     }
 
     fn snat_views(&self) -> BTreeMap<u8, SnatView> {
-        self.store.snat_rows().into_iter().map(|(slot, (view, _))| (slot, view)).collect()
+        self.store
+            .snat_rows()
+            .into_iter()
+            .map(|(slot, (view, _))| (slot, view))
+            .collect()
     }
 
     /// Capacity in a line for people.
@@ -227,6 +248,11 @@ pub struct Capacity {
 
 /// CPUs that may run the programs.
 fn cpus() -> u32 {
-    let configured = nix::unistd::sysconf(nix::unistd::SysconfVar::_NPROCESSORS_CONF).ok().flatten();
-    configured.and_then(|cpus| u32::try_from(cpus).ok()).filter(|cpus| *cpus > 0).unwrap_or(1)
+    let configured = nix::unistd::sysconf(nix::unistd::SysconfVar::_NPROCESSORS_CONF)
+        .ok()
+        .flatten();
+    configured
+        .and_then(|cpus| u32::try_from(cpus).ok())
+        .filter(|cpus| *cpus > 0)
+        .unwrap_or(1)
 }

@@ -4,7 +4,10 @@
 #![deny(unsafe_code)]
 
 pub mod args;
-#[expect(unsafe_code, reason = "mapped memory and one ioctl; every block says why it is sound")]
+#[expect(
+    unsafe_code,
+    reason = "mapped memory and one ioctl; every block says why it is sound"
+)]
 pub mod bpf;
 pub mod diff;
 pub mod engine;

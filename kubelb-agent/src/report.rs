@@ -36,7 +36,10 @@ impl Reader {
     /// When nothing is pinned there.
     pub fn open(bpffs: &Path) -> Result<Self, BpfError> {
         let maps = Maps::open(&pins::existing_maps(bpffs)?, false)?;
-        Ok(Self { bpffs: bpffs.to_owned(), maps })
+        Ok(Self {
+            bpffs: bpffs.to_owned(),
+            maps,
+        })
     }
 
     /// Everything as it is now, without rates.
@@ -66,7 +69,7 @@ impl Reader {
             .map(|(ifindex, row)| {
                 let length = usize::try_from(row.reason_length).unwrap_or(0);
                 InterfaceReport {
-                    name: interface_name(ifindex),
+                    name: text(&row.interface),
                     ifindex,
                     mode: Mode::of(row.mode).map_or("unknown", Mode::label).to_owned(),
                     reason: String::from_utf8_lossy(row.reason.get(..length).unwrap_or_default()).into_owned(),
@@ -78,7 +81,12 @@ impl Reader {
     }
 
     fn snat(&self) -> Vec<SnatReport> {
-        let rows = self.maps.snat.iter().map(kubelb_common::snat::SnatAddress::view).filter(|view| view.ports > 0);
+        let rows = self
+            .maps
+            .snat
+            .iter()
+            .map(kubelb_common::snat::SnatAddress::view)
+            .filter(|view| view.ports > 0);
         rows.filter_map(|view| {
             let first = u16::try_from(view.first_port).ok()?;
             let last = u16::try_from(view.first_port + view.ports - 1).ok()?;
@@ -94,14 +102,26 @@ impl Reader {
 
     fn live_flows(&self) -> u64 {
         let live = |bucket: &kubelb_common::flow::Bucket| {
-            (0..WAYS).filter(|way| tag::state(bucket.tag(*way).load()) == tag::LIVE).count()
+            (0..WAYS)
+                .filter(|way| tag::state(bucket.tag(*way).load()) == tag::LIVE)
+                .count()
         };
         u64::try_from(self.maps.flows.iter().map(live).sum::<usize>()).unwrap_or(u64::MAX)
     }
 
     fn fill(&self, flows: u64, frontends: usize) -> Vec<MapReport> {
-        let backends = self.maps.backends.iter().filter(|row| row.view().flags & flag::IN_USE != 0).count();
-        let hops = self.maps.hops.iter().filter(|row| row.view() != NextHopView::default()).count();
+        let backends = self
+            .maps
+            .backends
+            .iter()
+            .filter(|row| row.view().flags & flag::IN_USE != 0)
+            .count();
+        let hops = self
+            .maps
+            .hops
+            .iter()
+            .filter(|row| row.view() != NextHopView::default())
+            .count();
         let report = |name: &str, used: usize, capacity: usize| MapReport {
             name: name.to_owned(),
             used: u64::try_from(used).unwrap_or(u64::MAX),
@@ -111,7 +131,11 @@ impl Reader {
             report(names::FRONTENDS, frontends, self.maps.frontends.len()),
             report(names::BACKENDS, backends, self.maps.backends.len()),
             report(names::NEXT_HOPS, hops, self.maps.hops.len()),
-            MapReport { name: names::FLOWS.to_owned(), used: flows, capacity: self.maps.flow_capacity() },
+            MapReport {
+                name: names::FLOWS.to_owned(),
+                used: flows,
+                capacity: self.maps.flow_capacity(),
+            },
         ]
     }
 
@@ -141,14 +165,22 @@ impl Reader {
             });
         }
         let mut frontends = Vec::new();
-        for (number, row) in (0u32..).zip(self.maps.frontends.iter()).skip(1).filter(|(_, row)| row.is_active()) {
+        for (number, row) in (0u32..)
+            .zip(self.maps.frontends.iter())
+            .skip(1)
+            .filter(|(_, row)| row.is_active())
+        {
             let mut backends = backends.remove(&number).unwrap_or_default();
             backends.sort_by_key(|backend| (backend.address, backend.port));
             frontends.push(FrontendReport {
                 name: name_of(&self.maps.names, number),
                 vip: IpAddr::from(row.vip()),
                 port: u16::from_be(row.port()),
-                protocol: if row.protocol() == UDP { Protocol::Udp } else { Protocol::Tcp },
+                protocol: if row.protocol() == UDP {
+                    Protocol::Udp
+                } else {
+                    Protocol::Tcp
+                },
                 traffic: traffic(self.maps.frontend_traffic.get(&number, 0).ok()),
                 flows_per_second: None,
                 packets_per_second: None,
@@ -174,7 +206,10 @@ impl Reader {
 
 fn traffic(values: Option<PerCpuValues<Row>>) -> Traffic {
     let mut sum = Row::default();
-    values.iter().flat_map(|values| values.iter()).for_each(|cpu| sum += *cpu);
+    values
+        .iter()
+        .flat_map(|values| values.iter())
+        .for_each(|cpu| sum += *cpu);
     Traffic {
         packets_in: sum.packets_in,
         bytes_in: sum.bytes_in,
@@ -192,11 +227,9 @@ fn drops(counters: &Drops) -> BTreeMap<String, u64> {
     nonzero.collect()
 }
 
-fn interface_name(ifindex: u32) -> String {
-    nix::net::if_::if_indextoname(ifindex)
-        .ok()
-        .and_then(|name| name.into_string().ok())
-        .unwrap_or_else(|| format!("(gone: index {ifindex})"))
+fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned()
 }
 
 /// Fills the rates of `after` from an earlier report, `elapsed` before it.
@@ -205,10 +238,15 @@ pub fn add_rates(before: &Report, after: &mut Report, elapsed: Duration) {
     if seconds <= 0.0 {
         return;
     }
-    let earlier: BTreeMap<&str, &FrontendReport> =
-        before.frontends.iter().map(|frontend| (frontend.name.as_str(), frontend)).collect();
+    let earlier: BTreeMap<&str, &FrontendReport> = before
+        .frontends
+        .iter()
+        .map(|frontend| (frontend.name.as_str(), frontend))
+        .collect();
     for frontend in &mut after.frontends {
-        let Some(old) = earlier.get(frontend.name.as_str()) else { continue };
+        let Some(old) = earlier.get(frontend.name.as_str()) else {
+            continue;
+        };
         let packets = |traffic: &Traffic| traffic.packets_in + traffic.packets_out;
         let rate = |now: u64, then: u64| Some(now.saturating_sub(then)).map(|n| as_f64(n) / seconds);
         frontend.flows_per_second = rate(frontend.traffic.flows_total, old.traffic.flows_total);
@@ -218,6 +256,9 @@ pub fn add_rates(before: &Report, after: &mut Report, elapsed: Duration) {
 
 /// Exact up to 2^53, which a difference of counters over seconds never reaches.
 fn as_f64(n: u64) -> f64 {
-    let (high, low) = (u32::try_from(n >> 32).unwrap_or(u32::MAX), u32::try_from(n & 0xffff_ffff).unwrap_or(u32::MAX));
+    let (high, low) = (
+        u32::try_from(n >> 32).unwrap_or(u32::MAX),
+        u32::try_from(n & 0xffff_ffff).unwrap_or(u32::MAX),
+    );
     f64::from(high) * 4_294_967_296.0 + f64::from(low)
 }

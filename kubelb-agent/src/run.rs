@@ -16,14 +16,14 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{self, Command, DetachArgs, OutputFormat, RunArgs, StatusArgs};
+use crate::bpf::attach;
 use crate::bpf::load::Programs;
 use crate::bpf::maps::Maps;
 use crate::bpf::pins::{self, PinDirectory};
 use crate::bpf::store::Store;
-use crate::bpf::attach;
 use crate::engine::Engine;
-use crate::health::{self, Assignment, Counters, Settings, SocketProber};
 use crate::health::probe::ProbeBind;
+use crate::health::{self, Assignment, Counters, Settings, SocketProber};
 use crate::metrics;
 use crate::model::{Desired, HealthView};
 use crate::net::{self, NextHopView};
@@ -58,20 +58,34 @@ async fn agent(args: RunArgs) -> anyhow::Result<()> {
     let shutdown = shutdown::on_signals()?;
     let attachments = args.attachments()?;
     let pins = PinDirectory::open(&args.bpffs)?;
-    let mut programs = Programs::load(&pins, args.max_flows)?;
+    let hairpin = attachments
+        .iter()
+        .any(|(interface, _)| attach::wants_hairpin_by_redirect(interface));
+    let mut programs = Programs::load(&pins, args.max_flows, hairpin)?;
     let mut maps = Maps::open(&pins::existing_maps(&args.bpffs)?, true)?;
     let attached = attach::attach_all(&mut programs, &mut maps, &pins, &attachments)?;
     let engine = Engine::new(Store::new(maps)?, programs, &attached)?;
     let capacity = engine.capacity();
-    tracing::info!(flows = capacity.flows, buckets = capacity.buckets, hz = capacity.hz, "data path loaded");
+    tracing::info!(
+        flows = capacity.flows,
+        buckets = capacity.buckets,
+        hz = capacity.hz,
+        "data path loaded"
+    );
 
     let shared = Arc::new(Shared::default());
     let mut tasks = JoinSet::new();
     if let Some(address) = args.admin_address {
-        let listener = admin::bind(address).await.with_context(|| format!("--admin-address {address}"))?;
+        let listener = admin::bind(address)
+            .await
+            .with_context(|| format!("--admin-address {address}"))?;
         let address = listener.local_addr()?;
         tracing::info!(%address, "admin server listening");
-        let answers = Desk { reader: Mutex::new(None), bpffs: args.bpffs.clone(), shared: Arc::clone(&shared) };
+        let answers = Desk {
+            reader: Mutex::new(None),
+            bpffs: args.bpffs.clone(),
+            shared: Arc::clone(&shared),
+        };
         let token = shutdown.clone();
         tasks.spawn(async move {
             admin::serve(listener, Arc::new(answers), token).await;
@@ -81,7 +95,11 @@ async fn agent(args: RunArgs) -> anyhow::Result<()> {
     let (wanted_out, wanted_in) = watch::channel(BTreeSet::new());
     let (hops_out, hops_in) = watch::channel(NextHopView::default());
     let token = shutdown.clone();
-    tasks.spawn(async move { net::run(wanted_in, hops_out, token).await.context("following routes and neighbours") });
+    tasks.spawn(async move {
+        net::run(wanted_in, hops_out, token)
+            .await
+            .context("following routes and neighbours")
+    });
     let source = Source::File(args.config.clone()).start(shutdown.clone());
     let loop_ = Loop {
         engine,
@@ -208,9 +226,19 @@ impl Loop {
         let targets = desired
             .frontends
             .values()
-            .flat_map(|frontend| frontend.backends.iter().filter_map(|backend| frontend.check_target(backend)))
+            .flat_map(|frontend| {
+                frontend
+                    .backends
+                    .iter()
+                    .filter_map(|backend| frontend.check_target(backend))
+            })
             .collect();
-        let assignment = Assignment { targets, bind: ProbeBind { exclude: desired.snat.ports } };
+        let assignment = Assignment {
+            targets,
+            bind: ProbeBind {
+                exclude: desired.snat.ports,
+            },
+        };
         if let Some(checks) = &self.checks {
             checks.assignment.send_replace(assignment);
             return;
@@ -218,18 +246,36 @@ impl Loop {
         let initial = self.engine.known_health(desired);
         let (assignment_out, assignment_in) = watch::channel(assignment);
         let (results_out, results_in) = watch::channel(initial.clone());
-        let settings = Settings { seed: fastrand::u64(..), concurrency: health::DEFAULT_CONCURRENCY };
+        let settings = Settings {
+            seed: fastrand::u64(..),
+            concurrency: health::DEFAULT_CONCURRENCY,
+        };
         let counters = Arc::clone(&self.shared.counters);
         let token = self.shutdown.clone();
-        tokio::spawn(health::run(settings, SocketProber, assignment_in, initial, results_out, counters, token));
-        self.checks = Some(Checks { assignment: assignment_out, results: results_in });
+        tokio::spawn(health::run(
+            settings,
+            SocketProber,
+            assignment_in,
+            initial,
+            results_out,
+            counters,
+            token,
+        ));
+        self.checks = Some(Checks {
+            assignment: assignment_out,
+            results: results_in,
+        });
     }
 
     /// One round; true when another is due after a while.
     #[expect(clippy::disallowed_methods, reason = "the edge: reads the clock for the pure parts")]
     fn round(&mut self) -> bool {
         let Some(desired) = &self.desired else { return false };
-        let health = self.checks.as_mut().map(|checks| checks.results.borrow_and_update().clone()).unwrap_or_default();
+        let health = self
+            .checks
+            .as_mut()
+            .map(|checks| checks.results.borrow_and_update().clone())
+            .unwrap_or_default();
         let hops = self.hops.borrow_and_update().clone();
         match self.engine.reconcile(desired, &health, &hops, Instant::now()) {
             Ok(problems) => {
@@ -287,7 +333,10 @@ impl Desk {
         let now = Instant::now();
         let (reader, earlier) = match cell.take() {
             Some((reader, report, at)) => (reader, Some((report, at))),
-            None => (Reader::open(&self.bpffs).map_err(|error| error_chain::chain(&error).to_string())?, None),
+            None => (
+                Reader::open(&self.bpffs).map_err(|error| error_chain::chain(&error).to_string())?,
+                None,
+            ),
         };
         let mut report = reader.read();
         report.agent.pid = Some(std::process::id());
@@ -351,7 +400,12 @@ fn detach(args: &DetachArgs) -> anyhow::Result<()> {
     if removed.is_empty() {
         writeln!(out, "{}: nothing was pinned", args.bpffs.display())?;
     } else {
-        writeln!(out, "{}: removed {} pins; nothing is forwarded any more", args.bpffs.display(), removed.len())?;
+        writeln!(
+            out,
+            "{}: removed {} pins; nothing is forwarded any more",
+            args.bpffs.display(),
+            removed.len()
+        )?;
     }
     Ok(())
 }

@@ -84,7 +84,11 @@ pub fn plan(snat: &Snat, hops: &BTreeMap<IpAddr, NextHop>, rows: &BTreeMap<u8, (
         }
         kept.insert(*slot, *view);
     }
-    let missing: Vec<IpAddr> = wanted.iter().copied().filter(|address| !slots.contains_key(address)).collect();
+    let missing: Vec<IpAddr> = wanted
+        .iter()
+        .copied()
+        .filter(|address| !slots.contains_key(address))
+        .collect();
     for (index, address) in missing.iter().enumerate() {
         let others = u32::try_from(missing.len() - index).unwrap_or(u32::MAX);
         let Some((slot, view)) = place(*address, snat, &kept, rows, room, others) else {
@@ -113,15 +117,19 @@ fn place(
     others: u32,
 ) -> Option<(u8, SnatView)> {
     // A row that is freed in this very plan is given out in the next one.
-    let slot = (0..u8::try_from(MAX_ADDRESSES).ok()?).find(|slot| !kept.contains_key(slot) && !rows.contains_key(slot))?;
+    let slot =
+        (0..u8::try_from(MAX_ADDRESSES).ok()?).find(|slot| !kept.contains_key(slot) && !rows.contains_key(slot))?;
     let ports = snat.ports.count();
-    let reverse_used: Vec<(u32, u32)> =
-        sorted(kept.values().map(|view| (view.reverse, view.reverse + view.sections() * view.ports)));
+    let reverse_used: Vec<(u32, u32)> = sorted(
+        kept.values()
+            .map(|view| (view.reverse, view.reverse + view.sections() * view.ports)),
+    );
     let pools_used: Vec<(u32, u32)> = sorted(kept.values().map(|view| (view.pool, view.pool + view.sections())));
     (0..=MAX_FOLD_BITS).rev().find_map(|fold_bits| {
         let sections = 2u32 << fold_bits;
         let words = sections.checked_mul(ports)?;
-        let fair = words <= free(&reverse_used, room.reverse) / others && sections <= free(&pools_used, room.pools) / others;
+        let fair =
+            words <= free(&reverse_used, room.reverse) / others && sections <= free(&pools_used, room.pools) / others;
         if !fair && fold_bits > 0 {
             return None;
         }

@@ -48,7 +48,11 @@ impl Sweeper {
                     ended += 1;
                 } else {
                     self.counting.flows += 1;
-                    *self.counting.by_backend.entry(bucket.flow(way).backend().0).or_default() += 1;
+                    *self
+                        .counting
+                        .by_backend
+                        .entry(bucket.flow(way).backend().0)
+                        .or_default() += 1;
                 }
             }
         }
@@ -97,7 +101,9 @@ impl Suspects {
             for way in 0..WAYS {
                 let word = bucket.tag(way).load();
                 if tag::state(word) == tag::BUSY {
-                    suspects.slots.insert((index << 2) | u32::try_from(way).unwrap_or(0), word);
+                    suspects
+                        .slots
+                        .insert((index << 2) | u32::try_from(way).unwrap_or(0), word);
                 }
             }
         }
@@ -114,7 +120,9 @@ impl Suspects {
         let Some(pool) = tables.pool(pool_index) else { return };
         for port in 0..view.ports {
             let word_index = view.reverse_index(section, port);
-            let Some(holder) = tables.reverse(word_index).map(kubelb_common::shared::SharedU32::load) else { continue };
+            let Some(holder) = tables.reverse(word_index).map(kubelb_common::shared::SharedU32::load) else {
+                continue;
+            };
             let free = pool.is_free(port);
             let right = match holder.checked_sub(1) {
                 None => free,
@@ -131,7 +139,9 @@ impl Suspects {
         let mut mended = 0;
         for (index, claim) in &self.claims {
             if later.claims.get(index) == Some(claim)
-                && tables.bucket(*index).is_some_and(|bucket| bucket.claim().compare_exchange(*claim, 0))
+                && tables
+                    .bucket(*index)
+                    .is_some_and(|bucket| bucket.claim().compare_exchange(*claim, 0))
             {
                 mended += 1;
             }
@@ -160,8 +170,17 @@ impl Suspects {
 }
 
 /// True when the slot holds a live flow that this port belongs to.
-fn is_held_by<T: FlowTables>(tables: &T, index: u32, snat_slot: u8, raw_port: u16, section: u32, view: &SnatView) -> bool {
-    let Some((word, flow)) = flow_table::slot(tables, index) else { return false };
+fn is_held_by<T: FlowTables>(
+    tables: &T,
+    index: u32,
+    snat_slot: u8,
+    raw_port: u16,
+    section: u32,
+    view: &SnatView,
+) -> bool {
+    let Some((word, flow)) = flow_table::slot(tables, index) else {
+        return false;
+    };
     if tag::state(word.load()) != tag::LIVE {
         return false;
     }

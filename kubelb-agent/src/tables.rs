@@ -121,17 +121,28 @@ pub fn protocol_number(protocol: Protocol) -> u8 {
 /// The key of a frontend.
 #[must_use]
 pub fn key_of(frontend: &Frontend) -> FrontendKey {
-    FrontendKey::new(frontend.vip.into(), frontend.port.get().to_be(), protocol_number(frontend.protocol))
+    FrontendKey::new(
+        frontend.vip.into(),
+        frontend.port.get().to_be(),
+        protocol_number(frontend.protocol),
+    )
 }
 
 /// What the maps should hold, given what they hold.
 #[must_use]
-pub fn build(desired: &Desired, context: &Context<'_>, actual: &Tables, cursors: &mut Cursors) -> (Tables, Vec<Problem>) {
+pub fn build(
+    desired: &Desired,
+    context: &Context<'_>,
+    actual: &Tables,
+    cursors: &mut Cursors,
+) -> (Tables, Vec<Problem>) {
     let mut builder = Builder::new(context, actual, cursors);
     let mut problems = Vec::new();
     // Frontends that exist keep their rows before new ones look for theirs.
-    let (old, new): (Vec<_>, Vec<_>) =
-        desired.frontends.iter().partition(|(_, frontend)| actual.frontends.contains_key(&key_of(frontend)));
+    let (old, new): (Vec<_>, Vec<_>) = desired
+        .frontends
+        .iter()
+        .partition(|(_, frontend)| actual.frontends.contains_key(&key_of(frontend)));
     for (name, frontend) in old.into_iter().chain(new) {
         if let Err(problem) = builder.add(name, frontend) {
             problems.push(problem);
@@ -160,7 +171,10 @@ impl<'a, 'b> Builder<'a, 'b> {
             context,
             actual,
             cursors,
-            tables: Tables { leaving: actual.leaving.clone(), ..Tables::default() },
+            tables: Tables {
+                leaving: actual.leaving.clone(),
+                ..Tables::default()
+            },
             frontend_rows: actual.leaving.clone(),
             hop_rows: BTreeMap::new(),
             slots: BTreeMap::new(),
@@ -174,35 +188,55 @@ impl<'a, 'b> Builder<'a, 'b> {
             builder.hop_rows.entry(*hop).or_insert(*number);
         }
         for (number, row) in &actual.backends {
-            builder.known.entry(row.frontend).or_default().insert((row.address, row.port), *number);
+            builder
+                .known
+                .entry(row.frontend)
+                .or_default()
+                .insert((row.address, row.port), *number);
         }
         builder
     }
 
     fn occupy_slots(&mut self, offset: u32, length: usize) {
         if length > 0 {
-            self.slots.insert(offset, offset.saturating_add(u32::try_from(length).unwrap_or(u32::MAX)));
+            self.slots
+                .insert(offset, offset.saturating_add(u32::try_from(length).unwrap_or(u32::MAX)));
         }
     }
 
     fn add(&mut self, name: &str, frontend: &Frontend) -> Result<(), Problem> {
         let key = key_of(frontend);
-        let full = |map, capacity| Problem::Full { frontend: name.to_owned(), map, capacity };
+        let full = |map, capacity| Problem::Full {
+            frontend: name.to_owned(),
+            map,
+            capacity,
+        };
         let before = self.actual.frontends.get(&key);
         let number = match before {
             Some(row) => row.number,
-            None => self.free_frontend().ok_or_else(|| full(size::FRONTENDS, size::MAX_FRONTENDS))?,
+            None => self
+                .free_frontend()
+                .ok_or_else(|| full(size::FRONTENDS, size::MAX_FRONTENDS))?,
         };
         let mut rows = BTreeMap::new();
-        let mut known = if before.is_some() { self.known.remove(&number).unwrap_or_default() } else { BTreeMap::new() };
+        let mut known = if before.is_some() {
+            self.known.remove(&number).unwrap_or_default()
+        } else {
+            BTreeMap::new()
+        };
         for backend in &frontend.backends {
             let identity = (Addr::from(backend.address.ip()), backend.address.port().to_be());
             let row = match known.remove(&identity) {
                 Some(row) => row,
-                None => self.free_backend(&rows).ok_or_else(|| full(size::BACKENDS, size::MAX_BACKENDS))?,
+                None => self
+                    .free_backend(&rows)
+                    .ok_or_else(|| full(size::BACKENDS, size::MAX_BACKENDS))?,
             };
             let backend_row = self.backend_row(number, frontend, backend, identity);
-            rows.insert(row, backend_row.ok_or_else(|| full(size::NEXT_HOPS, size::MAX_NEXT_HOPS))?);
+            rows.insert(
+                row,
+                backend_row.ok_or_else(|| full(size::NEXT_HOPS, size::MAX_NEXT_HOPS))?,
+            );
         }
         let turn = turn::of(&rows);
         let offset = match before {
@@ -216,21 +250,42 @@ impl<'a, 'b> Builder<'a, 'b> {
             if let Some(gone) = self.actual.backends.get(&row)
                 && !self.context.drained.contains(&row)
             {
-                rows.insert(row, BackendRow { flags: gone.flags | flag::DRAINING, ..gone.clone() });
+                rows.insert(
+                    row,
+                    BackendRow {
+                        flags: gone.flags | flag::DRAINING,
+                        ..gone.clone()
+                    },
+                );
             }
         }
         self.tables.backends.extend(rows);
         self.tables.vips.insert(key.vip());
         let timeouts = jiffies(&frontend.timeouts, self.context.hz);
         let max_flows = self.context.max_flows;
-        let row = FrontendRow { number, name: name.to_owned(), timeouts, max_flows, turn, offset };
+        let row = FrontendRow {
+            number,
+            name: name.to_owned(),
+            timeouts,
+            max_flows,
+            turn,
+            offset,
+        };
         self.tables.frontends.insert(key, row);
         Ok(())
     }
 
-    fn backend_row(&mut self, number: u32, frontend: &Frontend, backend: &Backend, identity: (Addr, u16)) -> Option<BackendRow> {
+    fn backend_row(
+        &mut self,
+        number: u32,
+        frontend: &Frontend,
+        backend: &Backend,
+        identity: (Addr, u16),
+    ) -> Option<BackendRow> {
         let target = frontend.check_target(backend);
-        let health = target.as_ref().map(|target| self.context.health.get(target).copied().unwrap_or_default());
+        let health = target
+            .as_ref()
+            .map(|target| self.context.health.get(target).copied().unwrap_or_default());
         let flags = flag::IN_USE
             | match health {
                 None => 0,
@@ -251,7 +306,9 @@ impl<'a, 'b> Builder<'a, 'b> {
     }
 
     fn hop_row(&mut self, ip: IpAddr) -> Option<u32> {
-        let Some(hop) = self.context.hops.get(&ip) else { return Some(kubelb_common::next_hop::NONE) };
+        let Some(hop) = self.context.hops.get(&ip) else {
+            return Some(kubelb_common::next_hop::NONE);
+        };
         let view = hop_view(hop, self.context.xdp_interfaces.contains(&hop.ifindex));
         let row = match self.hop_rows.get(&view) {
             Some(row) => *row,
@@ -266,14 +323,18 @@ impl<'a, 'b> Builder<'a, 'b> {
     }
 
     fn free_frontend(&mut self) -> Option<u32> {
-        let row = next_free(&mut self.cursors.frontend, size::MAX_FRONTENDS, |row| self.frontend_rows.contains(&row))?;
+        let row = next_free(&mut self.cursors.frontend, size::MAX_FRONTENDS, |row| {
+            self.frontend_rows.contains(&row)
+        })?;
         self.frontend_rows.insert(row);
         Some(row)
     }
 
     fn free_backend(&mut self, more: &BTreeMap<u32, BackendRow>) -> Option<u32> {
         let taken = |row: u32| {
-            self.actual.backends.contains_key(&row) || self.tables.backends.contains_key(&row) || more.contains_key(&row)
+            self.actual.backends.contains_key(&row)
+                || self.tables.backends.contains_key(&row)
+                || more.contains_key(&row)
         };
         next_free(&mut self.cursors.backend, size::MAX_BACKENDS, taken)
     }

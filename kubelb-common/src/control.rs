@@ -93,7 +93,10 @@ impl Filter {
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "one byte of the word is meant")]
     pub fn byte(&self, hash: u16) -> u8 {
-        #[expect(clippy::indexing_slicing, reason = "a 16-bit number divided by eight is below the number of words")]
+        #[expect(
+            clippy::indexing_slicing,
+            reason = "a 16-bit number divided by eight is below the number of words"
+        )]
         let word = self.0[hash as usize >> 3].load();
         (word >> ((hash & 7) << 3)) as u8
     }
@@ -108,6 +111,9 @@ impl Filter {
     /// True when these are the bytes.
     #[must_use]
     pub fn same(&self, bytes: &[u8; FILTER_BYTES]) -> bool {
-        self.0.iter().zip(bytes.as_chunks::<8>().0).all(|(word, bytes)| word.load() == u64::from_le_bytes(*bytes))
+        self.0
+            .iter()
+            .zip(bytes.as_chunks::<8>().0)
+            .all(|(word, bytes)| word.load() == u64::from_le_bytes(*bytes))
     }
 }

@@ -119,8 +119,10 @@ pub struct Attachment {
     pub mode: u32,
     /// Bytes used of `reason`.
     pub reason_length: u32,
+    /// The interface's name when it was attached, zero-padded.
+    pub interface: [u8; 16],
     /// Why, UTF-8.
-    pub reason: [u8; 248],
+    pub reason: [u8; 232],
 }
 
 const _: () = assert!(size_of::<Attachment>() == 256);

@@ -64,7 +64,9 @@ impl Mode {
     /// Undoes the coding of [`Attachment::mode`].
     #[must_use]
     pub fn of(code: u32) -> Option<Self> {
-        [Self::Xdp, Self::Tcx, Self::Generic, Self::Clsact].into_iter().find(|mode| mode.code() == code)
+        [Self::Xdp, Self::Tcx, Self::Generic, Self::Clsact]
+            .into_iter()
+            .find(|mode| mode.code() == code)
     }
 }
 
@@ -101,12 +103,25 @@ pub fn attach_all(
             }
         }
         let done = attach(programs, pins, interface, ifindex, *mode)?;
-        tracing::info!(interface, ifindex, mode = done.mode.label(), reason = done.reason, "attached");
+        tracing::info!(
+            interface,
+            ifindex,
+            mode = done.mode.label(),
+            reason = done.reason,
+            "attached"
+        );
         attached.push(done);
     }
     for pin in pins.links()? {
-        if !attached.iter().any(|done| done.ifindex == pin.ifindex && done.interface == pin.interface) {
-            tracing::info!(interface = pin.interface, kind = pin.kind.suffix(), "detached: no longer asked for");
+        if !attached
+            .iter()
+            .any(|done| done.ifindex == pin.ifindex && done.interface == pin.interface)
+        {
+            tracing::info!(
+                interface = pin.interface,
+                kind = pin.kind.suffix(),
+                "detached: no longer asked for"
+            );
             unpin(&pin.path)?;
         }
     }
@@ -122,7 +137,12 @@ fn attach(
     mode: AttachMode,
 ) -> Result<Attached, BpfError> {
     let tc = attach_tc(programs, pins, interface, ifindex)?;
-    let done = |mode, reason: String| Attached { interface: interface.to_owned(), ifindex, mode, reason };
+    let done = |mode, reason: String| Attached {
+        interface: interface.to_owned(),
+        ifindex,
+        mode,
+        reason,
+    };
     let outcome = match mode {
         AttachMode::Xdp => {
             attach_xdp(programs, pins, interface, ifindex, LinkKind::Xdp)?;
@@ -138,7 +158,13 @@ fn attach(
             Ok(reason) => match attach_xdp(programs, pins, interface, ifindex, LinkKind::Xdp) {
                 Ok(()) => done(Mode::Xdp, reason),
                 Err(BpfError::Occupied(_)) => done(tc, "automatic: the interface carries another XDP program".into()),
-                Err(error) => done(tc, format!("automatic: native XDP refused: {}", kubelb_runtime::error_chain::chain(&error))),
+                Err(error) => done(
+                    tc,
+                    format!(
+                        "automatic: native XDP refused: {}",
+                        kubelb_runtime::error_chain::chain(&error)
+                    ),
+                ),
             },
         },
     };
@@ -156,10 +182,19 @@ fn attach(
     Ok(outcome)
 }
 
+/// True for interfaces on which XDP_TX reaches nobody: veth wakes a receiver that has no XDP program of its own for
+/// redirected frames only.
+#[must_use]
+pub fn wants_hairpin_by_redirect(interface: &str) -> bool {
+    driver_of(interface).is_ok_and(|driver| driver == VETH)
+}
+
+const VETH: &str = "veth";
+
 /// Whether native XDP is the better choice for a driver, and why.
 fn automatic(driver: &io::Result<String>) -> Result<String, String> {
     match driver {
-        Ok(driver) if driver == "veth" => {
+        Ok(driver) if driver == VETH => {
             Err("automatic: on veth the peer's offloads cannot be seen, and tcx keeps large segments whole".into())
         }
         Ok(driver) => Ok(format!("automatic: driver {driver} has native XDP")),
@@ -179,7 +214,11 @@ fn attach_xdp(
         LinkKind::Generic => (XdpMode::Skb, "generic"),
         LinkKind::Xdp | LinkKind::Tcx => (XdpMode::Driver, "xdp"),
     };
-    let failed = |source| BpfError::Attach { interface: interface.to_owned(), mode: label, source: Box::new(source) };
+    let failed = |source| BpfError::Attach {
+        interface: interface.to_owned(),
+        mode: label,
+        source: Box::new(source),
+    };
     // The other kind of XDP link has to go first: an interface has one XDP program.
     for other in [LinkKind::Xdp, LinkKind::Generic] {
         let pin = pins.link(interface, ifindex, other);
@@ -205,14 +244,20 @@ fn attach_xdp(
         Err(error) => return Err(failed(error)),
     };
     let link: FdLink = program.take_link(id).map_err(failed)?.try_into().map_err(|_| {
-        failed(ProgramError::IOError(io::Error::other("the kernel has no XDP links (Linux 5.9 or newer is needed)")))
+        failed(ProgramError::IOError(io::Error::other(
+            "the kernel has no XDP links (Linux 5.9 or newer is needed)",
+        )))
     })?;
     pin(link, &path)
 }
 
 fn attach_tc(programs: &mut Programs, pins: &PinDirectory, interface: &str, ifindex: u32) -> Result<Mode, BpfError> {
     let failed = |mode| {
-        move |source| BpfError::Attach { interface: interface.to_owned(), mode, source: Box::new(source) }
+        move |source| BpfError::Attach {
+            interface: interface.to_owned(),
+            mode,
+            source: Box::new(source),
+        }
     };
     let program = programs.tc()?;
     let has_tcx = KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(TCX.0, TCX.1, TCX.2));
@@ -220,8 +265,14 @@ fn attach_tc(programs: &mut Programs, pins: &PinDirectory, interface: &str, ifin
         if let Err(error) = qdisc_add_clsact(interface) {
             tracing::debug!(interface, %error, "clsact qdisc not added; it may be there already");
         }
-        let options = TcAttachOptions::Netlink(NlOptions { priority: CLSACT_PRIORITY, handle: 1.into(), classid: None });
-        let id = program.attach_with_options(interface, TcAttachType::Ingress, options).map_err(failed("clsact"))?;
+        let options = TcAttachOptions::Netlink(NlOptions {
+            priority: CLSACT_PRIORITY,
+            handle: 1.into(),
+            classid: None,
+        });
+        let id = program
+            .attach_with_options(interface, TcAttachType::Ingress, options)
+            .map_err(failed("clsact"))?;
         // A netlink filter stays until somebody removes it; forgetting ours keeps aya from doing so.
         std::mem::forget(program.take_link(id).map_err(failed("clsact"))?);
         return Ok(Mode::Clsact);
@@ -239,7 +290,9 @@ fn attach_tc(programs: &mut Programs, pins: &PinDirectory, interface: &str, ifin
     }
     // First, so that programs of others that drop or account see what we leave.
     let options = TcAttachOptions::TcxOrder(LinkOrder::first());
-    let id = program.attach_with_options(interface, TcAttachType::Ingress, options).map_err(failed("tcx"))?;
+    let id = program
+        .attach_with_options(interface, TcAttachType::Ingress, options)
+        .map_err(failed("tcx"))?;
     let link: FdLink = program
         .take_link(id)
         .map_err(failed("tcx"))?
@@ -255,17 +308,23 @@ fn pinned(path: &Path) -> Option<FdLink> {
 }
 
 fn pin(link: FdLink, path: &Path) -> Result<(), BpfError> {
-    link.pin(path)
-        .map(drop)
-        .map_err(|error| BpfError::Pin { path: path.to_owned(), source: io::Error::other(error) })
+    link.pin(path).map(drop).map_err(|error| BpfError::Pin {
+        path: path.to_owned(),
+        source: io::Error::other(error),
+    })
 }
 
 fn unpin(path: &Path) -> Result<(), BpfError> {
-    fs::remove_file(path).map_err(|source| BpfError::Pin { path: path.to_owned(), source })
+    fs::remove_file(path).map_err(|source| BpfError::Pin {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn is_busy(error: &ProgramError) -> bool {
-    let ProgramError::SyscallError(error) = error else { return false };
+    let ProgramError::SyscallError(error) = error else {
+        return false;
+    };
     error.io_error.raw_os_error() == Some(libc::EBUSY) || error.io_error.raw_os_error() == Some(libc::EEXIST)
 }
 
@@ -279,30 +338,53 @@ pub fn index_of(interface: &str) -> Result<u32, BpfError> {
 
 /// Writes down how the interfaces are attached, for `status` and for the data path.
 fn record(maps: &mut Maps, attached: &[Attached]) -> Result<(), BpfError> {
-    let failed = |name| move |source| BpfError::Update { name, source: Box::new(source) };
+    let failed = |name| {
+        move |source| BpfError::Update {
+            name,
+            source: Box::new(source),
+        }
+    };
     for stale in maps.attachments.keys().filter_map(Result::ok).collect::<Vec<u32>>() {
         if !attached.iter().any(|done| done.ifindex == stale) {
-            maps.attachments.remove(&stale).map_err(failed(kubelb_common::maps::ATTACHMENTS))?;
+            maps.attachments
+                .remove(&stale)
+                .map_err(failed(kubelb_common::maps::ATTACHMENTS))?;
         }
     }
     for done in attached {
-        let mut row = Attachment { mode: done.mode.code(), reason_length: 0, reason: [0; 248] };
+        let mut row = Attachment {
+            mode: done.mode.code(),
+            reason_length: 0,
+            interface: [0; 16],
+            reason: [0; 232],
+        };
+        for (to, from) in row.interface.iter_mut().zip(done.interface.bytes()) {
+            *to = from;
+        }
         for (to, from) in row.reason.iter_mut().zip(done.reason.bytes()) {
             *to = from;
             row.reason_length += 1;
         }
-        maps.attachments.insert(done.ifindex, row, 0).map_err(failed(kubelb_common::maps::ATTACHMENTS))?;
+        maps.attachments
+            .insert(done.ifindex, row, 0)
+            .map_err(failed(kubelb_common::maps::ATTACHMENTS))?;
     }
     let redirectable = |ifindex: u32| {
-        attached.iter().any(|done| done.ifindex == ifindex && matches!(done.mode, Mode::Xdp | Mode::Generic))
+        attached
+            .iter()
+            .any(|done| done.ifindex == ifindex && matches!(done.mode, Mode::Xdp | Mode::Generic))
     };
     for stale in maps.xdp_interfaces.keys().filter_map(Result::ok).collect::<Vec<u32>>() {
         if !redirectable(stale) {
-            maps.xdp_interfaces.remove(&stale).map_err(failed(kubelb_common::maps::XDP_INTERFACES))?;
+            maps.xdp_interfaces
+                .remove(&stale)
+                .map_err(failed(kubelb_common::maps::XDP_INTERFACES))?;
         }
     }
     for done in attached.iter().filter(|done| redirectable(done.ifindex)) {
-        maps.xdp_interfaces.insert(done.ifindex, 1, 0).map_err(failed(kubelb_common::maps::XDP_INTERFACES))?;
+        maps.xdp_interfaces
+            .insert(done.ifindex, 1, 0)
+            .map_err(failed(kubelb_common::maps::XDP_INTERFACES))?;
     }
     Ok(())
 }
@@ -320,7 +402,11 @@ fn driver_of(interface: &str) -> io::Result<String> {
     const ETHTOOL_GDRVINFO: u32 = 3;
     const SIOCETHTOOL: libc::c_ulong = 0x8946;
     let name = CString::new(interface)?;
-    let mut info = DriverInfo { command: ETHTOOL_GDRVINFO, driver: [0; 32], rest: [0; 160] };
+    let mut info = DriverInfo {
+        command: ETHTOOL_GDRVINFO,
+        driver: [0; 32],
+        rest: [0; 160],
+    };
     // SAFETY: all-zero is a valid value of this plain C struct.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(name.as_bytes()) {
@@ -332,7 +418,11 @@ fn driver_of(interface: &str) -> io::Result<String> {
     if unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) } < 0 {
         return Err(io::Error::last_os_error());
     }
-    let end = info.driver.iter().position(|byte| *byte == 0).unwrap_or(info.driver.len());
+    let end = info
+        .driver
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(info.driver.len());
     Ok(String::from_utf8_lossy(info.driver.get(..end).unwrap_or_default()).into_owned())
 }
 

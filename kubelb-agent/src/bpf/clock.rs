@@ -42,13 +42,20 @@ pub fn read(clock: &SchedClassifier) -> Result<Reading, BpfError> {
     let mut options = TestRunOptions::default();
     options.data_in = Some(&frame);
     options.data_out = Some(&mut out);
-    clock.test_run(options).map_err(|source| BpfError::Program { name: super::load::program::CLOCK, source: Box::new(source) })?;
+    clock.test_run(options).map_err(|source| BpfError::Program {
+        name: super::load::program::CLOCK,
+        source: Box::new(source),
+    })?;
     let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, ..] = out;
     let reading = Reading {
         jiffies: u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
         nanoseconds: u64::from_ne_bytes([i, j, k, l, m, n, o, p]),
     };
-    if reading.nanoseconds == 0 { Err(BpfError::Clock("the program wrote nothing")) } else { Ok(reading) }
+    if reading.nanoseconds == 0 {
+        Err(BpfError::Clock("the program wrote nothing"))
+    } else {
+        Ok(reading)
+    }
 }
 
 /// Measures the kernel's HZ over a tenth of a second.
@@ -64,7 +71,9 @@ pub fn measure_hz(clock: &SchedClassifier) -> Result<u32, BpfError> {
             return Ok(hz);
         }
     }
-    Err(BpfError::Clock("jiffies advance at a rate that no kernel is built with"))
+    Err(BpfError::Clock(
+        "jiffies advance at a rate that no kernel is built with",
+    ))
 }
 
 /// The HZ that two readings show, `None` when none fits within an eighth and one tick.
@@ -88,12 +97,30 @@ mod tests {
     #[test]
     fn tells_known_rates_apart() {
         for (ticks, hz) in [(12, 100), (30, 250), (36, 300), (120, 1000), (29, 250), (37, 300)] {
-            let first = Reading { jiffies: 4_294_892_296, nanoseconds: 5_000 };
-            let second = Reading { jiffies: first.jiffies + ticks, nanoseconds: 5_000 + 120_000_000 };
+            let first = Reading {
+                jiffies: 4_294_892_296,
+                nanoseconds: 5_000,
+            };
+            let second = Reading {
+                jiffies: first.jiffies + ticks,
+                nanoseconds: 5_000 + 120_000_000,
+            };
             assert_eq!(hz_of(first, second), Some(hz), "{ticks} ticks");
         }
-        let still = Reading { jiffies: 7, nanoseconds: 1 };
+        let still = Reading {
+            jiffies: 7,
+            nanoseconds: 1,
+        };
         assert_eq!(hz_of(still, still), None);
-        assert_eq!(hz_of(still, Reading { jiffies: 7 + 600, nanoseconds: 120_000_001 }), None);
+        assert_eq!(
+            hz_of(
+                still,
+                Reading {
+                    jiffies: 7 + 600,
+                    nanoseconds: 120_000_001
+                }
+            ),
+            None
+        );
     }
 }

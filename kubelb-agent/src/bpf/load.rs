@@ -30,12 +30,14 @@ pub struct Programs {
 
 impl Programs {
     /// Loads the programs. `flows` sizes the flow table where it is not pinned yet; one that is keeps its size.
+    /// `hairpin_by_redirect`: see [`super::attach::wants_hairpin_by_redirect`].
     ///
     /// # Errors
     /// When the kernel refuses, or a pinned map differs from what the object wants.
-    pub fn load(pins: &PinDirectory, flows: u32) -> Result<Self, BpfError> {
+    pub fn load(pins: &PinDirectory, flows: u32, hairpin_by_redirect: bool) -> Result<Self, BpfError> {
         let buckets = pinned_rows(&pins.map(names::FLOWS)).unwrap_or_else(|| Layout::for_flows(flows).buckets());
         let main = buckets.saturating_sub(names::STASH_BUCKETS);
+        let hairpin = u32::from(hairpin_by_redirect);
         let mut loader = EbpfLoader::new();
         for name in names::PINNED {
             loader.map_pin_path(name, pins.map(name));
@@ -43,10 +45,16 @@ impl Programs {
         let ebpf = loader
             .map_max_entries(names::FLOWS, buckets)
             .override_global("MAIN_BUCKETS", &main, true)
+            .override_global("HAIRPIN_BY_REDIRECT", &hairpin, true)
             .load(OBJECT)
             .map_err(|source| BpfError::Load(Box::new(source)))?;
         let mut programs = Self { ebpf };
-        let failed = |name| move |source| BpfError::Program { name, source: Box::new(source) };
+        let failed = |name| {
+            move |source| BpfError::Program {
+                name,
+                source: Box::new(source),
+            }
+        };
         programs.xdp()?.load().map_err(failed(program::XDP))?;
         programs.tc()?.load().map_err(failed(program::TC))?;
         programs.load_clock()?;
@@ -58,8 +66,14 @@ impl Programs {
     /// # Errors
     /// When the object has none.
     pub fn xdp(&mut self) -> Result<&mut Xdp, BpfError> {
-        let program = self.ebpf.program_mut(program::XDP).ok_or(BpfError::Absent(program::XDP))?;
-        program.try_into().map_err(|source| BpfError::Program { name: program::XDP, source: Box::new(source) })
+        let program = self
+            .ebpf
+            .program_mut(program::XDP)
+            .ok_or(BpfError::Absent(program::XDP))?;
+        program.try_into().map_err(|source| BpfError::Program {
+            name: program::XDP,
+            source: Box::new(source),
+        })
     }
 
     /// The tc program.
@@ -67,8 +81,14 @@ impl Programs {
     /// # Errors
     /// When the object has none.
     pub fn tc(&mut self) -> Result<&mut SchedClassifier, BpfError> {
-        let program = self.ebpf.program_mut(program::TC).ok_or(BpfError::Absent(program::TC))?;
-        program.try_into().map_err(|source| BpfError::Program { name: program::TC, source: Box::new(source) })
+        let program = self
+            .ebpf
+            .program_mut(program::TC)
+            .ok_or(BpfError::Absent(program::TC))?;
+        program.try_into().map_err(|source| BpfError::Program {
+            name: program::TC,
+            source: Box::new(source),
+        })
     }
 
     /// The clock program.
@@ -76,13 +96,25 @@ impl Programs {
     /// # Errors
     /// When the object has none.
     pub fn clock(&self) -> Result<&SchedClassifier, BpfError> {
-        let program = self.ebpf.program(program::CLOCK).ok_or(BpfError::Absent(program::CLOCK))?;
-        program.try_into().map_err(|source| BpfError::Program { name: program::CLOCK, source: Box::new(source) })
+        let program = self
+            .ebpf
+            .program(program::CLOCK)
+            .ok_or(BpfError::Absent(program::CLOCK))?;
+        program.try_into().map_err(|source| BpfError::Program {
+            name: program::CLOCK,
+            source: Box::new(source),
+        })
     }
 
     fn load_clock(&mut self) -> Result<(), BpfError> {
-        let failed = |source| BpfError::Program { name: program::CLOCK, source: Box::new(source) };
-        let program = self.ebpf.program_mut(program::CLOCK).ok_or(BpfError::Absent(program::CLOCK))?;
+        let failed = |source| BpfError::Program {
+            name: program::CLOCK,
+            source: Box::new(source),
+        };
+        let program = self
+            .ebpf
+            .program_mut(program::CLOCK)
+            .ok_or(BpfError::Absent(program::CLOCK))?;
         let program: &mut SchedClassifier = program.try_into().map_err(failed)?;
         program.load().map_err(failed)
     }
@@ -90,5 +122,9 @@ impl Programs {
 
 /// Rows of a pinned array, `None` when it is not pinned.
 fn pinned_rows(path: &Path) -> Option<u32> {
-    aya::maps::MapData::from_pin(path).ok()?.info().ok().map(|info| info.max_entries())
+    aya::maps::MapData::from_pin(path)
+        .ok()?
+        .info()
+        .ok()
+        .map(|info| info.max_entries())
 }

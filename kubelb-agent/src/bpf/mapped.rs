@@ -55,10 +55,18 @@ impl<T: Row> Mapped<T> {
         let rows = usize::try_from(rows).map_err(io::Error::other)?;
         let length = rows.checked_mul(size_of::<T>()).and_then(NonZeroUsize::new);
         let length = length.ok_or_else(|| io::Error::other("empty or too large"))?;
-        let protection = if write { ProtFlags::PROT_READ | ProtFlags::PROT_WRITE } else { ProtFlags::PROT_READ };
+        let protection = if write {
+            ProtFlags::PROT_READ | ProtFlags::PROT_WRITE
+        } else {
+            ProtFlags::PROT_READ
+        };
         // SAFETY: a new shared mapping at an address of the kernel's choice; the file descriptor is open.
         let start = unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, fd, 0) }?;
-        Ok(Self { start: start.cast(), rows, length })
+        Ok(Self {
+            start: start.cast(),
+            rows,
+            length,
+        })
     }
 }
 

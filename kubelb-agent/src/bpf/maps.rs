@@ -65,10 +65,17 @@ impl Maps {
     /// When one is missing or of another kind.
     pub fn open(directory: &Path, write: bool) -> Result<Self, BpfError> {
         let open = |name: &'static str| {
-            MapData::from_pin(directory.join(name))
-                .map_err(|source| BpfError::Map { name, source: Box::new(source) })
+            MapData::from_pin(directory.join(name)).map_err(|source| BpfError::Map {
+                name,
+                source: Box::new(source),
+            })
         };
-        let kind = |name: &'static str| move |source| BpfError::Map { name, source: Box::new(source) };
+        let kind = |name: &'static str| {
+            move |source| BpfError::Map {
+                name,
+                source: Box::new(source),
+            }
+        };
         Ok(Self {
             control: mapped(&open, names::CONTROL, write)?,
             filters: mapped(&open, names::FILTERS, write)?,
@@ -110,7 +117,13 @@ fn mapped<T: Row>(
     write: bool,
 ) -> Result<Mapped<T>, BpfError> {
     let data = open(name)?;
-    let rows = data.info().map_err(|source| BpfError::Map { name, source: Box::new(source) })?.max_entries();
+    let rows = data
+        .info()
+        .map_err(|source| BpfError::Map {
+            name,
+            source: Box::new(source),
+        })?
+        .max_entries();
     Mapped::new(data.fd(), rows, write).map_err(|source| BpfError::Mmap { name, source })
 }
 
@@ -129,7 +142,10 @@ fn row<T>(rows: &[T], index: u32) -> Option<&T> {
 impl FlowTables for Maps {
     fn layout(&self) -> Layout {
         let buckets = u32::try_from(self.flows.len()).unwrap_or(u32::MAX);
-        Layout { main: buckets.saturating_sub(names::STASH_BUCKETS), stash: names::STASH_BUCKETS }
+        Layout {
+            main: buckets.saturating_sub(names::STASH_BUCKETS),
+            stash: names::STASH_BUCKETS,
+        }
     }
     fn bucket(&self, index: u32) -> Option<&Bucket> {
         row(&self.flows, index)

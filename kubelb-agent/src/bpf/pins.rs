@@ -42,7 +42,9 @@ impl LinkKind {
     }
 
     fn parse(text: &str) -> Option<Self> {
-        [Self::Xdp, Self::Generic, Self::Tcx].into_iter().find(|kind| kind.suffix() == text)
+        [Self::Xdp, Self::Generic, Self::Tcx]
+            .into_iter()
+            .find(|kind| kind.suffix() == text)
     }
 }
 
@@ -65,7 +67,10 @@ impl PinDirectory {
     /// # Errors
     /// When it is not on a bpffs, cannot be made, or another agent holds it.
     pub fn open(bpffs: &Path) -> Result<Self, BpfError> {
-        let failed = |source| BpfError::Bpffs { path: bpffs.to_owned(), source };
+        let failed = |source| BpfError::Bpffs {
+            path: bpffs.to_owned(),
+            source,
+        };
         let root = bpffs.join(format!("v{ABI_VERSION}"));
         fs::create_dir_all(bpffs).map_err(failed)?;
         let kind = statfs(bpffs).map_err(|errno| failed(errno.into()))?.filesystem_type();
@@ -88,7 +93,11 @@ impl PinDirectory {
     /// Where a link is to be pinned.
     #[must_use]
     pub fn link(&self, interface: &str, ifindex: u32, kind: LinkKind) -> PathBuf {
-        self.root.join("links").join(format!("{}{SEPARATOR}{ifindex}{SEPARATOR}{}", escape(interface), kind.suffix()))
+        self.root.join("links").join(format!(
+            "{}{SEPARATOR}{ifindex}{SEPARATOR}{}",
+            escape(interface),
+            kind.suffix()
+        ))
     }
 
     /// All pinned links.
@@ -102,7 +111,10 @@ impl PinDirectory {
 
 /// bpffs refuses names with dots, and interface names may hold them (VLAN devices).
 fn escape(interface: &str) -> String {
-    interface.replace('%', "%25").replace('.', "%2e").replace(SEPARATOR, "%3a")
+    interface
+        .replace('%', "%25")
+        .replace('.', "%2e")
+        .replace(SEPARATOR, "%3a")
 }
 
 fn unescape(name: &str) -> String {
@@ -111,15 +123,29 @@ fn unescape(name: &str) -> String {
 
 fn links_of(root: &Path) -> Result<Vec<LinkPin>, BpfError> {
     let directory = root.join("links");
-    let failed = |source| BpfError::Pin { path: directory.clone(), source };
+    let failed = |source| BpfError::Pin {
+        path: directory.clone(),
+        source,
+    };
     let mut links = Vec::new();
     for entry in fs::read_dir(&directory).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
-        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+            continue;
+        };
         let mut parts = name.rsplitn(3, SEPARATOR);
-        let (Some(kind), Some(ifindex), Some(interface)) = (parts.next(), parts.next(), parts.next()) else { continue };
-        let (Some(kind), Ok(ifindex)) = (LinkKind::parse(kind), ifindex.parse()) else { continue };
-        links.push(LinkPin { interface: unescape(interface), ifindex, kind, path: path.clone() });
+        let (Some(kind), Some(ifindex), Some(interface)) = (parts.next(), parts.next(), parts.next()) else {
+            continue;
+        };
+        let (Some(kind), Ok(ifindex)) = (LinkKind::parse(kind), ifindex.parse()) else {
+            continue;
+        };
+        links.push(LinkPin {
+            interface: unescape(interface),
+            ifindex,
+            kind,
+            path: path.clone(),
+        });
     }
     links.sort();
     Ok(links)
@@ -129,7 +155,10 @@ const SEPARATOR: char = ':';
 
 /// The lock says that an agent runs; whoever dies loses it.
 fn lock(bpffs: &Path) -> Result<Flock<File>, BpfError> {
-    let failed = |source| BpfError::Bpffs { path: bpffs.to_owned(), source };
+    let failed = |source| BpfError::Bpffs {
+        path: bpffs.to_owned(),
+        source,
+    };
     let directory = File::open(bpffs).map_err(failed)?;
     Flock::lock(directory, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
         nix::errno::Errno::EWOULDBLOCK => BpfError::Locked { path: bpffs.to_owned() },
@@ -172,7 +201,10 @@ pub fn remove_all(bpffs: &Path) -> Result<Vec<PathBuf>, BpfError> {
     };
     for entry in fs::read_dir(bpffs).map_err(failed(bpffs))? {
         let root = entry.map_err(failed(bpffs))?.path();
-        let version = root.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix('v'));
+        let version = root
+            .file_name()
+            .and_then(|name| name.to_str())
+            .and_then(|name| name.strip_prefix('v'));
         if version.is_none_or(|version| version.parse::<u32>().is_err()) {
             continue;
         }

@@ -33,7 +33,10 @@ impl Store {
     /// # Errors
     /// When the key map cannot be read.
     pub fn new(maps: Maps) -> Result<Self, BpfError> {
-        let failed = |source| BpfError::Map { name: names::FRONTEND_KEYS, source: Box::new(source) };
+        let failed = |source| BpfError::Map {
+            name: names::FRONTEND_KEYS,
+            source: Box::new(source),
+        };
         let keys = maps.keys.iter().collect::<Result<_, _>>().map_err(failed)?;
         Ok(Self { maps, keys })
     }
@@ -82,16 +85,24 @@ impl Store {
     }
 
     fn read_frontend(&self, key: &FrontendKey, number: u32) -> Option<FrontendRow> {
-        let row = self.maps.frontend(number).filter(|row| row.is(key.vip(), key.port(), key.protocol()))?;
+        let row = self
+            .maps
+            .frontend(number)
+            .filter(|row| row.is(key.vip(), key.port(), key.protocol()))?;
         let (offset, length) = row.set();
         let mut timeouts = [0; timeout::COUNT];
-        timeouts.iter_mut().enumerate().for_each(|(class, value)| *value = row.timeout(class));
+        timeouts
+            .iter_mut()
+            .enumerate()
+            .for_each(|(class, value)| *value = row.timeout(class));
         Some(FrontendRow {
             number,
             name: self.name(number),
             timeouts,
             max_flows: row.max_flows(),
-            turn: (offset..offset.saturating_add(length)).filter_map(|slot| self.slot(slot)).collect(),
+            turn: (offset..offset.saturating_add(length))
+                .filter_map(|slot| self.slot(slot))
+                .collect(),
             offset,
         })
     }
@@ -116,8 +127,16 @@ impl Store {
         match op {
             MapOp::SetHop { row, hop } => with(&maps.hops, *row, |target| target.replace(hop)),
             MapOp::ClearHop { row } => with(&maps.hops, *row, |target| target.replace(&NextHopView::default())),
-            MapOp::OccupyBackend { row, address, port, frontend, next_hop } => {
-                with(&maps.backends, *row, |target| target.occupy(*address, *port, *frontend, *next_hop));
+            MapOp::OccupyBackend {
+                row,
+                address,
+                port,
+                frontend,
+                next_hop,
+            } => {
+                with(&maps.backends, *row, |target| {
+                    target.occupy(*address, *port, *frontend, *next_hop)
+                });
             }
             MapOp::SetBackendHop { row, next_hop } => {
                 with(&maps.backends, *row, |target| target.set_next_hop(*next_hop));
@@ -153,23 +172,34 @@ impl Store {
     fn publish(&self, row: u32, offset: u32, turn: &[u32]) {
         let mut slot = offset;
         for backend in turn {
-            if let Some(line) = usize::try_from(Line::of(slot)).ok().and_then(|line| self.maps.slots.get(line)) {
+            if let Some(line) = usize::try_from(Line::of(slot))
+                .ok()
+                .and_then(|line| self.maps.slots.get(line))
+            {
                 line.word(slot).store(*backend);
             }
             slot += 1;
         }
-        with(&self.maps.frontends, row, |target| target.publish_set(offset, slot - offset));
+        with(&self.maps.frontends, row, |target| {
+            target.publish_set(offset, slot - offset)
+        });
     }
 
     fn insert_key(&mut self, key: FrontendKey, row: u32) -> Result<(), BpfError> {
-        let failed = |source| BpfError::Update { name: names::FRONTEND_KEYS, source: Box::new(source) };
+        let failed = |source| BpfError::Update {
+            name: names::FRONTEND_KEYS,
+            source: Box::new(source),
+        };
         self.maps.keys.insert(key, row, 0).map_err(failed)?;
         self.keys.insert(key, row);
         Ok(())
     }
 
     fn remove_key(&mut self, key: FrontendKey) -> Result<(), BpfError> {
-        let failed = |source| BpfError::Update { name: names::FRONTEND_KEYS, source: Box::new(source) };
+        let failed = |source| BpfError::Update {
+            name: names::FRONTEND_KEYS,
+            source: Box::new(source),
+        };
         self.maps.keys.remove(&key).map_err(failed)?;
         self.keys.remove(&key);
         Ok(())
@@ -179,7 +209,8 @@ impl Store {
     #[must_use]
     pub fn snat_rows(&self) -> BTreeMap<u8, (SnatView, u64)> {
         let rows = numbered(&self.maps.snat).filter(|(_, row)| row.view().ports > 0);
-        rows.filter_map(|(slot, row)| Some((u8::try_from(slot).ok()?, (row.view(), self.used_ports(&row.view()))))).collect()
+        rows.filter_map(|(slot, row)| Some((u8::try_from(slot).ok()?, (row.view(), self.used_ports(&row.view())))))
+            .collect()
     }
 
     fn used_ports(&self, view: &SnatView) -> u64 {
@@ -191,7 +222,9 @@ impl Store {
         match op {
             SnatOp::Create { slot, view } => {
                 for section in 0..view.sections() {
-                    with(&self.maps.pools, view.pool_index(section), |pool| pool.reset(view.ports));
+                    with(&self.maps.pools, view.pool_index(section), |pool| {
+                        pool.reset(view.ports)
+                    });
                     for port in 0..view.ports {
                         if let Some(word) = self.maps.reverse(view.reverse_index(section, port)) {
                             word.store(0);
@@ -203,7 +236,11 @@ impl Store {
             SnatOp::Retire { slot } => with(&self.maps.snat, u32::from(*slot), |row| row.set_in_service(false)),
             SnatOp::Resume { slot } => with(&self.maps.snat, u32::from(*slot), |row| row.set_in_service(true)),
             SnatOp::Free { slot } => with(&self.maps.snat, u32::from(*slot), |row| {
-                let none = SnatView { ports: 0, in_service: false, ..row.view() };
+                let none = SnatView {
+                    ports: 0,
+                    in_service: false,
+                    ..row.view()
+                };
                 row.replace(&none);
             }),
         }
@@ -213,10 +250,17 @@ impl Store {
     /// try: SNAT addresses must not share a hash.
     pub fn publish_filter(&self, vips: &BTreeSet<Addr>, mut seed: impl FnMut() -> u64) {
         let Some(control) = self.maps.control() else { return };
-        let snat: BTreeMap<u8, Addr> = self.snat_rows().iter().map(|(slot, (view, _))| (*slot, view.address)).collect();
+        let snat: BTreeMap<u8, Addr> = self
+            .snat_rows()
+            .iter()
+            .map(|(slot, (view, _))| (*slot, view.address))
+            .collect();
         let (current, current_seed) = control.filter();
         let is_current = |bytes: &[u8; FILTER_BYTES]| {
-            usize::try_from(current).ok().and_then(|which| self.maps.filters.get(which)).is_some_and(|now| now.same(bytes))
+            usize::try_from(current)
+                .ok()
+                .and_then(|which| self.maps.filters.get(which))
+                .is_some_and(|now| now.same(bytes))
         };
         if filter_of(vips, &snat, current_seed).is_some_and(|bytes| is_current(&bytes)) {
             return;
@@ -225,7 +269,10 @@ impl Store {
         for seed in std::iter::repeat_with(&mut seed).take(64) {
             if let Some(bytes) = filter_of(vips, &snat, seed) {
                 let which = current ^ 1;
-                if let Some(filter) = usize::try_from(which).ok().and_then(|which| self.maps.filters.get(which)) {
+                if let Some(filter) = usize::try_from(which)
+                    .ok()
+                    .and_then(|which| self.maps.filters.get(which))
+                {
                     filter.fill(&bytes);
                 }
                 control.publish_filter(which, seed);
@@ -264,7 +311,9 @@ pub fn used_ports(maps: &Maps, view: &SnatView) -> u64 {
 /// The name in a frontend's row.
 #[must_use]
 pub fn name_of(names: &Mapped<Name>, number: u32) -> String {
-    let Some(name) = usize::try_from(number).ok().and_then(|number| names.get(number)) else { return String::new() };
+    let Some(name) = usize::try_from(number).ok().and_then(|number| names.get(number)) else {
+        return String::new();
+    };
     let bytes = name.load();
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned()

@@ -22,13 +22,22 @@ pub(super) fn of(rows: &BTreeMap<u32, BackendRow>) -> Vec<u32> {
         let all = rows.iter().filter(|(_, row)| wanted(row));
         shares = all.map(|(number, row)| (*number, u32::from(row.weight))).collect();
     }
-    let divisor = shares.iter().fold(0, |divisor, (_, weight)| greatest_common_divisor(divisor, *weight));
+    let divisor = shares
+        .iter()
+        .fold(0, |divisor, (_, weight)| greatest_common_divisor(divisor, *weight));
     let total: u32 = shares.iter().map(|(_, weight)| weight / divisor.max(1)).sum();
     let scale = |weight: u32| {
         let weight = weight / divisor.max(1);
-        if total <= MAX_TURN { weight } else { (weight * MAX_TURN / total).max(1) }
+        if total <= MAX_TURN {
+            weight
+        } else {
+            (weight * MAX_TURN / total).max(1)
+        }
     };
-    let shares: Vec<(u32, i64)> = shares.into_iter().map(|(number, weight)| (number, i64::from(scale(weight)))).collect();
+    let shares: Vec<(u32, i64)> = shares
+        .into_iter()
+        .map(|(number, weight)| (number, i64::from(scale(weight))))
+        .collect();
     spread(&shares)
 }
 
@@ -104,8 +113,13 @@ mod tests {
 
     #[test]
     fn unhealthy_and_draining_ones_are_out_unless_nobody_is_left() {
-        let mut rows: BTreeMap<u32, BackendRow> =
-            [(1, row(1, 0)), (2, row(1, flag::UNHEALTHY)), (3, row(1, flag::DRAINING)), (4, row(0, 0))].into();
+        let mut rows: BTreeMap<u32, BackendRow> = [
+            (1, row(1, 0)),
+            (2, row(1, flag::UNHEALTHY)),
+            (3, row(1, flag::DRAINING)),
+            (4, row(0, 0)),
+        ]
+        .into();
         assert_eq!(of(&rows), [1]);
         rows.insert(1, row(1, flag::UNHEALTHY));
         assert_eq!(of(&rows), [1, 2], "fail open, but never to a draining one");

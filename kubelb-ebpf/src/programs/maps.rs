@@ -78,6 +78,17 @@ pub(super) static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
 #[unsafe(no_mangle)]
 static MAIN_BUCKETS: Global<u32> = Global::new(LAYOUT.main);
 
+/// 1: send back out of the interface of arrival by redirect instead of XDP_TX. veth wakes a receiver that has no XDP
+/// program of its own for redirected frames only; real drivers do without the detour.
+#[unsafe(no_mangle)]
+static HAIRPIN_BY_REDIRECT: Global<u32> = Global::new(0);
+
+/// See [`HAIRPIN_BY_REDIRECT`].
+#[inline(always)]
+pub(super) fn hairpin_by_redirect() -> bool {
+    HAIRPIN_BY_REDIRECT.load() != 0
+}
+
 /// Sizes of the flow table.
 #[inline(always)]
 pub(super) fn layout() -> Layout {

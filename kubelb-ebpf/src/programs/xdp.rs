@@ -39,10 +39,12 @@ pub(super) fn kubelb_xdp(ctx: XdpContext) -> u32 {
             }
             xdp_action::XDP_DROP
         }
-        Outcome::Send(to) if to == interface => xdp_action::XDP_TX,
+        Outcome::Send(to) if to == interface && !maps::hairpin_by_redirect() => xdp_action::XDP_TX,
         // SAFETY: a helper call with plain arguments.
         Outcome::Send(to) => unsafe { bpf_redirect(to, 0) as u32 },
-        Outcome::Answer => xdp_action::XDP_TX,
+        Outcome::Answer if !maps::hairpin_by_redirect() => xdp_action::XDP_TX,
+        // SAFETY: a helper call with plain arguments.
+        Outcome::Answer => unsafe { bpf_redirect(interface, 0) as u32 },
         // XDP cannot resolve neighbours and `process` knows it.
         Outcome::SendToNeighbour(_) => xdp_action::XDP_ABORTED,
     }
