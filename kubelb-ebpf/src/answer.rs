@@ -3,6 +3,7 @@
 
 use kubelb_common::addr::{Addr, ICMP, ICMPV6, TCP, UDP};
 use kubelb_common::checksum::{delta16, fold, update};
+use kubelb_common::shared::opaque;
 use kubelb_common::stats::{Reason, Scratch};
 use kubelb_common::tcp::{ACK, FIN, RST, SYN};
 
@@ -259,65 +260,94 @@ fn reset<B: Bytes>(bytes: &mut B, packet: &Packet) -> bool {
     written
 }
 
-/// Turns a packet into an ICMP error about itself that quotes its network header and 8 bytes more. False: its sender
-/// must not be answered, it carries IPv4 options, or there is no room.
+/// Turns a packet into an ICMP error about itself that quotes its network header and its TCP header without options, or
+/// its UDP header. False: its sender must not be answered, it carries IPv4 options, or there is no room.
+///
+/// Of TCP the checksum field is quoted too: the stack does not cut a frame before a field that hardware is to fill.
 #[inline(always)]
 fn error<B: Bytes>(bytes: &mut B, packet: &Packet, error: Error) -> bool {
     let l3 = packet.l3();
-    if !answerable(packet.source) || packet.protocol == ICMP || packet.protocol == ICMPV6 {
+    let tcp = packet.protocol == TCP;
+    let network = if packet.v6 { 40 } else { 20 };
+    let quoted = if tcp { 20 } else { 8 };
+    let not_tcp_or_udp = packet.protocol == ICMP || packet.protocol == ICMPV6;
+    if !answerable(packet.source) || not_tcp_or_udp || packet.l4() != l3 + network {
         return false;
     }
-    if packet.v6 {
-        if !bytes.make_room(l3, 48) || !bytes.truncate(l3 + 96) || !swap_link(bytes) {
-            return false;
-        }
-        let (kind, code, parameter) = match error {
-            Error::PortUnreachable => (1, 4, 0),
-            Error::TimeExceeded => (3, 0, 0),
-            Error::TooBig(mtu) => (2, 0, u32::from(mtu)),
-        };
-        if !put_ipv6(bytes, packet, ICMPV6, 56) {
-            return false;
-        }
-        let Some(message) = bytes.window::<56>(l3 + 40) else {
-            return false;
-        };
-        put32::<0, 56>(message, u32::from_be_bytes([kind, code, 0, 0]).to_be());
-        put32::<4, 56>(message, parameter.to_be());
-        let sum = pseudo_sum(packet, ICMPV6, 56) + sum_words(message);
-        put16::<2, 56>(message, !fold(sum));
-        true
-    } else {
-        if packet.l4() != l3 + 20 || !bytes.make_room(l3, 28) || !bytes.truncate(l3 + 56) || !swap_link(bytes) {
-            return false;
-        }
-        let (kind, code, parameter) = match error {
-            Error::PortUnreachable => (3, 3, 0),
-            Error::TimeExceeded => (11, 0, 0),
-            Error::TooBig(mtu) => (3, 4, u32::from(mtu)),
-        };
-        if !put_ipv4(bytes, packet, ICMP, 56) {
-            return false;
-        }
-        let Some(message) = bytes.window::<36>(l3 + 20) else {
-            return false;
-        };
-        put32::<0, 36>(message, u32::from_be_bytes([kind, code, 0, 0]).to_be());
-        put32::<4, 36>(message, parameter.to_be());
-        let sum = sum_words(message);
-        put16::<2, 36>(message, !fold(sum));
-        true
+    let partial = bytes.checksum_is_partial(packet.l4() + if tcp { 16 } else { 6 });
+    if !bytes.make_room(l3, network + 8) || !bytes.truncate(l3 + network + 8 + network + quoted) || !swap_link(bytes) {
+        return false;
     }
+    let (kind, code, parameter) = match (error, packet.v6) {
+        (Error::PortUnreachable, false) => (3, 3, 0),
+        (Error::PortUnreachable, true) => (1, 4, 0),
+        (Error::TimeExceeded, false) => (11, 0, 0),
+        (Error::TimeExceeded, true) => (3, 0, 0),
+        (Error::TooBig(mtu), false) => (3, 4, u32::from(mtu)),
+        (Error::TooBig(mtu), true) => (2, 0, u32::from(mtu)),
+    };
+    let message = l3 + network;
+    let Some(header) = bytes.window::<8>(message) else {
+        return false;
+    };
+    put32::<0, 8>(header, u32::from_be_bytes([kind, code, 0, 0]).to_be());
+    put32::<4, 8>(header, parameter.to_be());
+    let Some(sum) = quoted_transport_sum(bytes, message + 8 + network, tcp, partial) else {
+        return false;
+    };
+    // Of IPv4 the whole packet, of IPv6 what follows its header: 20 + 8 + 20 and 8 + 40.
+    let length = if tcp { 68 } else { 56 };
+    let sum = if packet.v6 {
+        let Some(header) = bytes.window::<48>(message) else {
+            return false;
+        };
+        let sum = sum + sum_words(header) + pseudo_sum(packet, ICMPV6, length);
+        if !put_ipv6(bytes, packet, ICMPV6, length) {
+            return false;
+        }
+        sum
+    } else {
+        let Some(header) = bytes.window::<28>(message) else {
+            return false;
+        };
+        let sum = sum + sum_words(header);
+        if !put_ipv4(bytes, packet, ICMP, length) {
+            return false;
+        }
+        sum
+    };
+    let Some(field) = bytes.window::<2>(message + 2) else {
+        return false;
+    };
+    put16::<0, 2>(field, !fold(sum));
+    true
 }
 
-/// Sum of all 16-bit words.
+/// What the quoted transport header adds to the error's checksum. A header whose own sum is `partial` will be completed
+/// by hardware over the rest of the frame, which is just this header: it then adds up to the complement of what the
+/// field holds now.
+#[inline(always)]
+fn quoted_transport_sum<B: Bytes>(bytes: &mut B, at: usize, tcp: bool, partial: bool) -> Option<u64> {
+    if partial {
+        let field = bytes.window::<2>(at + if tcp { 16 } else { 6 })?;
+        return Some(u64::from(!get16::<0, 2>(field)));
+    }
+    Some(if tcp {
+        sum_words(bytes.window::<20>(at)?)
+    } else {
+        sum_words(bytes.window::<8>(at)?)
+    })
+}
+
+/// Sum of all words, for [`fold`]; `N` is a multiple of 4.
 #[inline(always)]
 fn sum_words<const N: usize>(bytes: &[u8; N]) -> u64 {
-    let mut sum = 0u64;
-    for pair in bytes.chunks_exact(2) {
-        if let [a, b] = pair {
-            sum += u64::from(u16::from_ne_bytes([*a, *b]));
-        }
+    const { assert!(N.is_multiple_of(4)) };
+    let (words, _) = bytes.as_chunks::<4>();
+    let (mut sum, mut step) = (0, opaque(0));
+    while let Some(word) = words.get(step as usize) {
+        sum += u64::from(u32::from_ne_bytes(*word));
+        step += 1;
     }
     sum
 }

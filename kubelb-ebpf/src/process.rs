@@ -150,12 +150,13 @@ fn begins_anew<T: Tables>(tables: &T, packet: &Packet, flow: &Flow, frontend: &F
     }
     let (backend, generation) = flow.backend();
     let flags = tables.backend(backend).map_or(0, |row| row.flags_of(generation));
-    let removed = flags & backend_flag::IN_USE == 0 || flags & backend_flag::DRAINING != 0;
+    let gone = flags & backend_flag::IN_USE == 0;
+    let draining = flags & backend_flag::DRAINING != 0;
     if udp {
-        return removed;
+        return gone || draining;
     }
-    let unwilling = removed || flags & backend_flag::UNHEALTHY != 0;
-    tcp::reopens(state) || (state & tcp::state::ANSWERED == 0 && unwilling)
+    let unwilling = draining || flags & backend_flag::UNHEALTHY != 0;
+    gone || tcp::reopens(state) || (state & tcp::state::ANSWERED == 0 && unwilling)
 }
 
 /// A packet of a client, on to its backend.
@@ -174,6 +175,8 @@ fn to_backend<B: Bytes, T: Tables>(
     };
     let backend = row.view();
     if backend.generation != binding.generation {
+        // The answer ends the connection, so its port need not wait for the idle timeout.
+        flow.add_state(0, tcp::state::RESET);
         return drop(frontend, Reason::STALE_BACKEND);
     }
     let Some(hop) = tables.next_hop(backend.next_hop) else {

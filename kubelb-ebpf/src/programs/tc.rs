@@ -1,7 +1,8 @@
 //! The tc side, always attached: what XDP hands over, and everything where XDP is not attached.
 
 use aya_ebpf::bindings::{
-    __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_adj_room_mode,
+    __sk_buff, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC,
+    bpf_adj_room_mode,
 };
 use aya_ebpf::helpers::generated::{
     bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_pull_data,
@@ -11,7 +12,7 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::info;
 use kubelb_ebpf::answer::{self, Why};
-use kubelb_ebpf::bytes::{Bytes, get16};
+use kubelb_ebpf::bytes::{Bytes, get16, put16};
 use kubelb_ebpf::outcome::Outcome;
 use kubelb_ebpf::parse::Packet;
 use kubelb_ebpf::process::process;
@@ -152,25 +153,25 @@ impl Bytes for Frame<'_> {
             return false;
         };
         let before = get16::<0, 2>(field);
-        // The kernel leaves the field of such a frame alone when a covered word changes: change one, and undo it.
+        // The kernel leaves the field of such a frame alone when a covered word changes: say that one did, and undo it.
         // SAFETY: the context is valid; packet pointers are loaded anew by `window`.
         unsafe { bpf_l4_csum_replace(skb, offset as u32, 0, 1, 0) };
         let Some(field) = self.window::<2>(offset) else {
             return false;
         };
-        if get16::<0, 2>(field) == before {
-            return true;
-        }
-        // SAFETY: as above.
-        unsafe { bpf_l4_csum_replace(skb, offset as u32, 0, 0xfffe, 0) };
-        false
+        let partial = get16::<0, 2>(field) == before;
+        put16::<0, 2>(field, before);
+        partial
     }
 
     #[inline(always)]
     fn make_room(&mut self, _l3: usize, room: usize) -> bool {
         let skb = self.ctx.skb.skb;
+        // The frame becomes a single packet (`truncate` sees to that), so the size of its segments no longer matters; without
+        // the flag the kernel refuses merged datagrams.
+        let flags = u64::from(BPF_F_ADJ_ROOM_FIXED_GSO);
         // SAFETY: the context is valid; packet pointers are loaded anew by `window`.
-        unsafe { bpf_skb_adjust_room(skb, room as i32, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, 0) == 0 }
+        unsafe { bpf_skb_adjust_room(skb, room as i32, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, flags) == 0 }
     }
 
     #[inline(always)]
