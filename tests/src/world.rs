@@ -167,7 +167,9 @@ impl World {
                 .first()
                 .map(|first| SocketAddr::new(first.ip(), BULK_PORT));
             let address = SocketAddr::new(way.vip, BULK_PORT);
-            frontends.push(Frontend::new(&name, address, way.protocol(), &Vec::from_iter(backend)));
+            let frontend = Frontend::new(&name, address, way.protocol(), &Vec::from_iter(backend));
+            // iperf3 listens only while it measures.
+            frontends.push(frontend.checked("{type: None}"));
         }
         frontends
     }

@@ -16,6 +16,8 @@ use super::{Transport, name_in};
 use crate::netns::Namespace;
 use crate::wait;
 
+/// A question over UDP without an answer is asked again after this time.
+const RESEND: Duration = Duration::from_millis(500);
 /// Pause of a flow between an answer and the next question.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -34,6 +36,8 @@ pub struct Ledger {
     pub servers: BTreeMap<String, usize>,
     /// Questions answered, over all flows.
     pub exchanges: u64,
+    /// Questions over UDP that were asked again, as every protocol on top of it does.
+    pub resent: u64,
     /// The longest that any question had to wait.
     pub slowest: Duration,
     /// One line for each flow that failed: reset, timed out, or answered by another server than before.
@@ -176,6 +180,7 @@ async fn talk(mut flow: Flow, ledger: Arc<Mutex<Ledger>>, stop: CancellationToke
         let result = flow.exchange().await;
         let mut ledger = ledger.lock().unwrap_or_else(PoisonError::into_inner);
         ledger.slowest = ledger.slowest.max(wait::now() - asked);
+        ledger.resent += std::mem::take(&mut flow.resent);
         match result {
             Ok(server) if server == flow.server => ledger.exchanges += 1,
             Ok(server) => {
@@ -198,6 +203,7 @@ struct Flow {
     number: usize,
     server: String,
     said: u64,
+    resent: u64,
     socket: Socket,
 }
 
@@ -233,6 +239,7 @@ impl Flow {
             number,
             server: String::new(),
             said: 0,
+            resent: 0,
             socket,
         })
     }
@@ -241,7 +248,7 @@ impl Flow {
     async fn exchange(&mut self) -> anyhow::Result<String> {
         self.said += 1;
         let said = format!("{}-{}", self.number, self.said);
-        let answer = tokio::time::timeout(PATIENCE, self.socket.ask(&said))
+        let answer = tokio::time::timeout(PATIENCE, self.socket.ask(&said, &mut self.resent))
             .await
             .with_context(|| format!("no answer within {PATIENCE:?}"))??;
         let name = name_in(&answer, &said).with_context(|| format!("answered {answer:?} to {said:?}"))?;
@@ -250,7 +257,7 @@ impl Flow {
 }
 
 impl Socket {
-    async fn ask(&mut self, said: &str) -> std::io::Result<String> {
+    async fn ask(&mut self, said: &str, resent: &mut u64) -> std::io::Result<String> {
         match self {
             Self::Tcp(stream) => {
                 stream.get_mut().write_all(format!("{said}\n").as_bytes()).await?;
@@ -260,13 +267,21 @@ impl Socket {
                 }
                 Ok(answer)
             }
-            Self::Udp(socket) => {
+            Self::Udp(socket) => loop {
                 socket.send(said.as_bytes()).await?;
                 let mut buffer = vec![0; 2_048];
-                let length = socket.recv(&mut buffer).await?;
-                buffer.truncate(length);
-                Ok(String::from_utf8_lossy(&buffer).into_owned())
-            }
+                match tokio::time::timeout(RESEND, socket.recv(&mut buffer)).await {
+                    Ok(length) => {
+                        buffer.truncate(length?);
+                        let answer = String::from_utf8_lossy(&buffer).into_owned();
+                        // What is not to this question is a late answer to one that was asked twice.
+                        if name_in(&answer, said).is_some() {
+                            return Ok(answer);
+                        }
+                    }
+                    Err(_elapsed) => *resent += 1,
+                }
+            },
         }
     }
 }

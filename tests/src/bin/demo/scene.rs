@@ -167,35 +167,37 @@ impl Scene {
 
     /// Open flows must not notice that the agent is gone.
     pub(crate) fn show_restart(&self, stage: &Stage, agent: &mut Agent<'_>) -> anyhow::Result<()> {
-        let open =
-            |vip, port, transport| Conversations::open(&self.net.client, transport, SocketAddr::new(vip, port), 25);
-        let flows = [
-            open(VIP4, TCP.0, Transport::Tcp)?,
-            open(VIP6, TCP.0, Transport::Tcp)?,
-            open(VIP4, UDP.0, Transport::Udp)?,
-            open(VIP6, UDP.0, Transport::Udp)?,
+        let ways = [
+            (VIP4, TCP.0, Transport::Tcp),
+            (VIP6, TCP.0, Transport::Tcp),
+            (VIP4, UDP.0, Transport::Udp),
+            (VIP6, UDP.0, Transport::Udp),
         ];
+        let mut flows = Vec::new();
+        for (vip, port, transport) in ways {
+            let to = SocketAddr::new(vip, port);
+            flows.push((to, Conversations::open(&self.net.client, transport, to, 25)?));
+        }
+        let alive = |when: &str| {
+            let mut flows = flows.iter();
+            flows.try_for_each(|(to, flows)| flows.keep_talking(20).with_context(|| format!("{to} {when}")))
+        };
         agent.kill()?;
-        flows
-            .iter()
-            .try_for_each(|flows| flows.keep_talking(20))
-            .context("with the agent killed")?;
+        alive("with the agent killed")?;
         stage.interrupt.check()?;
         agent.restart()?;
-        flows
-            .iter()
-            .try_for_each(|flows| flows.keep_talking(20))
-            .context("with the agent back")?;
-        let (mut answers, mut slowest, mut failures) = (0, Duration::ZERO, Vec::new());
-        for flows in flows {
+        alive("with the agent back")?;
+        let (mut answers, mut resent, mut slowest, mut failures) = (0, 0, Duration::ZERO, Vec::new());
+        for (_, flows) in flows {
             let ledger = flows.finish()?;
             answers += ledger.exchanges;
+            resent += ledger.resent;
             slowest = slowest.max(ledger.slowest);
             failures.extend(ledger.failures);
         }
         let failed = failures.len();
         say(&format!(
-            "    100 open flows, {answers} answers, slowest {slowest:.1?}, {failed} failed or reset\n"
+            "    100 open flows, {answers} answers, slowest {slowest:.1?}, {resent} resent, {failed} failed or reset\n"
         ))?;
         ensure!(failures.is_empty(), "flows broke: {failures:#?}");
         Ok(())
@@ -276,7 +278,9 @@ Ctrl-C here (or kill {pid}) removes everything.
             for protocol in ["TCP", "UDP"] {
                 let name = format!("demo/iperf-{}-{family}", protocol.to_lowercase());
                 let backends: Vec<SocketAddr> = self.backends(vip, BULK.1).into_iter().take(1).collect();
-                frontends.push(Frontend::new(&name, SocketAddr::new(vip, BULK.0), protocol, &backends));
+                // iperf3 listens only while it measures.
+                let frontend = Frontend::new(&name, SocketAddr::new(vip, BULK.0), protocol, &backends);
+                frontends.push(frontend.checked("{type: None}"));
             }
         }
         Config::new(frontends)
