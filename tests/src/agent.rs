@@ -266,6 +266,16 @@ impl<'a> Agent<'a> {
         Status::parse(&tool::output(self.cli("status").args(["--output", "json"]))?)
     }
 
+    /// What its admin server says under `/status`: what `status` says, and what only the process knows.
+    ///
+    /// # Errors
+    /// When it isn't ready.
+    pub fn live_status(&self) -> anyhow::Result<Status> {
+        let (code, body) = self.admin("/status")?;
+        ensure!(code == 200, "/status says {code}: {body}");
+        Status::parse(&body)
+    }
+
     /// What `kubelb-agent status` prints for people.
     ///
     /// # Errors
@@ -274,7 +284,7 @@ impl<'a> Agent<'a> {
         tool::output(&mut self.cli("status"))
     }
 
-    /// Waits until `wanted` is content with the status, and returns how long that took.
+    /// Waits until `wanted` is content with the status (from the agent while it runs), and returns how long that took.
     ///
     /// # Errors
     /// With what `wanted` said last, and the status it said it of.
@@ -284,7 +294,11 @@ impl<'a> Agent<'a> {
         wanted: impl Fn(&Status) -> anyhow::Result<()>,
     ) -> anyhow::Result<Duration> {
         wait::until(within, || {
-            let status = self.status()?;
+            let status = if self.running.is_some() {
+                self.live_status()?
+            } else {
+                self.status()?
+            };
             wanted(&status).with_context(|| format!("status: {status}"))
         })
         .map(|(_, taken)| taken)

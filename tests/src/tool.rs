@@ -7,13 +7,12 @@ use std::process::{Command, Output, Stdio};
 use anyhow::{Context as _, bail};
 
 /// Debian packages of the programs that the testbed calls, for the hint when one is missing.
-const PACKAGES: [(&str, &str); 6] = [
+const PACKAGES: [(&str, &str); 5] = [
     ("ip", "iproute2"),
     ("tc", "iproute2"),
     ("ethtool", "ethtool"),
     ("iperf3", "iperf3"),
     ("tcpdump", "tcpdump"),
-    ("bpftool", "bpftool"),
 ];
 
 /// Runs `command` to its end and returns what it printed to standard output.

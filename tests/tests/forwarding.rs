@@ -35,7 +35,8 @@ fn round_robin(mode: Mode) {
         let status = agent.status().expect("a status");
         assert_eq!(status.mode(interface).expect("attached").0, mode.flag());
     }
-    assert_eq!(agent.status().expect("a status").drops().values().sum::<u64>(), 0);
+    let drops = agent.status().expect("a status").drops();
+    assert!(drops.is_empty(), "{drops:?}");
 }
 
 #[test]
@@ -110,7 +111,8 @@ fn bulk(mode: Mode) {
         assert!(report.lost_percent < 1.0, "{}: {report:?}", way.name());
         assert_eq!(report.silent_seconds, 0, "{}: {report:?}", way.name());
     }
-    assert_eq!(agent.status().expect("a status").drops().values().sum::<u64>(), 0);
+    let drops = agent.status().expect("a status").drops();
+    assert!(drops.is_empty(), "{drops:?}");
 }
 
 #[test]

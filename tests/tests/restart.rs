@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
+use aya::programs::{SchedClassifier, TcAttachType};
 use kubelb_tests::agent::Config;
 use kubelb_tests::agent::config::QUICK_CHECK;
 use kubelb_tests::tool;
@@ -58,6 +59,8 @@ fn restarts(mode: Mode) {
             flows.keep_talking(3).expect("life after all of it");
         }
         over.store(true, Ordering::Relaxed);
+        let drops = agent.status().expect("a status").drops();
+        assert!(drops.is_empty(), "{drops:?}");
         let runs = bulk.join().expect("no panic").expect("bulk data flows");
         assert!(runs > 0);
     });
@@ -112,13 +115,27 @@ fn sigterm_leaves_forwarding_on_and_says_so() {
     }
 }
 
-/// Names of the programs on the node's interfaces, as the kernel has them.
+/// Programs on the node's interfaces, as the kernel has them: XDP, and tcx in both directions.
 fn attached(world: &World) -> Vec<String> {
-    let shown = tool::output(world.net.node.command("bpftool").args(["-j", "net", "show"])).expect("bpftool");
-    let parsed: serde_json::Value = serde_json::from_str(&shown).expect("JSON");
-    let lists = ["xdp", "tc"].map(|kind| parsed.pointer(&format!("/0/{kind}")).cloned().unwrap_or_default());
-    let entries = lists.iter().filter_map(serde_json::Value::as_array).flatten();
-    entries.map(ToString::to_string).collect()
+    let mut found = Vec::new();
+    for interface in world.net.node_interfaces() {
+        let mut show = world.net.node.command("ip");
+        let shown = tool::output(show.args(["-json", "link", "show", "dev", interface])).expect("ip");
+        let link: serde_json::Value = serde_json::from_str(&shown).expect("JSON");
+        if link.pointer("/0/xdp").is_some() {
+            found.push(format!("{interface} xdp"));
+        }
+        for direction in [TcAttachType::Ingress, TcAttachType::Egress] {
+            let query = || SchedClassifier::query_tcx(interface, direction);
+            let (_, programs) = world.net.node.run(query).expect("a thread").expect("an answer");
+            found.extend(
+                programs
+                    .iter()
+                    .map(|program| format!("{interface} tcx {}", program.id())),
+            );
+        }
+    }
+    found
 }
 
 #[test]

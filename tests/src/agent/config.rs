@@ -28,9 +28,10 @@ pub struct Frontend {
     pub health_check: Option<String>,
 }
 
-/// A TCP check every 200 ms that one failure or success decides: failover is quick, and a test need not wait.
+/// A TCP check of [`crate::world::NODE_PORT`] every 200 ms that two failures or one success decide: failover is quick, and
+/// a test need not wait. The port is named since a UDP frontend can't be checked on its own.
 pub const QUICK_CHECK: &str =
-    "{type: TCP, interval: 200ms, timeout: 200ms, healthyThreshold: 1, unhealthyThreshold: 2}";
+    "{type: TCP, port: 30700, interval: 200ms, timeout: 200ms, healthyThreshold: 1, unhealthyThreshold: 2}";
 
 impl Frontend {
     /// A frontend without health checks.
@@ -127,7 +128,7 @@ frontends:
   port: 80
   protocol: TCP
   algorithm: RoundRobin
-  healthCheck: {type: TCP, interval: 200ms, timeout: 200ms, healthyThreshold: 1, unhealthyThreshold: 2}
+  healthCheck: {type: TCP, port: 30700, interval: 200ms, timeout: 200ms, healthyThreshold: 1, unhealthyThreshold: 2}
   backends:
   - {address: \"fd02:1::2\", port: 8080, weight: 1}
 - name: default/none

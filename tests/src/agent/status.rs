@@ -59,7 +59,7 @@ impl Status {
             .collect()
     }
 
-    /// Drops, of all frontends and before any frontend was known, by reason.
+    /// Drops, of all frontends and before any frontend was known, by reason; only what did happen.
     #[must_use]
     pub fn drops(&self) -> BTreeMap<String, u64> {
         let mut all = BTreeMap::new();
@@ -68,6 +68,7 @@ impl Status {
                 *all.entry(reason.clone()).or_insert(0) += count.as_u64().unwrap_or(0);
             }
         }
+        all.retain(|_, count| *count > 0);
         all
     }
 
