@@ -335,6 +335,10 @@ pub fn allocate_port<T: FlowTables>(
     };
     let pool_index = snat.pool_index(section);
     let mut port = tables.take_from_pool(pool_index, from, end);
+    if port == NO_PORT && from != begin {
+        // Round again within the part: a port rests as long as possible before it is used anew.
+        port = tables.take_from_pool(pool_index, begin, from);
+    }
     if port == NO_PORT {
         port = tables.take_from_pool(pool_index, 0, snat.ports);
     }
