@@ -19,6 +19,7 @@
 
 pub mod addr;
 pub mod backend;
+pub mod bench;
 pub mod checksum;
 pub mod control;
 pub mod flow;

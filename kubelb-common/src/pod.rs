@@ -16,3 +16,5 @@ unsafe impl Pod for Traffic {}
 unsafe impl Pod for Drops {}
 // SAFETY: as above.
 unsafe impl Pod for Scratch {}
+// SAFETY: as above.
+unsafe impl Pod for crate::bench::Plan {}

@@ -16,7 +16,7 @@ use kubelb_common::flow_table::{FlowTables, Layout, Slices};
 use kubelb_common::frontend::{Frontend, FrontendKey};
 use kubelb_common::next_hop::NextHop;
 use kubelb_common::port_pool::PortPool;
-use kubelb_common::shared::SharedU32;
+use kubelb_common::shared::{Line, SharedU32};
 use kubelb_common::snat::SnatAddress;
 use kubelb_common::stats::{Reason, Scratch, Traffic};
 
@@ -37,7 +37,7 @@ pub struct Rows<'a> {
     /// Backend rows.
     pub backends: &'a [Backend],
     /// Backend row numbers, in the order of the turn.
-    pub backend_slots: &'a [SharedU32],
+    pub backend_slots: &'a [Line],
     /// Next-hop rows.
     pub next_hops: &'a [NextHop],
 }
@@ -53,7 +53,7 @@ pub struct Sizes {
     pub addresses: usize,
     /// Port pools.
     pub pools: usize,
-    /// Words of the reverse index.
+    /// Lines of the reverse index.
     pub reverse: usize,
 }
 
@@ -65,12 +65,12 @@ pub struct Model {
     keys: BTreeMap<FrontendKey, u32>,
     frontends: Vec<Frontend>,
     backends: Vec<Backend>,
-    backend_slots: Vec<SharedU32>,
+    backend_slots: Vec<Line>,
     next_hops: Vec<NextHop>,
     snat: Vec<SnatAddress>,
     pools: Vec<PortPool>,
     buckets: Vec<Bucket>,
-    reverse: Vec<SharedU32>,
+    reverse: Vec<Line>,
     routes: BTreeMap<Addr, ClientHop>,
 }
 
@@ -194,7 +194,7 @@ impl FlowTables for Cpu<'_> {
         row(&self.model.buckets, index)
     }
     fn reverse(&self, index: u32) -> Option<&SharedU32> {
-        row(&self.model.reverse, index)
+        row(&self.model.reverse, Line::of(index)).map(|line| line.word(index))
     }
     fn pool(&self, index: u32) -> Option<&PortPool> {
         row(&self.model.pools, index)
@@ -218,7 +218,7 @@ impl Tables for Cpu<'_> {
         self.model.keys.get(key).copied()
     }
     fn backend_slot(&self, index: u32) -> Option<u32> {
-        row(&self.model.backend_slots, index).map(SharedU32::load)
+        row(&self.model.backend_slots, Line::of(index)).map(|line| line.word(index).load())
     }
     fn backend(&self, index: u32) -> Option<&Backend> {
         row(&self.model.backends, index)

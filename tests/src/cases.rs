@@ -58,6 +58,14 @@ impl Case {
         }
     }
 
+    /// How many frames XDP leaves to tc.
+    #[must_use]
+    pub fn handed_over(&self) -> u64 {
+        let handed_over =
+            |step: &&Step| matches!(step, Step::Send(send) if send.segment == 0 && send.xdp.0 == Outcome::HandOver);
+        self.steps.iter().filter(handed_over).map(|_| 1).sum()
+    }
+
     fn change(mut self, change: impl Fn(&Rows<'_>) + 'static) -> Self {
         self.steps.push(Step::Change(Box::new(change)));
         self
@@ -84,7 +92,7 @@ impl Case {
     }
 
     /// XDP passes the packet on to tc, which sends it.
-    fn handed_over(self, what: &'static str, packet: &Packet, outcome: Outcome, after: &Packet) -> Self {
+    fn passed_to_tc(self, what: &'static str, packet: &Packet, outcome: Outcome, after: &Packet) -> Self {
         let frame = packet.bytes();
         self.apart(
             what,

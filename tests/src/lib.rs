@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod capture;
 pub mod cases;
+pub mod kernel;
 pub mod netns;
 pub mod packet;
 pub mod scratch;

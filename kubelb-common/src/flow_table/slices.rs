@@ -4,7 +4,7 @@ use super::{FlowTables, Layout};
 use crate::flow::Bucket;
 use crate::frontend::Frontend;
 use crate::port_pool::PortPool;
-use crate::shared::SharedU32;
+use crate::shared::{Line, SharedU32};
 use crate::snat::SnatAddress;
 
 /// The rows that the flow table is made of.
@@ -15,7 +15,7 @@ pub struct Slices<'a> {
     /// Flow records.
     pub buckets: &'a [Bucket],
     /// Reverse index.
-    pub reverse: &'a [SharedU32],
+    pub reverse: &'a [Line],
     /// Free SNAT ports.
     pub pools: &'a [PortPool],
     /// Frontend rows.
@@ -37,7 +37,7 @@ impl FlowTables for Slices<'_> {
         row(self.buckets, index)
     }
     fn reverse(&self, index: u32) -> Option<&SharedU32> {
-        row(self.reverse, index)
+        row(self.reverse, Line::of(index)).map(|line| line.word(index))
     }
     fn pool(&self, index: u32) -> Option<&PortPool> {
         row(self.pools, index)

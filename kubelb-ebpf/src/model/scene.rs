@@ -7,6 +7,7 @@ use kubelb_common::flow_table::{FlowTables, Layout};
 use kubelb_common::frontend::{ECHO_ONLY, FrontendKey, timeout};
 use kubelb_common::hash;
 use kubelb_common::next_hop::{MacWord, NextHopView, flag};
+use kubelb_common::shared::Line;
 use kubelb_common::snat::SnatView;
 
 use super::{Model, Rows, Sizes};
@@ -118,7 +119,7 @@ impl Scene {
             rows: 128,
             addresses: 16,
             pools: 4,
-            reverse: usize::try_from(self.ports * 4).unwrap_or(usize::MAX),
+            reverse: usize::try_from(Line::of(self.ports * 4) + 1).unwrap_or(usize::MAX),
         }
     }
 
@@ -231,8 +232,8 @@ fn fill_filter(rows: &Rows<'_>) {
 pub fn publish(rows: &Rows<'_>, number: u32, order: &[u32]) {
     let offset = number * SLOTS;
     for (slot, n) in (offset..).zip(order) {
-        if let Some(word) = row(rows.backend_slots, slot) {
-            word.store(backend(number, *n));
+        if let Some(line) = row(rows.backend_slots, Line::of(slot)) {
+            line.word(slot).store(backend(number, *n));
         }
     }
     if let Some(frontend) = rows.flows.frontend(number) {

@@ -105,7 +105,7 @@ fn tagged(kind: super::world::Kind) -> Case {
     answer.vlan = Some(0x2042);
     let forwarded = kind.forwarded(&request, 0, 0);
     Case::new(format!("{}: tagged", kind.name()))
-        .handed_over("to another interface", &request, Send(EGRESS), &forwarded)
+        .passed_to_tc("to another interface", &request, Send(EGRESS), &forwarded)
         .change(|rows| set_hop(rows, 0, INGRESS, flag::RESOLVED | flag::XDP | flag::ROUTED, MTU))
         .send("to the same interface", &request, Send(INGRESS), &forwarded)
         .change(know_clients)
@@ -172,12 +172,12 @@ fn next_hops() -> Vec<Case> {
         cases.push(
             Case::new(format!("{}: neighbour unknown", kind.name()))
                 .change(|rows| set_hop(rows, 0, EGRESS, flag::ROUTED | flag::XDP, MTU))
-                .handed_over("request", &request, SendToNeighbour(EGRESS), &without_link),
+                .passed_to_tc("request", &request, SendToNeighbour(EGRESS), &without_link),
         );
         cases.push(
             Case::new(format!("{}: XDP cannot send there", kind.name()))
                 .change(|rows| set_hop(rows, 0, EGRESS, flag::ROUTED | flag::RESOLVED, MTU))
-                .handed_over("request", &request, Send(EGRESS), &forwarded),
+                .passed_to_tc("request", &request, Send(EGRESS), &forwarded),
         );
         cases.push(
             Case::new(format!("{}: no route to the backend", kind.name()))
@@ -230,7 +230,7 @@ fn ways_back() -> Vec<Case> {
         cases.push(
             begun("XDP cannot send back there")
                 .change(|rows| set_client_hops(rows, &client_hop(rows, EGRESS, flag::ROUTED)))
-                .handed_over("answer", &answer, Send(EGRESS), &kind.returned(&answer, 0)),
+                .passed_to_tc("answer", &answer, Send(EGRESS), &kind.returned(&answer, 0)),
         );
         let mut stranger = kind.response(1, 0, SYN | ACK);
         let mut other_port = kind.response(0, 1, SYN | ACK);
