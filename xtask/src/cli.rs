@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
+use crate::ebpf::Object;
 use crate::step::Steps;
 use crate::workspace::Workspace;
 use crate::{agent, demo, ebpf, lint, setup, test};
@@ -23,6 +24,9 @@ enum Task {
         /// Also check that it holds the instructions that its source asks for
         #[arg(long)]
         check: bool,
+        /// Also build the bench's programs, into target/ebpf/kubelb-bench.bpf.o
+        #[arg(long)]
+        bench: bool,
     },
     /// Build the agent, eBPF object included, in release mode
     Build,
@@ -51,8 +55,11 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let mut steps = Steps::new();
     match task {
         Task::Setup => setup::ensure(&workspace),
-        Task::BuildEbpf { check } => {
-            let object = ebpf::build(&workspace)?;
+        Task::BuildEbpf { check, bench } => {
+            let object = ebpf::build(&workspace, Object::Product)?;
+            if bench {
+                ebpf::build(&workspace, Object::Bench)?;
+            }
             if check {
                 ebpf::check_instructions(&object)
             } else {
@@ -61,7 +68,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
         }
         Task::Build => {
             steps.run("setup", || setup::ensure(&workspace))?;
-            let object = steps.run("build-ebpf", || ebpf::build(&workspace))?;
+            let object = steps.run("build-ebpf", || ebpf::build(&workspace, Object::Product))?;
             let binary = steps.run("build the agent", || {
                 agent::build(&workspace, &object, agent::Profile::Release)
             })?;
@@ -70,7 +77,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
         }
         Task::Lint => {
             // Clippy checks the agent, whose build script embeds the object.
-            ebpf::build(&workspace)?;
+            ebpf::build(&workspace, Object::Product)?;
             lint::check(&workspace)
         }
         Task::Test(options) => test::run(&workspace, &options),

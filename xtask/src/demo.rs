@@ -1,9 +1,13 @@
 //! The programs that show the system to a person: demo and bench, binaries of the testbed package.
 
 use crate::agent::{self, Profile};
+use crate::ebpf::Object;
 use crate::step::Steps;
 use crate::workspace::Workspace;
 use crate::{ebpf, process, root, setup};
+
+/// Tells the bench where its own object is.
+const BENCH_OBJECT_VARIABLE: &str = "KUBELB_BENCH_OBJECT";
 
 /// What to show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +43,11 @@ pub(crate) fn run(workspace: &Workspace, show: Show, args: &[String]) -> anyhow:
     root::require(show.name(), "it makes network namespaces and loads eBPF programs")?;
     let mut steps = Steps::new();
     steps.run("setup", || setup::ensure(workspace))?;
-    let object = steps.run("build-ebpf", || ebpf::build(workspace))?;
+    let object = steps.run("build-ebpf", || ebpf::build(workspace, Object::Product))?;
+    let bench_object = match show {
+        Show::Demo => None,
+        Show::Bench => Some(steps.run("build the bench's programs", || ebpf::build(workspace, Object::Bench))?),
+    };
     let binary = steps.run("build the agent", || agent::build(workspace, &object, show.profile()))?;
     let cargo = || {
         let mut command = process::cargo();
@@ -47,6 +55,9 @@ pub(crate) fn run(workspace: &Workspace, show: Show, args: &[String]) -> anyhow:
             .current_dir(workspace.root())
             .env(agent::OBJECT_VARIABLE, &object)
             .env(agent::BINARY_VARIABLE, &binary);
+        if let Some(object) = &bench_object {
+            command.env(BENCH_OBJECT_VARIABLE, object);
+        }
         command
     };
     let package = ["--package", "kubelb-tests", "--bin", show.name()];

@@ -1,4 +1,4 @@
-//! Builds the eBPF object. [`build`] is the only place that knows how; test, demo and bench all call it.
+//! Builds the eBPF objects. [`build`] is the only place that knows how; test, demo and bench all call it.
 
 mod disassembly;
 
@@ -21,16 +21,40 @@ const CPU: &str = "v3";
 const CPU_FEATURES: &str = "+alu32,+allows-misaligned-mem-access";
 
 const PACKAGE: &str = "kubelb-ebpf";
-const BINARY: &str = "kubelb-programs";
-/// Name of the finished object in [`Workspace::ebpf_target`].
-const OBJECT: &str = "kubelb.bpf.o";
 
-/// Builds the object and returns its path. When nothing changed, the file is left as it is, its time of change included, so
+/// The objects that there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Object {
+    /// The data path.
+    Product,
+    /// The bench's driver and what it compares with.
+    Bench,
+}
+
+impl Object {
+    /// Name of the binary target.
+    fn binary(self) -> &'static str {
+        match self {
+            Self::Product => "kubelb-programs",
+            Self::Bench => "kubelb-bench-programs",
+        }
+    }
+
+    /// Name of the finished object in [`Workspace::ebpf_target`].
+    fn file(self) -> &'static str {
+        match self {
+            Self::Product => "kubelb.bpf.o",
+            Self::Bench => "kubelb-bench.bpf.o",
+        }
+    }
+}
+
+/// Builds an object and returns its path. When nothing changed, the file is left as it is, its time of change included, so
 /// that nothing that embeds it is built again.
 ///
 /// # Errors
 /// When the toolchain is missing or the build fails.
-pub(crate) fn build(workspace: &Workspace) -> anyhow::Result<PathBuf> {
+pub(crate) fn build(workspace: &Workspace, object: Object) -> anyhow::Result<PathBuf> {
     let toolchain = Toolchain::find()?;
     let target_dir = workspace.ebpf_target();
     let mut command = toolchain.compiler.cargo_build();
@@ -43,7 +67,7 @@ pub(crate) fn build(workspace: &Workspace) -> anyhow::Result<PathBuf> {
             "--package",
             PACKAGE,
             "--bin",
-            BINARY,
+            object.binary(),
             "--target",
             TARGET,
             "--target-dir",
@@ -51,10 +75,10 @@ pub(crate) fn build(workspace: &Workspace) -> anyhow::Result<PathBuf> {
         .arg(&target_dir);
     process::run(&mut command)?;
 
-    let built = target_dir.join(TARGET).join("release").join(BINARY);
-    let object = target_dir.join(OBJECT);
-    publish(&built, &object)?;
-    Ok(object)
+    let built = target_dir.join(TARGET).join("release").join(object.binary());
+    let published = target_dir.join(object.file());
+    publish(&built, &published)?;
+    Ok(published)
 }
 
 /// Flags for the target's crates, in cargo's encoding, which unlike RUSTFLAGS takes paths with spaces.

@@ -5,6 +5,7 @@ use std::process::Command;
 use anyhow::{Context as _, bail};
 
 use crate::agent::{self, Profile};
+use crate::ebpf::Object;
 use crate::step::Steps;
 use crate::workspace::Workspace;
 use crate::{ebpf, lint, process, root, setup};
@@ -60,7 +61,7 @@ fn prepare(
         steps.run("soak tests exist", || require_soak_tests(workspace))?;
     }
     let object = steps.run("build-ebpf", || {
-        let object = ebpf::build(workspace)?;
+        let object = ebpf::build(workspace, Object::Product)?;
         ebpf::check_instructions(&object)?;
         Ok(object)
     })?;
