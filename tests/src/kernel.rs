@@ -170,15 +170,15 @@ impl Kernel {
         if let Some(place) = context.get_mut(GSO_SIZE..GSO_SIZE + 4) {
             place.copy_from_slice(&segment.to_ne_bytes());
         }
-        let mut options = TestRunOptions::default();
-        options.data_in = Some(frame);
-        options.data_out = Some(&mut out);
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ctx_in: (program == Program::Tc).then_some(&context),
+            ..TestRunOptions::default()
+        };
         let result = match program {
             Program::Xdp => <&Xdp>::try_from(self.program(XDP)?)?.test_run(options)?,
-            Program::Tc => {
-                options.ctx_in = Some(&context);
-                <&SchedClassifier>::try_from(self.program(TC)?)?.test_run(options)?
-            }
+            Program::Tc => <&SchedClassifier>::try_from(self.program(TC)?)?.test_run(options)?,
         };
         out.truncate(usize::try_from(result.data_size_out)?);
         Ok((result.return_value, out))

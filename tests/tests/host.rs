@@ -1,4 +1,5 @@
 //! The cases of the data path, on the host.
+#![expect(clippy::expect_used, reason = "tests say what they expect")]
 
 use kubelb_ebpf::model::{Cpu, Frame};
 use kubelb_ebpf::outcome::Outcome;

@@ -1,4 +1,10 @@
 //! The data path in the kernel, frame by frame: the same cases as on the host, and what only several CPUs show.
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests say what they expect"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -41,11 +41,14 @@ fn there_and_back() -> Vec<Case> {
     .into()
 }
 
+/// A name, and what makes a packet so.
+type Shape = (&'static str, fn(&mut Packet));
+
 /// Tags, options, odd lengths, padding, traffic classes, and datagrams without a checksum.
 fn shapes() -> Vec<Case> {
     let mut cases = Vec::new();
     for kind in ALL {
-        let mut shapes: Vec<(&'static str, fn(&mut Packet))> = vec![
+        let mut shapes: Vec<Shape> = vec![
             ("no data", |packet| set_payload(packet, Vec::new())),
             ("one byte", |packet| set_payload(packet, vec![0x5a])),
             ("as large as the MTU", |packet| {

@@ -45,12 +45,13 @@ fn stranger(kind: Kind) -> Packet {
     packet
 }
 
-type Damage = (&'static str, Box<dyn Fn(&mut Vec<u8>)>);
+type Damage = (&'static str, Change);
+type Change = Box<dyn Fn(&mut Vec<u8>)>;
 
 fn damages(kind: Kind) -> Vec<Damage> {
     let network = if kind.v6 { 40 } else { 20 };
     let l4 = 14 + network;
-    let set = move |at: usize, value: u8| -> Box<dyn Fn(&mut Vec<u8>)> { Box::new(move |frame| frame[at] = value) };
+    let set = move |at: usize, value: u8| -> Change { Box::new(move |frame| frame[at] = value) };
     let mut damages: Vec<Damage> = vec![
         (
             "ends in the transport header",
