@@ -45,6 +45,17 @@ pub struct NextHopView {
     pub counters: Counters,
 }
 
+impl NextHopView {
+    /// Whether every one of `wanted` has been looked up. Until then a destination that is in neither list is not without
+    /// a route: nothing is known of it yet, and what the data path has of it had better stay.
+    #[must_use]
+    pub fn covers(&self, wanted: &BTreeSet<IpAddr>) -> bool {
+        let known = |address| self.hops.contains_key(address) || self.unroutable.contains_key(address);
+        // More are never looked up, see `Counters::untracked_destinations`.
+        wanted.iter().take(state::MAX_WANTED).all(known)
+    }
+}
+
 /// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Link {

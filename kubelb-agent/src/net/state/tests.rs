@@ -82,6 +82,19 @@ fn a_wanted_address_is_asked_for_until_it_is_answered() {
 }
 
 #[test]
+fn a_view_covers_what_has_been_looked_up() {
+    let mut state = mk_state(&["10.0.1.11"]);
+    let known = BTreeSet::from([ip("10.0.1.11")]);
+    let more = BTreeSet::from([ip("10.0.1.11"), ip("10.0.1.12")]);
+    assert!(state.view().covers(&known));
+    state.set_wanted(&more);
+    assert!(!state.view().covers(&more), "not asked yet");
+    state.answer(ip("10.0.1.12"), RouteAnswer::Nowhere(NoHop::NoRoute));
+    assert!(state.view().covers(&more), "that there is no route is an answer too");
+    assert!(state.view().covers(&known));
+}
+
+#[test]
 fn the_mtu_is_the_smaller_of_route_and_link() {
     for (route, expected) in [(None, 1500), (Some(1400), 1400), (Some(9000), 1500)] {
         let mut state = mk_state(&["10.0.1.11"]);
