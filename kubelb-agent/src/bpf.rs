@@ -81,8 +81,14 @@ pub enum BpfError {
         source: io::Error,
     },
     /// The interface does not exist.
-    #[error("no network interface {0}")]
-    NoInterface(String),
+    #[error("no network interface {interface}")]
+    NoInterface {
+        /// Its name.
+        interface: String,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
     /// The interface refused the program.
     #[error("cannot attach to {interface} in mode {mode}")]
     Attach {

@@ -1,6 +1,7 @@
 //! From what the maps hold to what they should: operations in an order that is safe if the process dies between any two.
 //!
-//! New things are complete before anything points at them; old things are pointed at by nothing before they go.
+//! New things are complete before anything points at them; old things are pointed at by nothing before they go. The
+//! tests are those of [`crate::tables`], which let an agent die between any two.
 
 use std::collections::BTreeSet;
 
@@ -165,6 +166,9 @@ fn removals(actual: &Tables, wanted: &Tables, ops: &mut Vec<MapOp>) {
         }
         ops.push(MapOp::DeactivateFrontend { row: old.number });
     }
+    for row in &actual.stray {
+        ops.push(MapOp::DeactivateFrontend { row: *row });
+    }
     for vip in actual.vips.difference(&wanted.vips) {
         ops.push(MapOp::RemoveVip { vip: *vip });
     }
@@ -175,6 +179,3 @@ fn removals(actual: &Tables, wanted: &Tables, ops: &mut Vec<MapOp>) {
         ops.push(MapOp::ClearHop { row: *row });
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -14,7 +14,10 @@ use kubelb_common::next_hop::{MacWord, NextHopView, flag as hop_flag};
 
 use crate::model::{Backend, Desired, Frontend, Health, HealthView, NextHop, Protocol, Timeouts};
 
+mod rows;
 mod turn;
+
+use rows::Rows;
 
 /// What the maps hold, or should: rows in use only.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,6 +26,8 @@ pub struct Tables {
     pub frontends: BTreeMap<FrontendKey, FrontendRow>,
     /// Frontend rows that are out of service and still have flows: not to be given out.
     pub leaving: BTreeSet<u32>,
+    /// Frontend rows in service that no key leads to: what a death between two operations left. Never wanted.
+    pub stray: BTreeSet<u32>,
     /// Backends by row number.
     pub backends: BTreeMap<u32, BackendRow>,
     /// Next hops by row number.
@@ -128,7 +133,7 @@ pub fn key_of(frontend: &Frontend) -> FrontendKey {
     )
 }
 
-/// What the maps should hold, given what they hold.
+/// What the maps should hold, given what they hold. A frontend for which there is no room is left out, or stays as it is.
 #[must_use]
 pub fn build(
     desired: &Desired,
@@ -144,7 +149,10 @@ pub fn build(
         .iter()
         .partition(|(_, frontend)| actual.frontends.contains_key(&key_of(frontend)));
     for (name, frontend) in old.into_iter().chain(new) {
-        if let Err(problem) = builder.add(name, frontend) {
+        let mut taken = Taken::default();
+        if let Err(problem) = builder.add(name, frontend, &mut taken) {
+            builder.give_back(taken);
+            builder.keep(key_of(frontend));
             problems.push(problem);
         }
     }
@@ -156,17 +164,29 @@ struct Builder<'a, 'b> {
     actual: &'a Tables,
     cursors: &'b mut Cursors,
     tables: Tables,
-    /// Rows that are taken, before or after.
-    frontend_rows: BTreeSet<u32>,
-    hop_rows: BTreeMap<NextHopView, u32>,
+    /// Rows that are in use, before or after.
+    frontend_rows: Rows,
+    backend_rows: Rows,
+    next_hop_rows: Rows,
     /// Ranges of slots that are published, before or after: start to end.
     slots: BTreeMap<u32, u32>,
+    /// Rows of next hops, before or after.
+    hops: BTreeMap<NextHopView, u32>,
     /// Rows in use by each frontend, by backend.
     known: BTreeMap<u32, BTreeMap<(Addr, u16), u32>>,
 }
 
+/// What one frontend was given while it was added.
+#[derive(Default)]
+struct Taken {
+    frontend: Option<u32>,
+    backends: Vec<u32>,
+}
+
 impl<'a, 'b> Builder<'a, 'b> {
     fn new(context: &'a Context<'a>, actual: &'a Tables, cursors: &'b mut Cursors) -> Self {
+        let serving = actual.frontends.values().map(|row| row.number);
+        let frontends = serving.chain(actual.leaving.iter().chain(&actual.stray).copied());
         let mut builder = Self {
             context,
             actual,
@@ -175,17 +195,18 @@ impl<'a, 'b> Builder<'a, 'b> {
                 leaving: actual.leaving.clone(),
                 ..Tables::default()
             },
-            frontend_rows: actual.leaving.clone(),
-            hop_rows: BTreeMap::new(),
+            frontend_rows: Rows::new(size::MAX_FRONTENDS, frontends),
+            backend_rows: Rows::new(size::MAX_BACKENDS, actual.backends.keys().copied()),
+            next_hop_rows: Rows::new(size::MAX_NEXT_HOPS, actual.hops.keys().copied()),
             slots: BTreeMap::new(),
+            hops: BTreeMap::new(),
             known: BTreeMap::new(),
         };
         for row in actual.frontends.values() {
-            builder.frontend_rows.insert(row.number);
             builder.occupy_slots(row.offset, row.turn.len());
         }
         for (number, hop) in &actual.hops {
-            builder.hop_rows.entry(*hop).or_insert(*number);
+            builder.hops.entry(*hop).or_insert(*number);
         }
         for (number, row) in &actual.backends {
             builder
@@ -204,7 +225,7 @@ impl<'a, 'b> Builder<'a, 'b> {
         }
     }
 
-    fn add(&mut self, name: &str, frontend: &Frontend) -> Result<(), Problem> {
+    fn add(&mut self, name: &str, frontend: &Frontend, taken: &mut Taken) -> Result<(), Problem> {
         let key = key_of(frontend);
         let full = |map, capacity| Problem::Full {
             frontend: name.to_owned(),
@@ -215,24 +236,27 @@ impl<'a, 'b> Builder<'a, 'b> {
         let number = match before {
             Some(row) => row.number,
             None => self
-                .free_frontend()
+                .frontend_rows
+                .take(&mut self.cursors.frontend)
+                .inspect(|row| taken.frontend = Some(*row))
                 .ok_or_else(|| full(size::FRONTENDS, size::MAX_FRONTENDS))?,
         };
+        let mut known = before
+            .and_then(|row| self.known.get(&row.number))
+            .cloned()
+            .unwrap_or_default();
         let mut rows = BTreeMap::new();
-        let mut known = if before.is_some() {
-            self.known.remove(&number).unwrap_or_default()
-        } else {
-            BTreeMap::new()
-        };
         for backend in &frontend.backends {
-            let identity = (Addr::from(backend.address.ip()), backend.address.port().to_be());
+            let identity = identity_of(backend);
             let row = match known.remove(&identity) {
                 Some(row) => row,
                 None => self
-                    .free_backend(&rows)
+                    .backend_rows
+                    .take(&mut self.cursors.backend)
+                    .inspect(|row| taken.backends.push(*row))
                     .ok_or_else(|| full(size::BACKENDS, size::MAX_BACKENDS))?,
             };
-            let backend_row = self.backend_row(number, frontend, backend, identity);
+            let backend_row = self.backend_row(number, frontend, backend);
             rows.insert(
                 row,
                 backend_row.ok_or_else(|| full(size::NEXT_HOPS, size::MAX_NEXT_HOPS))?,
@@ -246,28 +270,25 @@ impl<'a, 'b> Builder<'a, 'b> {
                 .ok_or_else(|| full(size::BACKEND_SLOTS, size::MAX_BACKEND_SLOTS))?,
         };
         // What is no longer wanted drains for a while.
-        for row in known.into_values() {
-            if let Some(gone) = self.actual.backends.get(&row)
-                && !self.context.drained.contains(&row)
-            {
-                rows.insert(
-                    row,
-                    BackendRow {
-                        flags: gone.flags | flag::DRAINING,
-                        ..gone.clone()
-                    },
-                );
+        for row in known.into_values().filter(|row| !self.context.drained.contains(row)) {
+            if let Some(gone) = self.actual.backends.get(&row) {
+                let draining = BackendRow {
+                    flags: gone.flags | flag::DRAINING,
+                    next_hop: self
+                        .hop_of_draining(gone)
+                        .ok_or_else(|| full(size::NEXT_HOPS, size::MAX_NEXT_HOPS))?,
+                    ..gone.clone()
+                };
+                rows.insert(row, draining);
             }
         }
         self.tables.backends.extend(rows);
         self.tables.vips.insert(key.vip());
-        let timeouts = jiffies(&frontend.timeouts, self.context.hz);
-        let max_flows = self.context.max_flows;
         let row = FrontendRow {
             number,
-            name: name.to_owned(),
-            timeouts,
-            max_flows,
+            name: stored_name(name).to_owned(),
+            timeouts: jiffies(&frontend.timeouts, self.context.hz),
+            max_flows: self.context.max_flows,
             turn,
             offset,
         };
@@ -275,13 +296,34 @@ impl<'a, 'b> Builder<'a, 'b> {
         Ok(())
     }
 
-    fn backend_row(
-        &mut self,
-        number: u32,
-        frontend: &Frontend,
-        backend: &Backend,
-        identity: (Addr, u16),
-    ) -> Option<BackendRow> {
+    /// Undoes what a frontend took that found no room after all.
+    fn give_back(&mut self, taken: Taken) {
+        if let Some(row) = taken.frontend {
+            self.frontend_rows.release(row);
+        }
+        for row in taken.backends {
+            self.backend_rows.release(row);
+        }
+    }
+
+    /// Leaves a frontend that exists just as it is.
+    fn keep(&mut self, key: FrontendKey) {
+        let Some(row) = self.actual.frontends.get(&key) else {
+            return;
+        };
+        self.tables.frontends.insert(key, row.clone());
+        self.tables.vips.insert(key.vip());
+        for number in self.known.get(&row.number).into_iter().flat_map(BTreeMap::values) {
+            if let Some(backend) = self.actual.backends.get(number) {
+                self.tables.backends.insert(*number, backend.clone());
+                if let Some(hop) = self.actual.hops.get(&backend.next_hop) {
+                    self.tables.hops.insert(backend.next_hop, *hop);
+                }
+            }
+        }
+    }
+
+    fn backend_row(&mut self, number: u32, frontend: &Frontend, backend: &Backend) -> Option<BackendRow> {
         let target = frontend.check_target(backend);
         let health = target
             .as_ref()
@@ -294,10 +336,11 @@ impl<'a, 'b> Builder<'a, 'b> {
                 Some(Health::Unhealthy) => flag::HAS_CHECK | flag::CHECKED | flag::UNHEALTHY,
             };
         let ip = backend.address.ip();
+        let (address, port) = identity_of(backend);
         Some(BackendRow {
             frontend: number,
-            address: identity.0,
-            port: identity.1,
+            address,
+            port,
             flags,
             weight: backend.weight,
             snat: self.context.snat.get(&ip).copied(),
@@ -310,33 +353,25 @@ impl<'a, 'b> Builder<'a, 'b> {
             return Some(kubelb_common::next_hop::NONE);
         };
         let view = hop_view(hop, self.context.xdp_interfaces.contains(&hop.ifindex));
-        let row = match self.hop_rows.get(&view) {
+        let row = match self.hops.get(&view) {
             Some(row) => *row,
-            None => {
-                let taken = |row: u32| self.actual.hops.contains_key(&row) || self.tables.hops.contains_key(&row);
-                next_free(&mut self.cursors.hop, size::MAX_NEXT_HOPS, taken)?
-            }
+            None => self.next_hop_rows.take(&mut self.cursors.hop)?,
         };
-        self.hop_rows.insert(view, row);
+        self.hops.insert(view, row);
         self.tables.hops.insert(row, view);
         Some(row)
     }
 
-    fn free_frontend(&mut self) -> Option<u32> {
-        let row = next_free(&mut self.cursors.frontend, size::MAX_FRONTENDS, |row| {
-            self.frontend_rows.contains(&row)
-        })?;
-        self.frontend_rows.insert(row);
-        Some(row)
-    }
-
-    fn free_backend(&mut self, more: &BTreeMap<u32, BackendRow>) -> Option<u32> {
-        let taken = |row: u32| {
-            self.actual.backends.contains_key(&row)
-                || self.tables.backends.contains_key(&row)
-                || more.contains_key(&row)
-        };
-        next_free(&mut self.cursors.backend, size::MAX_BACKENDS, taken)
+    /// A draining backend follows its next hop too; where nothing is known of the way any more, the last known one stays.
+    fn hop_of_draining(&mut self, gone: &BackendRow) -> Option<u32> {
+        let ip = IpAddr::from(gone.address);
+        if self.context.hops.contains_key(&ip) {
+            return self.hop_row(ip);
+        }
+        if let Some(hop) = self.actual.hops.get(&gone.next_hop) {
+            self.tables.hops.insert(gone.next_hop, *hop);
+        }
+        Some(gone.next_hop)
     }
 
     /// Room for a turn that overlaps with no published one, nor with one that was published until now.
@@ -350,16 +385,15 @@ impl<'a, 'b> Builder<'a, 'b> {
     }
 }
 
-/// The first free row after the last one given out; row 0 is nobody's.
-fn next_free(cursor: &mut u32, rows: u32, taken: impl Fn(u32) -> bool) -> Option<u32> {
-    for step in 1..rows {
-        let row = (*cursor + step - 1) % (rows - 1) + 1;
-        if !taken(row) {
-            *cursor = row;
-            return Some(row);
-        }
-    }
-    None
+/// What tells a frontend's backends apart: address and raw port.
+fn identity_of(backend: &Backend) -> (Addr, u16) {
+    (backend.address.ip().into(), backend.address.port().to_be())
+}
+
+/// As much of a name as its row holds, cut between characters.
+fn stored_name(name: &str) -> &str {
+    name.get(..name.floor_char_boundary(size::NAME_BYTES - 1))
+        .unwrap_or(name)
 }
 
 fn hop_view(hop: &NextHop, xdp: bool) -> NextHopView {

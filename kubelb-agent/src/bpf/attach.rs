@@ -243,10 +243,10 @@ fn attach_xdp(
         Err(error) if is_busy(&error) => return Err(BpfError::Occupied(interface.to_owned())),
         Err(error) => return Err(failed(error)),
     };
-    let link: FdLink = program.take_link(id).map_err(failed)?.try_into().map_err(|_| {
-        failed(ProgramError::IOError(io::Error::other(
-            "the kernel has no XDP links (Linux 5.9 or newer is needed)",
-        )))
+    let link: FdLink = program.take_link(id).map_err(failed)?.try_into().map_err(|error| {
+        failed(ProgramError::IOError(io::Error::other(format!(
+            "the kernel has no XDP links (Linux 5.9 or newer is needed): {error}"
+        ))))
     })?;
     pin(link, &path)
 }
@@ -297,7 +297,7 @@ fn attach_tc(programs: &mut Programs, pins: &PinDirectory, interface: &str, ifin
         .take_link(id)
         .map_err(failed("tcx"))?
         .try_into()
-        .map_err(|_| failed("tcx")(ProgramError::IOError(io::Error::other("the kernel made no tcx link"))))?;
+        .map_err(|error| failed("tcx")(ProgramError::IOError(io::Error::other(error))))?;
     pin(link, &path)?;
     Ok(Mode::Tcx)
 }
@@ -333,7 +333,10 @@ fn is_busy(error: &ProgramError) -> bool {
 /// # Errors
 /// When there is no such interface.
 pub fn index_of(interface: &str) -> Result<u32, BpfError> {
-    nix::net::if_::if_nametoindex(interface).map_err(|_| BpfError::NoInterface(interface.to_owned()))
+    nix::net::if_::if_nametoindex(interface).map_err(|errno| BpfError::NoInterface {
+        interface: interface.to_owned(),
+        source: errno.into(),
+    })
 }
 
 /// Writes down how the interfaces are attached, for `status` and for the data path.

@@ -39,9 +39,11 @@ impl Reading {
 pub fn read(clock: &SchedClassifier) -> Result<Reading, BpfError> {
     let frame = [0u8; 64];
     let mut out = [0u8; 64];
-    let mut options = TestRunOptions::default();
-    options.data_in = Some(&frame);
-    options.data_out = Some(&mut out);
+    let options = TestRunOptions {
+        data_in: Some(&frame),
+        data_out: Some(&mut out),
+        ..TestRunOptions::default()
+    };
     clock.test_run(options).map_err(|source| BpfError::Program {
         name: super::load::program::CLOCK,
         source: Box::new(source),

@@ -160,9 +160,12 @@ fn lock(bpffs: &Path) -> Result<Flock<File>, BpfError> {
         source,
     };
     let directory = File::open(bpffs).map_err(failed)?;
-    Flock::lock(directory, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        nix::errno::Errno::EWOULDBLOCK => BpfError::Locked { path: bpffs.to_owned() },
-        errno => failed(errno.into()),
+    Flock::lock(directory, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
+        if errno == nix::errno::Errno::EWOULDBLOCK {
+            BpfError::Locked { path: bpffs.to_owned() }
+        } else {
+            failed(errno.into())
+        }
     })
 }
 

@@ -55,7 +55,12 @@ impl Store {
         }
         let serving: BTreeSet<u32> = tables.frontends.values().map(|row| row.number).collect();
         for (number, row) in numbered(&self.maps.frontends).skip(1) {
-            if !serving.contains(&number) && (row.is_active() || row.flows().load() > 0) {
+            if serving.contains(&number) {
+                continue;
+            }
+            if row.is_active() {
+                tables.stray.insert(number);
+            } else if row.flows().load() > 0 {
                 tables.leaving.insert(number);
             }
         }

@@ -1,0 +1,181 @@
+//! The maps in memory: the same rows, read back and changed as `bpf::store` does it, and what must hold of them at any
+//! moment.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kubelb_common::addr::{Addr, ICMP, ICMPV6};
+use kubelb_common::backend::{Backend, flag};
+use kubelb_common::frontend::{ECHO_ONLY, Frontend, FrontendKey, timeout};
+use kubelb_common::next_hop::{NextHop, NextHopView};
+
+use crate::diff::MapOp;
+use crate::tables::{BackendRow, FrontendRow, Tables};
+
+#[derive(Default)]
+pub(crate) struct Image {
+    frontends: BTreeMap<u32, Frontend>,
+    names: BTreeMap<u32, String>,
+    slots: BTreeMap<u32, u32>,
+    backends: BTreeMap<u32, Backend>,
+    hops: BTreeMap<u32, NextHop>,
+    keys: BTreeMap<FrontendKey, u32>,
+}
+
+impl Image {
+    /// The maps after these operations.
+    pub(crate) fn after(ops: &[MapOp]) -> Self {
+        let mut image = Self::default();
+        ops.iter().for_each(|op| image.apply(op));
+        image
+    }
+
+    pub(crate) fn apply(&mut self, op: &MapOp) {
+        match op.clone() {
+            MapOp::SetHop { row, hop } => self.hops.entry(row).or_default().replace(&hop),
+            MapOp::ClearHop { row } => self.hops.entry(row).or_default().replace(&NextHopView::default()),
+            MapOp::OccupyBackend {
+                row,
+                address,
+                port,
+                frontend,
+                next_hop,
+            } => self.backend(row).occupy(address, port, frontend, next_hop),
+            MapOp::SetBackendHop { row, next_hop } => self.backend(row).set_next_hop(next_hop),
+            MapOp::SetBackendShare { row, weight, snat } => self.backend(row).set_share(weight, snat),
+            MapOp::ChangeBackendFlags { row, set, clear } => self.backend(row).change_flags(set, clear),
+            MapOp::VacateBackend { row } => self.backend(row).vacate(),
+            MapOp::ActivateFrontend { row, key } => {
+                let frontend = self.frontend(row);
+                assert_eq!(frontend.flows().load(), 0, "row {row} still has flows");
+                frontend.publish_set(0, 0);
+                frontend.activate(key.vip(), key.port(), key.protocol());
+            }
+            MapOp::NameFrontend { row, name } => drop(self.names.insert(row, name)),
+            MapOp::SetTimeouts { row, jiffies } => self.frontend(row).set_timeouts(jiffies),
+            MapOp::SetMaxFlows { row, flows } => self.frontend(row).set_max_flows(flows),
+            MapOp::PublishTurn { row, offset, turn } => {
+                for (slot, backend) in (offset..).zip(&turn) {
+                    self.slots.insert(slot, *backend);
+                }
+                let length = u32::try_from(turn.len()).unwrap();
+                self.frontend(row).publish_set(offset, length);
+            }
+            MapOp::InsertKey { key, row } => drop(self.keys.insert(key, row)),
+            MapOp::RemoveKey { key } => drop(self.keys.remove(&key)),
+            MapOp::InsertVip { vip } => drop(self.keys.insert(echo_key(vip), ECHO_ONLY)),
+            MapOp::RemoveVip { vip } => drop(self.keys.remove(&echo_key(vip))),
+            MapOp::DeactivateFrontend { row } => self.frontend(row).deactivate(),
+        }
+    }
+
+    fn frontend(&mut self, row: u32) -> &Frontend {
+        self.frontends.entry(row).or_default()
+    }
+
+    fn backend(&mut self, row: u32) -> &Backend {
+        self.backends.entry(row).or_default()
+    }
+
+    /// Says how many flows a frontend row has.
+    pub(crate) fn set_flows(&mut self, row: u32, flows: u32) {
+        self.frontend(row).flows().store(flows);
+    }
+
+    pub(crate) fn read_back(&self) -> Tables {
+        let mut tables = Tables::default();
+        for (key, number) in &self.keys {
+            if *number == ECHO_ONLY {
+                tables.vips.insert(key.vip());
+            } else if let Some(row) = self.read_frontend(key, *number) {
+                tables.frontends.insert(*key, row);
+            }
+        }
+        let serving: BTreeSet<u32> = tables.frontends.values().map(|row| row.number).collect();
+        for (number, row) in self.frontends.iter().filter(|(number, _)| !serving.contains(number)) {
+            if row.is_active() {
+                tables.stray.insert(*number);
+            } else if row.flows().load() > 0 {
+                tables.leaving.insert(*number);
+            }
+        }
+        for (number, row) in &self.backends {
+            let view = row.view();
+            if view.flags & flag::IN_USE != 0 {
+                let row = BackendRow {
+                    frontend: row.frontend(),
+                    address: view.address,
+                    port: view.port,
+                    flags: view.flags,
+                    weight: row.weight(),
+                    snat: row.snat().map(|row| u8::try_from(row).unwrap()),
+                    next_hop: view.next_hop,
+                };
+                tables.backends.insert(*number, row);
+            }
+        }
+        let hops = self.hops.iter().map(|(number, row)| (*number, row.view()));
+        tables.hops = hops.filter(|(_, view)| *view != NextHopView::default()).collect();
+        tables
+    }
+
+    fn read_frontend(&self, key: &FrontendKey, number: u32) -> Option<FrontendRow> {
+        let row = self
+            .frontends
+            .get(&number)
+            .filter(|row| row.is(key.vip(), key.port(), key.protocol()))?;
+        let (offset, length) = row.set();
+        Some(FrontendRow {
+            number,
+            name: self.names.get(&number).cloned().unwrap_or_default(),
+            timeouts: std::array::from_fn::<u32, { timeout::COUNT }, _>(|class| row.timeout(class)),
+            max_flows: row.max_flows(),
+            turn: (offset..offset + length)
+                .map(|slot| self.slots.get(&slot).copied().unwrap_or_default())
+                .collect(),
+            offset,
+        })
+    }
+
+    /// What a packet may rely on between any two operations.
+    pub(crate) fn assert_safe(&self) {
+        let mut slots = BTreeSet::new();
+        for (key, number) in self.keys.iter().filter(|(_, number)| **number != ECHO_ONLY) {
+            let row = self
+                .frontends
+                .get(number)
+                .unwrap_or_else(|| panic!("{key:?} leads to row {number}, which never was"));
+            assert!(
+                row.is(key.vip(), key.port(), key.protocol()),
+                "{key:?} leads to row {number}, which is another frontend or out of service"
+            );
+        }
+        for (number, row) in self.frontends.iter().filter(|(_, row)| row.is_active()) {
+            let (offset, length) = row.set();
+            for slot in offset..offset + length {
+                assert!(slots.insert(slot), "slot {slot} is in two published turns");
+                let backend = self
+                    .backends
+                    .get(&self.slots[&slot])
+                    .expect("a turn names a row that never was");
+                assert_ne!(
+                    backend.view().flags & flag::IN_USE,
+                    0,
+                    "the turn of row {number} names an empty backend row"
+                );
+                assert_eq!(backend.frontend(), *number, "the turn names another frontend's backend");
+            }
+        }
+        for (number, row) in &self.backends {
+            let view = row.view();
+            let hop = self.hops.get(&view.next_hop).map(NextHop::view).unwrap_or_default();
+            assert!(
+                view.flags & flag::IN_USE == 0 || view.next_hop == 0 || hop != NextHopView::default(),
+                "backend row {number} has an empty next hop"
+            );
+        }
+    }
+}
+
+fn echo_key(vip: Addr) -> FrontendKey {
+    FrontendKey::new(vip, 0, if vip.is_v4() { ICMP } else { ICMPV6 })
+}
