@@ -35,7 +35,7 @@ pub struct Flow {
     constants: SharedU64,
     /// client-side destination MAC | route revision << 48
     hop_destination: SharedU64,
-    /// client-side source MAC | next-hop flags << 48
+    /// client-side source MAC | MTU, of which the lowest bit says "XDP may send there", << 48
     hop_source: SharedU64,
 }
 
@@ -71,7 +71,7 @@ pub struct Binding {
 pub struct ClientHop {
     /// Neighbour's MAC address, and the revision of the routes under which it was resolved; 0 never matches.
     pub destination: MacWord,
-    /// Interface's MAC address, and bits of [`crate::next_hop::flag`].
+    /// Interface's MAC address, and what [`ClientHop::mtu`] and [`ClientHop::xdp`] say.
     pub source: MacWord,
     /// Interface index, 0 when unknown.
     pub interface: u32,
@@ -85,11 +85,29 @@ impl ClientHop {
         self.destination.value()
     }
 
-    /// Bits of [`crate::next_hop::flag`].
+    /// Largest IP packet in bytes, rounded down to an even number; 0 is unknown.
     #[inline(always)]
     #[must_use]
-    pub const fn flags(&self) -> u16 {
-        self.source.value()
+    pub const fn mtu(&self) -> u16 {
+        self.source.value() & !1
+    }
+
+    /// True when an XDP program may redirect to the interface.
+    #[inline(always)]
+    #[must_use]
+    pub const fn xdp(&self) -> bool {
+        self.source.value() & 1 != 0
+    }
+
+    /// The same hop with another MTU and another answer to [`ClientHop::xdp`].
+    #[inline(always)]
+    #[must_use]
+    #[expect(clippy::cast_lossless, reason = "From is not const")]
+    pub const fn with(self, mtu: u16, xdp: bool) -> Self {
+        Self {
+            source: self.source.with_value((mtu & !1) | xdp as u16),
+            ..self
+        }
     }
 }
 

@@ -214,7 +214,7 @@ fn to_backend<B: Bytes, T: Tables>(
     };
     if !rewrite::link(bytes, resolved, hop.destination, hop.source) || !rewrite::translate(bytes, packet, &translation)
     {
-        return Decision::Done(Outcome::Drop(Reason::MALFORMED));
+        return half_done(tables, frontend);
     }
     tables.count_in(frontend, binding.backend, packet.l3() + packet.ip_length);
     sent(resolved, hop.interface)
@@ -289,13 +289,14 @@ fn to_client<B: Bytes, T: Tables>(
         }
     }
     let resolved = hop.revision() != 0;
-    if !B::RESOLVES_NEIGHBOURS
-        && (!resolved || hop.flags() & hop_flag::XDP == 0 || crosses_vlan(bytes, packet, hop.interface))
-    {
+    if !B::RESOLVES_NEIGHBOURS && (!resolved || !hop.xdp() || crosses_vlan(bytes, packet, hop.interface)) {
         return Decision::Done(Outcome::HandOver);
     }
     if packet.ttl <= 1 {
         return drop(binding.frontend, Reason::TTL_EXPIRED);
+    }
+    if hop.mtu() != 0 && bytes.segment_length(packet) > usize::from(hop.mtu()) {
+        return Decision::Answer(binding.frontend, Why::TooBig(hop.mtu()));
     }
     let state = flow.state();
     let new = if packet.protocol == UDP {
@@ -314,10 +315,17 @@ fn to_client<B: Bytes, T: Tables>(
     };
     if !rewrite::link(bytes, resolved, hop.destination, hop.source) || !rewrite::translate(bytes, packet, &translation)
     {
-        return Decision::Done(Outcome::Drop(Reason::MALFORMED));
+        return half_done(tables, binding.frontend);
     }
     tables.count_out(binding.frontend, binding.backend, packet.l3() + packet.ip_length);
     sent(resolved, hop.interface)
+}
+
+/// The frame shrank, or its checksum could not be updated, with the headers written already: no answer can be made of it.
+#[inline(always)]
+fn half_done<T: Tables>(tables: &T, frontend: u32) -> Decision {
+    tables.count_drop(frontend, Reason::MALFORMED);
+    Decision::Done(Outcome::Drop(Reason::MALFORMED))
 }
 
 #[inline(always)]

@@ -395,6 +395,82 @@ fn two_cpus_use_up_the_ports_three_times_with_no_agent_and_lose_none() {
     assert!(flows > 1_500, "{flows} flows, refused {:?}", counters.drops);
 }
 
+const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xc1];
+const WAY_BACK_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xc0];
+
+/// A namespace with a way to the client of [`first_packet`] number 7, over an interface with an MTU of 1300.
+fn with_way_back() -> Namespace {
+    let namespace = Namespace::new("prog-routes").expect("a namespace");
+    for line in [
+        "link add back type veth peer name client",
+        "link set back address 02:00:00:00:00:c0 mtu 1300 up",
+        "link set client up",
+        "route add 10.0.0.0/24 dev back",
+        "neigh add 10.0.0.7 lladdr 02:00:00:00:00:c1 dev back",
+        "-6 route add fd00::/64 dev back",
+        "neigh add fd00::7 lladdr 02:00:00:00:00:c1 dev back",
+    ] {
+        namespace.ip(&line.split(' ').collect::<Vec<_>>()).expect("ip");
+    }
+    for family in ["ipv4", "ipv6"] {
+        namespace
+            .sysctl(&format!("net/{family}/conf/all/forwarding"), "1")
+            .expect("sysctl");
+    }
+    namespace
+}
+
+#[test]
+fn the_way_back_is_what_the_kernel_says() {
+    with_way_back()
+        .run(|| {
+            pin(0);
+            for family in 0..2 {
+                for program in [Program::Tc, Program::Xdp] {
+                    find_the_way_back(family, program);
+                }
+            }
+        })
+        .expect("the namespace is entered");
+}
+
+fn find_the_way_back(family: usize, program: Program) {
+    let kernel = Kernel::load(&Scene::default(), program).expect("the object loads");
+    let run = |frame: &[u8]| kernel.run(program, frame, 0).expect("a run");
+    assert_eq!(run(&first_packet(family, 1, 7)).0, sent(program));
+    let backend = (scene::backend_address(family, 0).into(), scene::BACKEND_PORT[1]);
+    let snat = (scene::SNAT[family].into(), scene::FIRST_PORT);
+    let answer = Packet::udp(backend, snat, b"answer").bytes();
+    let (found, after) = run(&answer);
+    if program == Program::Xdp {
+        // No XDP program is attached to the interface, so it takes no redirected frames.
+        assert_eq!((found, after), (XDP_PASS, answer));
+    } else {
+        assert_eq!(found, TC_REDIRECT);
+        assert_eq!(after[..12], [CLIENT_MAC, WAY_BACK_MAC].concat());
+        packet::verify(&after).expect("checksums");
+    }
+    let rows = kernel.rows().flows;
+    let hops: Vec<_> = (0..rows.layout().buckets() * 4)
+        .filter_map(|index| slot(&rows, index))
+        .filter(|(word, _)| tag::state(word.load()) == tag::LIVE)
+        .map(|(_, flow)| flow.client_hop())
+        .collect();
+    let interface = nix::net::if_::if_nametoindex("back").expect("an interface");
+    assert_eq!(hops.len(), 1);
+    assert_eq!(
+        (hops[0].interface, hops[0].mtu(), hops[0].xdp()),
+        (interface, 1_300, false)
+    );
+    if program == Program::Tc {
+        let large = Packet::udp(backend, snat, &[1; 1_290]).bytes();
+        let (found, after) = run(&large);
+        assert_eq!(found, TC_REDIRECT);
+        assert!(after.len() < 200, "an ICMP error: {}", cases::hex(&after));
+        packet::verify(&after).expect("checksums");
+    }
+}
+
 #[test]
 fn the_clock_program_reads_jiffies_and_the_monotonic_clock() {
     let kernel = Kernel::load(&Scene::default(), Program::Tc).expect("the object loads");

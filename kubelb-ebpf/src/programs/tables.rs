@@ -9,7 +9,7 @@ use kubelb_common::control::Control;
 use kubelb_common::flow::{Bucket, ClientHop};
 use kubelb_common::flow_table::{self, FlowTables, Layout};
 use kubelb_common::frontend::{Frontend, FrontendKey};
-use kubelb_common::next_hop::{MacWord, NextHop, flag};
+use kubelb_common::next_hop::{MacWord, NextHop};
 use kubelb_common::port_pool::PortPool;
 use kubelb_common::shared::{Line, SharedU32};
 use kubelb_common::snat::SnatAddress;
@@ -245,6 +245,9 @@ fn resolve(context: *mut core::ffi::c_void, interface: u32, v6: u32) -> u32 {
     // SAFETY: all-zero is a valid value of this plain C struct.
     *parameters = unsafe { core::mem::zeroed() };
     parameters.ifindex = interface;
+    // A length that fits anywhere: with one, the kernel says how large packets may be, and leaves this packet's own length,
+    // which `process` compares, out of it.
+    parameters.__bindgen_anon_1.tot_len = 1;
     if v6 != 0 {
         parameters.family = AF_INET6;
         parameters.__bindgen_anon_3.ipv6_src = words(work.vip);
@@ -258,15 +261,18 @@ fn resolve(context: *mut core::ffi::c_void, interface: u32, v6: u32) -> u32 {
     // SAFETY: the context is this program's own, the parameters are initialised and `size` bytes long.
     let result = unsafe { bpf_fib_lookup(context.cast(), parameters, size, 0) };
     let mut hop = ClientHop::default();
+    let mut mtu = 0;
     if result == i64::from(BPF_FIB_LKUP_RET_SUCCESS) {
         let revision = maps::CONTROL.get(0).map_or(0, Control::route_revision);
         hop.destination = MacWord::new(parameters.dmac, revision);
         hop.source = MacWord::new(parameters.smac, 0);
+        // SAFETY: any bytes are valid in either field of the union; after success it is the kernel's answer.
+        mtu = unsafe { parameters.__bindgen_anon_1.mtu_result };
     } else if result != i64::from(BPF_FIB_LKUP_RET_NO_NEIGH) {
         return 0;
     }
     let xdp = maps::XDP_INTERFACES.get_ptr(&parameters.ifindex).is_some();
-    hop.source = hop.source.with_value(flag::ROUTED | if xdp { flag::XDP } else { 0 });
+    hop = hop.with(mtu, xdp);
     hop.interface = parameters.ifindex;
     work.hop = hop;
     1

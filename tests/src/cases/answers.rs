@@ -7,7 +7,7 @@ use kubelb_ebpf::model::scene::{EGRESS, MTU, publish};
 use kubelb_ebpf::outcome::Outcome::{Answer, Drop, Pass, Send};
 
 use super::Case;
-use super::world::{ACK, ALL, FIN, Kind, RST, SYN, TCP4, TCP6, TCPS, UDP4, UDPS, know_clients, set_payload};
+use super::world::{ACK, ALL, FIN, INGRESS, Kind, RST, SYN, TCP4, TCP6, TCPS, UDP4, UDPS, know_clients, set_payload};
 use crate::packet::{Body, Packet, Tcp, UdpSum};
 
 pub(super) fn cases() -> Vec<Case> {
@@ -237,6 +237,7 @@ fn errors() -> Vec<Case> {
         let mut large = kind.request(0, ACK);
         set_payload(&mut large, vec![0x77; usize::from(MTU)]);
         let first = kind.request(0, SYN);
+        let small_answer = kind.response(0, 0, ACK);
         let mut back = kind.response(0, 0, SYN | ACK);
         back.ttl = 1;
         cases.push(
@@ -251,6 +252,20 @@ fn errors() -> Vec<Case> {
                 .send("first", &first, Send(EGRESS), &kind.forwarded(&first, 0, 0))
                 .send("large", &large, Answer, &too_big(&large))
                 .send("small again", &first, Send(EGRESS), &kind.forwarded(&first, 0, 0)),
+        );
+        let mut large_answer = kind.response(0, 0, ACK);
+        set_payload(&mut large_answer, vec![0x77; usize::from(MTU)]);
+        cases.push(
+            Case::new(format!("{}: larger than the way back takes", kind.name()))
+                .send("first", &first, Send(EGRESS), &kind.forwarded(&first, 0, 0))
+                .change(know_clients)
+                .send("large answer", &large_answer, Answer, &too_big(&large_answer))
+                .send(
+                    "small answer",
+                    &small_answer,
+                    Send(INGRESS),
+                    &kind.returned(&small_answer, 0),
+                ),
         );
         let headers = large.bytes().len() - 14 - usize::from(MTU);
         let segment = u32::from(MTU) - u32::try_from(headers).unwrap_or(0) + 1;

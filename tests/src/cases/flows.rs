@@ -232,8 +232,15 @@ fn ways_back() -> Vec<Case> {
         );
         cases.push(
             begun("XDP cannot send back there")
-                .change(|rows| set_client_hops(rows, &client_hop(rows, EGRESS, flag::ROUTED)))
+                .change(|rows| set_client_hops(rows, &client_hop(rows, EGRESS, MTU, false)))
                 .passed_to_tc("answer", &answer, Send(EGRESS), &kind.returned(&answer, 0)),
+        );
+        let mut large = kind.response(0, 0, ACK);
+        set_payload(&mut large, vec![0x44; 3_000]);
+        cases.push(
+            begun("MTU towards the client unknown")
+                .change(|rows| set_client_hops(rows, &client_hop(rows, INGRESS, 0, true)))
+                .send("answer", &large, Send(INGRESS), &kind.returned(&large, 0)),
         );
         let mut stranger = kind.response(1, 0, SYN | ACK);
         let mut other_port = kind.response(0, 1, SYN | ACK);

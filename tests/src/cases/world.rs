@@ -4,10 +4,10 @@ use std::net::IpAddr;
 
 use kubelb_common::flow::{ClientHop, tag};
 use kubelb_common::flow_table::{FlowTables as _, slot};
-use kubelb_common::next_hop::{MacWord, flag};
+use kubelb_common::next_hop::MacWord;
 use kubelb_ebpf::model::Rows;
 use kubelb_ebpf::model::scene::{
-    BACKEND_PORT, EGRESS_MAC, FIRST_PORT, SERVICE, SNAT, VIP, backend_address, frontend, neighbour,
+    BACKEND_PORT, EGRESS_MAC, FIRST_PORT, MTU, SERVICE, SNAT, VIP, backend_address, frontend, neighbour,
 };
 
 use crate::packet::{Body, Packet, Tcp};
@@ -147,17 +147,18 @@ pub(super) fn between(packet: &Packet, source: (IpAddr, u16), destination: (IpAd
 }
 
 /// The way back that every client has, on `interface`.
-pub(super) fn client_hop(rows: &Rows<'_>, interface: u32, flags: u16) -> ClientHop {
-    ClientHop {
+pub(super) fn client_hop(rows: &Rows<'_>, interface: u32, mtu: u16, xdp: bool) -> ClientHop {
+    let hop = ClientHop {
         destination: MacWord::new(CLIENT_MAC, rows.control.route_revision()),
-        source: MacWord::new(NODE_MAC, flags),
+        source: MacWord::new(NODE_MAC, 0),
         interface,
-    }
+    };
+    hop.with(mtu, xdp)
 }
 
 /// Resolves the way back of every live flow.
 pub(super) fn know_clients(rows: &Rows<'_>) {
-    set_client_hops(rows, &client_hop(rows, INGRESS, flag::ROUTED | flag::XDP));
+    set_client_hops(rows, &client_hop(rows, INGRESS, MTU, true));
 }
 
 pub(super) fn set_client_hops(rows: &Rows<'_>, hop: &ClientHop) {
