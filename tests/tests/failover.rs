@@ -40,7 +40,10 @@ fn flows_to(agent: &Agent<'_>, way: Way, backend: SocketAddr) -> u64 {
     status.frontend(&way.name()).expect("a frontend").flows_by_backend()[&backend]
 }
 
-/// Opens flows without a pause while `work` goes on; some of them may fail.
+/// Between two flows: their SNAT ports must last for the test, since UDP flows keep theirs for minutes.
+const PACE: Duration = Duration::from_millis(3);
+
+/// Opens one flow after the other while `work` goes on; some of them may fail.
 fn under_load<T>(world: &World, way: Way, work: impl FnOnce() -> T) -> T {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -53,6 +56,7 @@ fn under_load<T>(world: &World, way: Way, work: impl FnOnce() -> T) -> T {
                         "hello",
                         Duration::from_millis(100),
                     ));
+                    std::thread::sleep(PACE);
                 }
             })
         });
