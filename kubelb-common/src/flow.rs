@@ -102,7 +102,6 @@ impl ClientHop {
     /// The same hop with another MTU and another answer to [`ClientHop::xdp`].
     #[inline(always)]
     #[must_use]
-    #[expect(clippy::cast_lossless, reason = "From is not const")]
     pub const fn with(self, mtu: u16, xdp: bool) -> Self {
         Self {
             source: self.source.with_value((mtu & !1) | xdp as u16),
