@@ -16,17 +16,19 @@ use crate::bpf::attach::{Attached, Mode};
 use crate::bpf::load::Programs;
 use crate::bpf::store::Store;
 use crate::bpf::{BpfError, clock};
-use crate::diff::diff;
+use crate::diff::{MapOp, diff};
 use crate::model::{Desired, Health, HealthView};
 use crate::net::NextHopView;
-use crate::snat::{self, Room};
-use crate::sweep::{Suspects, Sweeper};
-use crate::tables::{self, Context, Cursors};
+use crate::snat::{self, Plan, Room, SnatOp};
+use crate::sweep::{Count, Suspects, Sweeper};
+use crate::tables::{self, Context, Cursors, Tables};
 
 /// Longest that established TCP flows of a removed backend go on.
 pub const DRAIN_TIME: Duration = Duration::from_secs(300);
 /// A frontend may hold this part of the flow table, so that one cannot starve the others.
 const SHARE_OF_FLOWS: (u64, u64) = (4, 5);
+/// Plans in one round: retire, free, create, and see that nothing is left.
+const SNAT_STEPS: usize = 4;
 
 /// The engine.
 pub struct Engine {
@@ -37,13 +39,20 @@ pub struct Engine {
     cursors: Cursors,
     sweeper: Sweeper,
     draining: BTreeMap<u32, Drain>,
+    /// Frontend rows out of service whose flows are not gone yet, and the walks there were when that was first seen.
+    leaving: BTreeMap<u32, u64>,
+    /// The last round took a frontend out of service.
+    left_now: bool,
+    snat_unfinished: bool,
+    waiting: Vec<IpAddr>,
     route_revision: Option<u64>,
-    suspects: Option<Suspects>,
+    suspects: Option<(Suspects, BTreeMap<u8, SnatView>)>,
     random: fastrand::Rng,
 }
 
 /// A backend row on its way out.
 struct Drain {
+    address: IpAddr,
     since: Instant,
     passes: u64,
 }
@@ -75,11 +84,16 @@ impl Engine {
             cursors: Cursors::default(),
             sweeper: Sweeper::default(),
             draining: BTreeMap::new(),
+            leaving: BTreeMap::new(),
+            left_now: false,
+            snat_unfinished: false,
+            waiting: Vec::new(),
             route_revision: None,
             suspects: None,
             random,
         };
-        engine.suspects = Some(Suspects::find(&engine.store.maps, &engine.snat_views()));
+        let snat = engine.snat_views();
+        engine.suspects = Some((Suspects::find(&engine.store.maps, &snat), snat));
         Ok(engine)
     }
 
@@ -117,12 +131,7 @@ impl Engine {
         hops: &NextHopView,
         now: Instant,
     ) -> Result<Vec<String>, BpfError> {
-        let room = Room {
-            reverse: MAX_REVERSE,
-            pools: MAX_PORT_POOLS,
-        };
-        let plan = snat::plan(&desired.snat, &hops.hops, &self.store.snat_rows(), room);
-        plan.ops.iter().for_each(|op| self.store.apply_snat(op));
+        let plan = self.settle_snat(desired, hops);
         let mut problems: Vec<String> = plan
             .left_out
             .iter()
@@ -131,6 +140,7 @@ impl Engine {
 
         let actual = self.store.read_back();
         let drained = self.drained(&actual, now);
+        self.forget_flows_of_the_gone(&actual);
         let flows = self.store.maps.flow_capacity() * SHARE_OF_FLOWS.0 / SHARE_OF_FLOWS.1;
         let context = Context {
             health,
@@ -143,8 +153,11 @@ impl Engine {
         };
         let (wanted, missing) = tables::build(desired, &context, &actual, &mut self.cursors);
         problems.extend(missing.iter().map(ToString::to_string));
+        self.note_draining(&wanted, now);
+        self.left_now = false;
         for op in diff(&actual, &wanted) {
             tracing::debug!(?op, "map operation");
+            self.left_now |= matches!(op, MapOp::DeactivateFrontend { .. });
             self.store.apply(&op)?;
         }
         let random = &mut self.random;
@@ -158,15 +171,57 @@ impl Engine {
         Ok(problems)
     }
 
-    /// Rows of removed backends whose time is up, or whose flows are all gone.
-    fn drained(&mut self, actual: &tables::Tables, now: Instant) -> BTreeSet<u32> {
-        let leaving = |row: &tables::BackendRow| row.flags & flag::DRAINING != 0;
-        self.draining
-            .retain(|row, _| actual.backends.get(row).is_some_and(leaving));
-        let passes = self.sweeper.passes();
-        for (row, _) in actual.backends.iter().filter(|(_, row)| leaving(row)) {
-            self.draining.entry(*row).or_insert(Drain { since: now, passes });
+    /// Carries out what is to be done with the SNAT rows. Ports that are all back are seen at once where possible.
+    fn settle_snat(&mut self, desired: &Desired, hops: &NextHopView) -> Plan {
+        let room = Room {
+            reverse: MAX_REVERSE,
+            pools: MAX_PORT_POOLS,
+        };
+        let mut plan = Plan::default();
+        for _ in 0..SNAT_STEPS {
+            plan = snat::plan(&desired.snat, &hops.hops, &self.store.snat_rows(), room);
+            if plan.ops.is_empty() {
+                break;
+            }
+            let (resume, others): (Vec<_>, Vec<_>) =
+                plan.ops.iter().partition(|op| matches!(op, SnatOp::Resume { .. }));
+            others.into_iter().for_each(|op| self.store.apply_snat(op));
+            if !resume.is_empty() {
+                // Replies must be known as ours before the first flow has such an address.
+                let random = &mut self.random;
+                self.store.publish_filter(&self.store.vips(), || random.u64(..));
+            }
+            resume.into_iter().for_each(|op| self.store.apply_snat(op));
         }
+        self.snat_unfinished = plan.unfinished;
+        if self.waiting != plan.waiting {
+            self.waiting.clone_from(&plan.waiting);
+            for address in &plan.waiting {
+                tracing::warn!(%address, "another SNAT port range is asked for; it comes into force once no flow holds a port of the present one");
+            }
+        }
+        plan
+    }
+
+    /// An agent that died while it ended a flow may have left its frontend's count one too high. Nobody starts flows of a
+    /// frontend out of service, so the count is wrong when a whole walk has found none.
+    fn forget_flows_of_the_gone(&mut self, actual: &Tables) {
+        self.leaving.retain(|row, _| actual.leaving.contains(row));
+        let passes = self.sweeper.passes();
+        for row in &actual.leaving {
+            let since = *self.leaving.entry(*row).or_insert(passes);
+            let none = |count: &Count| !count.by_frontend.contains_key(row);
+            if passes >= since + 2 && self.sweeper.count().is_some_and(none) {
+                tracing::info!(row, "a removed frontend's count of flows was wrong; its row is free");
+                self.store.forget_flows(*row);
+            }
+        }
+    }
+
+    /// Rows of removed backends whose time is up, or whose flows are all gone.
+    fn drained(&mut self, actual: &Tables, now: Instant) -> BTreeSet<u32> {
+        self.note_draining(actual, now);
+        let passes = self.sweeper.passes();
         let idle = |row: &u32, drain: &Drain| {
             let counted_since = passes >= drain.passes + 2;
             counted_since
@@ -183,10 +238,32 @@ impl Engine {
             .collect()
     }
 
-    /// True while removed backends wait for their flows: then another round is due after a while.
+    /// Keeps the list of backends that drain, and since when.
+    fn note_draining(&mut self, tables: &Tables, now: Instant) {
+        let leaving = |row: &tables::BackendRow| row.flags & flag::DRAINING != 0;
+        self.draining
+            .retain(|row, _| tables.backends.get(row).is_some_and(leaving));
+        let passes = self.sweeper.passes();
+        for (number, row) in tables.backends.iter().filter(|(_, row)| leaving(row)) {
+            self.draining.entry(*number).or_insert(Drain {
+                address: row.address.into(),
+                since: now,
+                passes,
+            });
+        }
+    }
+
+    /// True while removed backends, frontends or SNAT addresses wait for their flows: then another round is due after a
+    /// while.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        !self.draining.is_empty()
+        !self.draining.is_empty() || !self.leaving.is_empty() || self.left_now || self.snat_unfinished
+    }
+
+    /// Addresses of removed backends that still have flows: their next hops are wanted too.
+    #[must_use]
+    pub fn draining_addresses(&self) -> BTreeSet<IpAddr> {
+        self.draining.values().map(|drain| drain.address).collect()
     }
 
     /// One step of the sweep; some hundred microseconds.
@@ -194,9 +271,14 @@ impl Engine {
     /// # Errors
     /// When the data path's clock cannot be read.
     pub fn sweep(&mut self) -> Result<(), BpfError> {
-        if let Some(suspects) = self.suspects.take() {
-            let later = Suspects::find(&self.store.maps, &self.snat_views());
-            let mended = suspects.mend(&self.store.maps, &later);
+        // A whole walk later: whoever was in the middle of a step then has long finished, or has died.
+        if self.sweeper.passes() > 0
+            && let Some((suspects, snat)) = self.suspects.take()
+        {
+            let unchanged = |slot: &u8, view: &mut SnatView| snat.get(slot).is_some_and(|then| same_ports(then, view));
+            let mut now = self.snat_views();
+            now.retain(unchanged);
+            let mended = suspects.mend(&self.store.maps, &now);
             if mended > 0 {
                 tracing::info!(mended, "mended what an earlier process left half done");
             }
@@ -244,6 +326,21 @@ pub struct Capacity {
     pub hz: u32,
     /// Flows of each protocol that each SNAT address has ports for.
     pub snat: BTreeMap<IpAddr, u64>,
+}
+
+/// True when the rows differ in nothing that matters to a port.
+fn same_ports(a: &SnatView, b: &SnatView) -> bool {
+    let place = |view: &SnatView| {
+        (
+            view.address,
+            view.first_port,
+            view.ports,
+            view.reverse,
+            view.pool,
+            view.fold_bits,
+        )
+    };
+    place(a) == place(b)
 }
 
 /// CPUs that may run the programs.

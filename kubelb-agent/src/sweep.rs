@@ -21,13 +21,15 @@ pub struct Sweeper {
     passes: u64,
 }
 
-/// Live flows, by backend row.
+/// Live flows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Count {
     /// All.
     pub flows: u64,
     /// Of each backend row that has any.
     pub by_backend: BTreeMap<u32, u64>,
+    /// Of each frontend row that has any.
+    pub by_frontend: BTreeMap<u32, u64>,
 }
 
 impl Sweeper {
@@ -47,12 +49,10 @@ impl Sweeper {
                 if flow_table::expire(tables, slot, word, now) {
                     ended += 1;
                 } else {
+                    let flow = bucket.flow(way);
                     self.counting.flows += 1;
-                    *self
-                        .counting
-                        .by_backend
-                        .entry(bucket.flow(way).backend().0)
-                        .or_default() += 1;
+                    *self.counting.by_backend.entry(flow.backend().0).or_default() += 1;
+                    *self.counting.by_frontend.entry(flow.frontend()).or_default() += 1;
                 }
             }
         }
@@ -84,12 +84,20 @@ pub struct Suspects {
     slots: BTreeMap<u32, u64>,
     /// Buckets whose claim is held.
     claims: BTreeMap<u32, u64>,
-    /// Ports that are neither free nor held by a live flow: (pool, reverse word, port) to what the word says.
-    ports: BTreeMap<(u32, u32, u32), u32>,
+    /// Ports that are neither free nor held by a live flow, to what the reverse index says.
+    ports: BTreeMap<Port, u32>,
+}
+
+/// A port of a SNAT row, counted from the first of the range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Port {
+    slot: u8,
+    section: u32,
+    offset: u32,
 }
 
 impl Suspects {
-    /// Looks through everything once.
+    /// Looks through everything once; some ten milliseconds. `snat` are the rows in use.
     pub fn find<T: FlowTables>(tables: &T, snat: &BTreeMap<u8, SnatView>) -> Self {
         let mut suspects = Self::default();
         for index in 0..tables.layout().buckets() {
@@ -107,77 +115,64 @@ impl Suspects {
                 }
             }
         }
-        for (slot, view) in snat {
+        for (&slot, view) in snat {
             for section in 0..view.sections() {
-                suspects.look_at_section(tables, *slot, view, section);
+                for offset in 0..view.ports {
+                    let port = Port { slot, section, offset };
+                    if let Some(holder) = wrong_holder(tables, view, port) {
+                        suspects.ports.insert(port, holder);
+                    }
+                }
             }
         }
         suspects
     }
 
-    fn look_at_section<T: FlowTables>(&mut self, tables: &T, slot: u8, view: &SnatView, section: u32) {
-        let pool_index = view.pool_index(section);
-        let Some(pool) = tables.pool(pool_index) else { return };
-        for port in 0..view.ports {
-            let word_index = view.reverse_index(section, port);
-            let Some(holder) = tables.reverse(word_index).map(kubelb_common::shared::SharedU32::load) else {
-                continue;
-            };
-            let free = pool.is_free(port);
-            let right = match holder.checked_sub(1) {
-                None => free,
-                Some(index) => !free && is_held_by(tables, index, slot, view.raw_port(port), section, view),
-            };
-            if !right {
-                self.ports.insert((pool_index, word_index, port), holder);
-            }
-        }
-    }
-
-    /// Mends what `self`, found a while ago, and `later` agree on. Returns how many things.
-    pub fn mend<T: FlowTables>(&self, tables: &T, later: &Self) -> u64 {
+    /// Mends what looks just as it did when `self` was found, a while ago. `snat` are the rows that were in use then and
+    /// are now. Returns how many things.
+    pub fn mend<T: FlowTables>(&self, tables: &T, snat: &BTreeMap<u8, SnatView>) -> u64 {
         let mut mended = 0;
         for (index, claim) in &self.claims {
-            if later.claims.get(index) == Some(claim)
-                && tables
-                    .bucket(*index)
-                    .is_some_and(|bucket| bucket.claim().compare_exchange(*claim, 0))
-            {
-                mended += 1;
-            }
+            let bucket = tables.bucket(*index);
+            mended += u64::from(bucket.is_some_and(|bucket| bucket.claim().compare_exchange(*claim, 0)));
         }
         for (index, word) in &self.slots {
-            if later.slots.get(index) == Some(word)
-                && let Some((tag_word, _)) = flow_table::slot(tables, *index)
-                && tag_word.compare_exchange(*word, tag::free(*word))
+            let slot = flow_table::slot(tables, *index);
+            mended += u64::from(slot.is_some_and(|(tag_word, _)| tag_word.compare_exchange(*word, tag::free(*word))));
+        }
+        for (port, holder) in &self.ports {
+            let Some(view) = snat.get(&port.slot) else { continue };
+            if wrong_holder(tables, view, *port) == Some(*holder)
+                && let Some(pool) = tables.pool(view.pool_index(port.section))
+                && let Some(word) = tables.reverse(view.reverse_index(port.section, port.offset))
+                && word.compare_exchange(*holder, 0)
             {
+                pool.put(port.offset);
                 mended += 1;
             }
         }
-        for (&(pool, word, port), holder) in &self.ports {
-            if later.ports.get(&(pool, word, port)) != Some(holder) {
-                continue;
-            }
-            if let (Some(pool), Some(word)) = (tables.pool(pool), tables.reverse(word))
-                && word.compare_exchange(*holder, 0)
-            {
-                pool.put(port);
-                mended += 1;
+        for view in snat.values() {
+            for pool in (0..view.sections()).filter_map(|section| tables.pool(view.pool_index(section))) {
+                pool.repair_summaries();
             }
         }
         mended
     }
 }
 
+/// What the reverse index says of a port that is neither free nor held by a live flow; `None` when all is well.
+fn wrong_holder<T: FlowTables>(tables: &T, view: &SnatView, port: Port) -> Option<u32> {
+    let holder = tables.reverse(view.reverse_index(port.section, port.offset))?.load();
+    let free = tables.pool(view.pool_index(port.section))?.is_free(port.offset);
+    let right = match holder.checked_sub(1) {
+        None => free,
+        Some(index) => !free && is_held_by(tables, index, view, port),
+    };
+    (!right).then_some(holder)
+}
+
 /// True when the slot holds a live flow that this port belongs to.
-fn is_held_by<T: FlowTables>(
-    tables: &T,
-    index: u32,
-    snat_slot: u8,
-    raw_port: u16,
-    section: u32,
-    view: &SnatView,
-) -> bool {
+fn is_held_by<T: FlowTables>(tables: &T, index: u32, view: &SnatView, port: Port) -> bool {
     let Some((word, flow)) = flow_table::slot(tables, index) else {
         return false;
     };
@@ -185,7 +180,10 @@ fn is_held_by<T: FlowTables>(
         return false;
     }
     let binding = flow.binding();
-    binding.snat_slot == snat_slot
-        && binding.snat_port == raw_port
-        && view.section(binding.flags & flag::UDP != 0, binding.fold) == section
+    binding.snat_slot == port.slot
+        && binding.snat_port == view.raw_port(port.offset)
+        && view.section(binding.flags & flag::UDP != 0, binding.fold) == port.section
 }
+
+#[cfg(test)]
+mod tests;

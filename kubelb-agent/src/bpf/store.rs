@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use aya::maps::{MapData, PerCpuArray, PerCpuValues};
 use kubelb_common::addr::{Addr, ICMP, ICMPV6};
 use kubelb_common::backend::flag;
 use kubelb_common::control::{FILTER_BYTES, FILTER_VIP};
@@ -89,6 +90,12 @@ impl Store {
         tables
     }
 
+    /// Addresses that answer echo requests: those of all frontends in service.
+    #[must_use]
+    pub fn vips(&self) -> BTreeSet<Addr> {
+        self.keys.keys().map(FrontendKey::vip).collect()
+    }
+
     fn read_frontend(&self, key: &FrontendKey, number: u32) -> Option<FrontendRow> {
         let row = self
             .maps
@@ -126,8 +133,15 @@ impl Store {
     /// Carries one operation out.
     ///
     /// # Errors
-    /// When the key map refuses a change.
+    /// When a map refuses a change.
     pub fn apply(&mut self, op: &MapOp) -> Result<(), BpfError> {
+        // A row that changes hands does not show what its former owner counted.
+        if let MapOp::OccupyBackend { row, .. } = op {
+            clear(&mut self.maps.backend_traffic, names::BACKEND_TRAFFIC, *row)?;
+        } else if let MapOp::ActivateFrontend { row, .. } = op {
+            clear(&mut self.maps.frontend_traffic, names::FRONTEND_TRAFFIC, *row)?;
+            clear(&mut self.maps.frontend_drops, names::FRONTEND_DROPS, *row)?;
+        }
         let maps = &self.maps;
         match op {
             MapOp::SetHop { row, hop } => with(&maps.hops, *row, |target| target.replace(hop)),
@@ -208,6 +222,15 @@ impl Store {
         self.maps.keys.remove(&key).map_err(failed)?;
         self.keys.remove(&key);
         Ok(())
+    }
+
+    /// Says that a frontend row out of service has no flows: for when its count is known to be wrong.
+    pub fn forget_flows(&self, row: u32) {
+        with(&self.maps.frontends, row, |target| {
+            if !target.is_active() {
+                target.flows().store(0);
+            }
+        });
     }
 
     /// The SNAT rows that exist, with the number of ports that flows hold.
@@ -292,15 +315,33 @@ fn filter_of(vips: &BTreeSet<Addr>, snat: &BTreeMap<u8, Addr>, seed: u64) -> Opt
     let mut bytes = Box::new([0u8; FILTER_BYTES]);
     for (slot, address) in snat {
         let byte = bytes.get_mut(usize::from(hash::address(seed, *address)))?;
-        if *byte != 0 {
-            return None;
+        match byte.checked_sub(1).map(|other| snat.get(&other)) {
+            None => *byte = slot + 1,
+            // The data path knows one row of an address; `snat::plan` makes no second one.
+            Some(same) if same == Some(address) => {}
+            Some(_) => return None,
         }
-        *byte = slot + 1;
     }
     for vip in vips {
         *bytes.get_mut(usize::from(hash::address(seed, *vip)))? |= FILTER_VIP;
     }
     Some(bytes)
+}
+
+/// Sets the counters of a row to zero on every CPU.
+fn clear<V: aya::Pod + Default>(
+    counters: &mut PerCpuArray<MapData, V>,
+    name: &'static str,
+    row: u32,
+) -> Result<(), BpfError> {
+    let failed = |source| BpfError::Update {
+        name,
+        source: Box::new(source),
+    };
+    let cpus = aya::util::nr_cpus().map_err(|(_, error)| failed(error.into()))?;
+    let zeros = std::iter::repeat_with(V::default).take(cpus).collect::<Vec<V>>();
+    let zeros = PerCpuValues::try_from(zeros).map_err(|error| failed(error.into()))?;
+    counters.set(row, zeros, 0).map_err(failed)
 }
 
 /// Ports of a SNAT address that flows hold.
@@ -345,4 +386,54 @@ fn with<T>(rows: &[T], row: u32, f: impl FnOnce(&T)) {
 
 fn numbered<T>(rows: &[T]) -> impl Iterator<Item = (u32, &T)> {
     (0u32..).zip(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn byte(bytes: &[u8; FILTER_BYTES], seed: u64, address: Addr) -> u8 {
+        bytes[usize::from(hash::address(seed, address))]
+    }
+
+    #[test]
+    fn the_filter_knows_vips_and_snat_addresses_also_where_both_are_one() {
+        let (vip, both, snat) = (
+            Addr::v4([203, 0, 113, 1]),
+            Addr::v4([203, 0, 113, 2]),
+            Addr::v4([192, 0, 2, 1]),
+        );
+        let bytes = filter_of(&[vip, both].into(), &[(0, both), (5, snat)].into(), 7).unwrap();
+        assert_eq!(byte(&bytes, 7, vip), FILTER_VIP);
+        assert_eq!(byte(&bytes, 7, both), FILTER_VIP | 1);
+        assert_eq!(byte(&bytes, 7, snat), 6);
+        assert_eq!(bytes.iter().filter(|byte| **byte != 0).count(), 3);
+    }
+
+    #[test]
+    fn a_seed_under_which_two_snat_addresses_collide_is_refused() {
+        let first = Addr::v4([192, 0, 2, 1]);
+        let second = (0u32..)
+            .map(|n| Addr::v4(n.to_be_bytes()))
+            .find(|other| *other != first && hash::address(7, *other) == hash::address(7, first))
+            .unwrap();
+        assert!(filter_of(&BTreeSet::new(), &[(0, first), (1, second)].into(), 7).is_none());
+        assert!(
+            filter_of(
+                &BTreeSet::new(),
+                &[(0, first), (1, second)].into(),
+                0x9e37_79b9_7f4a_7c15
+            )
+            .is_some()
+        );
+        let vip = filter_of(&[second].into(), &[(0, first)].into(), 7).unwrap();
+        assert_eq!(byte(&vip, 7, first), FILTER_VIP | 1, "a VIP may collide with anything");
+    }
+
+    #[test]
+    fn two_rows_of_one_address_do_not_stop_the_filter() {
+        let address = Addr::v4([192, 0, 2, 1]);
+        let bytes = filter_of(&BTreeSet::new(), &[(2, address), (3, address)].into(), 7).unwrap();
+        assert_eq!(byte(&bytes, 7, address), 3);
+    }
 }

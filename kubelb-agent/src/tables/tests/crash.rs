@@ -110,6 +110,9 @@ fn draining(tables: &Tables) -> BTreeSet<u32> {
 }
 
 proptest! {
+    // Each case of the second test is some thirty deaths.
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn any_change_ends_in_what_is_wanted(steps in prop::collection::vec((any_inputs(), prop::bool::ANY), 1..5)) {
         let mut world = World::default();
