@@ -167,8 +167,10 @@ impl Loop {
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut again: Option<tokio::time::Instant> = None;
         let mut dirty = false;
-        let mut hops_known = false;
         loop {
+            // With half of the ways unknown a round would take backends off their way, and a death right after it
+            // would leave them so.
+            let hops_known = self.hops.borrow().covers(&self.wanted.borrow());
             if dirty && hops_known {
                 dirty = false;
                 again = self.round().then(|| tokio::time::Instant::now() + LOOK_AGAIN);
@@ -180,11 +182,7 @@ impl Loop {
                     None => return if self.shutdown.is_cancelled() { Ok(()) } else { Err(anyhow::anyhow!("the configuration source ended")) },
                 },
                 changed = self.hops.changed() => match changed {
-                    Ok(()) => {
-                        // The first view is complete once it covers what is wanted.
-                        hops_known = true;
-                        dirty = self.desired.is_some();
-                    }
+                    Ok(()) => dirty = self.desired.is_some(),
                     Err(_) => return Ok(()),
                 },
                 () = results_changed(self.checks.as_mut()) => dirty = true,
