@@ -75,6 +75,8 @@ impl Namespace {
             self.sysctl(&format!("net/ipv6/conf/{scope}/accept_dad"), "0")?;
             self.sysctl(&format!("net/ipv6/conf/{scope}/accept_ra"), "0")?;
             self.sysctl(&format!("net/ipv6/conf/{scope}/router_solicitations"), "0")?;
+            // IPv4 addresses survive a link that goes down and up; IPv6 ones only with this.
+            self.sysctl(&format!("net/ipv6/conf/{scope}/keep_addr_on_down"), "1")?;
             // The initial namespace's settings are inherited, and those are the machine's own.
             self.sysctl(&format!("net/ipv4/conf/{scope}/rp_filter"), "0")?;
         }

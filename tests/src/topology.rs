@@ -150,8 +150,7 @@ impl Topology {
         let state = if up { "up" } else { "down" };
         tenant.namespace.ip(&["link", "set", PEER_INTERFACE, state])?;
         if up {
-            // Taking a link down removes IPv6 addresses and the routes of both families.
-            address(&tenant.namespace, PEER_INTERFACE, &[tenant.v6])?;
+            // Taking a link down removes the routes through it.
             default_routes(&tenant.namespace, &gateways(tenant.v4, tenant.v6))?;
         }
         Ok(())

@@ -24,6 +24,11 @@ pub fn until<T>(within: Duration, mut look: impl FnMut() -> anyhow::Result<T>) -
     }
 }
 
+/// Does nothing for a while: to pace traffic, never to wait for something to have happened.
+pub fn pause(time: Duration) {
+    std::thread::sleep(time);
+}
+
 /// The clock, for measuring in tests.
 #[must_use]
 #[expect(

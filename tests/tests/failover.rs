@@ -56,7 +56,7 @@ fn under_load<T>(world: &World, way: Way, work: impl FnOnce() -> T) -> T {
                         "hello",
                         Duration::from_millis(100),
                     ));
-                    std::thread::sleep(PACE);
+                    wait::pause(PACE);
                 }
             })
         });

@@ -4,7 +4,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use kubelb_tests::netns;
+use kubelb_tests::{netns, wait};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// A step that does not notice an interrupt for so long is not waited for.
@@ -39,7 +39,7 @@ impl Interrupt {
             *flag.lock().unwrap_or_else(PoisonError::into_inner) = true;
             changed.notify_all();
             // The end in order takes this process with it.
-            std::thread::sleep(GRACE);
+            wait::pause(GRACE);
             if let Err(error) = netns::remove_own() {
                 eprintln!("error: {error:#}");
             }

@@ -252,8 +252,7 @@ impl Scene {
             "
 Everything stays up. From another terminal, as root:
     {client} curl http://{VIP4}/
-    {client} curl 'http://[{VIP6}]/'
-    {client} ping -c 3 {VIP4}
+    {client} curl -g 'http://[{VIP6}]/'
     {status}
     {node} ip addr
     $EDITOR {config}        # the agent applies it at once
