@@ -92,6 +92,15 @@ pub struct Destination {
 pub fn destination<B: Bytes>(bytes: &mut B) -> Option<Destination> {
     // 34 bytes are the least that holds Ethernet and IPv4.
     let head = bytes.window::<34>(0)?;
+    if get16::<12, 34>(head) == ETHERTYPE_IPV4 {
+        // Nearly every packet: one window shows it all, and the offset is a constant.
+        let address = Addr::v4(get32::<30, 34>(head).to_ne_bytes());
+        return Some(Destination {
+            address,
+            l3: L2,
+            v6: false,
+        });
+    }
     let (kind, l3) = match get16::<12, 34>(head) {
         ETHERTYPE_VLAN | ETHERTYPE_QINQ => (get16::<16, 34>(head), L2_TAGGED),
         kind => (kind, L2),

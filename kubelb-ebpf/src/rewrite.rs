@@ -7,6 +7,9 @@ use kubelb_common::next_hop::MacWord;
 use crate::bytes::{Bytes, get16, put_mac, put16, put32, put64};
 use crate::parse::Packet;
 
+/// What one hop takes from the sum of an IPv4 header: the same for every TTL that has one to give.
+const ONE_HOP: u16 = delta16(0x0100u16.to_be(), 0);
+
 /// What a packet becomes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Translation {
@@ -40,12 +43,12 @@ pub fn translate<B: Bytes>(bytes: &mut B, packet: &Packet, to: &Translation) -> 
         let Some(header) = bytes.window::<20>(packet.l3()) else {
             return false;
         };
-        // TTL is the first byte of its 16-bit word, so one less is 0x0100 less in network order.
+        // TTL is the first byte of its 16-bit word, so one less is 0x0100 less in network order. It was above 1.
         let old = get16::<8, 20>(header);
         let new = u16::from_be(old).wrapping_sub(0x0100).to_be();
         put16::<8, 20>(header, new);
         let sum = get16::<10, 20>(header);
-        put16::<10, 20>(header, update(sum, combine(to.address_delta, delta16(old, new))));
+        put16::<10, 20>(header, update(sum, combine(to.address_delta, ONE_HOP)));
         put32::<12, 20>(header, u32::from_ne_bytes(to.source.v4_bytes()));
         put32::<16, 20>(header, u32::from_ne_bytes(to.destination.v4_bytes()));
     }
