@@ -190,9 +190,11 @@ impl Driver {
             .context("the driver cannot call the program")?;
         let mut plans: Array<_, Plan> = self.ebpf.map_mut(PLAN).context(PLAN)?.try_into()?;
         plans.set(0, frames.plan, 0)?;
-        let mut options = TestRunOptions::default();
-        options.data_in = Some(&frames.bytes);
-        options.repeat = runs;
+        let options = TestRunOptions {
+            data_in: Some(&frames.bytes),
+            repeat: runs,
+            ..TestRunOptions::default()
+        };
         let result = program(&mut self.ebpf, DRIVER)?
             .test_run(options)
             .context("the kernel refuses the test run")?;
