@@ -5,6 +5,7 @@
 
 pub mod attach;
 pub mod clock;
+pub mod drops;
 pub mod load;
 pub mod mapped;
 pub mod maps;
@@ -26,8 +27,17 @@ pub enum BpfError {
         #[source]
         source: io::Error,
     },
+    /// The directory for pins cannot be read.
+    #[error("cannot use {path} as the directory of pins")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
     /// Another agent holds the directory.
-    #[error("{path}: another kubelb-agent runs with this directory")]
+    #[error("{path}: a kubelb-agent runs with this directory")]
     Locked {
         /// The directory.
         path: PathBuf,
@@ -103,6 +113,18 @@ pub enum BpfError {
     /// The interface carries another XDP program.
     #[error("{0} carries another XDP program; detach it, or use --attach-mode {0}=tcx")]
     Occupied(String),
+    /// The ring of log records cannot be read.
+    #[error("cannot read the data path's log records")]
+    Records(#[source] io::Error),
+    /// A clsact filter cannot be removed.
+    #[error("cannot detach from {interface}")]
+    Detach {
+        /// Its name.
+        interface: String,
+        /// Cause.
+        #[source]
+        source: Box<aya::programs::tc::TcError>,
+    },
     /// The clock program gave nothing sensible.
     #[error("cannot read the data path's clock: {0}")]
     Clock(&'static str),

@@ -12,13 +12,15 @@ use kubelb_common::flow_table::FlowTables as _;
 use kubelb_common::maps::{MAX_PORT_POOLS, MAX_REVERSE};
 use kubelb_common::snat::SnatView;
 
-use crate::bpf::attach::{Attached, Mode};
+use crate::args::AttachMode;
+use crate::bpf::attach::{self, Attached, Mode};
 use crate::bpf::load::Programs;
+use crate::bpf::pins::PinDirectory;
 use crate::bpf::store::Store;
 use crate::bpf::{BpfError, clock};
 use crate::diff::{MapOp, diff};
 use crate::model::{Desired, Health, HealthView};
-use crate::net::NextHopView;
+use crate::net::{Link, NextHopView};
 use crate::snat::{self, Plan, Room, SnatOp};
 use crate::sweep::{Count, Suspects, Sweeper};
 use crate::tables::{self, Context, Cursors, Tables};
@@ -34,6 +36,7 @@ const SNAT_STEPS: usize = 4;
 pub struct Engine {
     store: Store,
     programs: Programs,
+    attachments: Attachments,
     hz: u32,
     xdp_interfaces: BTreeSet<u32>,
     cursors: Cursors,
@@ -50,6 +53,16 @@ pub struct Engine {
     random: fastrand::Rng,
 }
 
+/// Where the programs are to be, and where they are.
+pub struct Attachments {
+    /// The pins; held for as long as the agent runs.
+    pub pins: PinDirectory,
+    /// Interfaces and modes asked for.
+    pub wanted: Vec<(String, AttachMode)>,
+    /// What is attached.
+    pub attached: Vec<Attached>,
+}
+
 /// A backend row on its way out.
 struct Drain {
     address: IpAddr,
@@ -62,7 +75,7 @@ impl Engine {
     ///
     /// # Errors
     /// When the data path's clock cannot be read.
-    pub fn new(store: Store, programs: Programs, attached: &[Attached]) -> Result<Self, BpfError> {
+    pub fn new(store: Store, programs: Programs, attachments: Attachments) -> Result<Self, BpfError> {
         let hz = clock::measure_hz(programs.clock()?)?;
         let mut random = fastrand::Rng::new();
         if let Some(control) = store.maps.control() {
@@ -74,11 +87,11 @@ impl Engine {
             control.cpus.store(cpus());
             control.advance_routes();
         }
-        let redirectable = |done: &&Attached| matches!(done.mode, Mode::Xdp | Mode::Generic);
-        let xdp_interfaces = attached.iter().filter(redirectable).map(|done| done.ifindex).collect();
+        let xdp_interfaces = redirectable(&attachments.attached);
         let mut engine = Self {
             store,
             programs,
+            attachments,
             hz,
             xdp_interfaces,
             cursors: Cursors::default(),
@@ -95,6 +108,29 @@ impl Engine {
         let snat = engine.snat_views();
         engine.suspects = Some((Suspects::find(&engine.store.maps, &snat), snat));
         Ok(engine)
+    }
+
+    /// Attaches to interfaces that came back, and forgets those that are gone. True when there is nothing left to do;
+    /// otherwise it is to be tried again. May take as long as a driver takes to reset its queues.
+    ///
+    /// # Errors
+    /// When pins or maps cannot be changed.
+    pub fn follow_links(&mut self, links: &BTreeMap<u32, Link>) -> Result<bool, BpfError> {
+        let attachments = &mut self.attachments;
+        if !is_stale(attachments, links) {
+            return Ok(true);
+        }
+        let maps = &mut self.store.maps;
+        let (pins, wanted) = (&attachments.pins, &attachments.wanted);
+        let (attached, complete) = attach::attach_again(&mut self.programs, maps, pins, wanted, &attachments.attached)?;
+        self.xdp_interfaces = redirectable(&attached);
+        attachments.attached = attached;
+        Ok(complete)
+    }
+
+    /// Interfaces that the programs are attached to.
+    pub fn interfaces(&self) -> impl Iterator<Item = &str> {
+        self.attachments.attached.iter().map(|done| done.interface.as_str())
     }
 
     /// What the rows say of the targets' health: results of the agent that ran before.
@@ -284,6 +320,9 @@ impl Engine {
             }
         }
         let now = clock::read(self.programs.clock()?)?.tick();
+        if let Some(control) = self.store.maps.control() {
+            control.swept.store(now);
+        }
         let ended = self.sweeper.step(&self.store.maps, now);
         if ended > 0 {
             tracing::debug!(ended, "idle flows ended");
@@ -326,6 +365,30 @@ pub struct Capacity {
     pub hz: u32,
     /// Flows of each protocol that each SNAT address has ports for.
     pub snat: BTreeMap<IpAddr, u64>,
+}
+
+/// True when an interface that is asked for has come, or one that is attached has gone.
+fn is_stale(attachments: &Attachments, links: &BTreeMap<u32, Link>) -> bool {
+    let is_attached = |index: u32, name: &str| {
+        attachments
+            .attached
+            .iter()
+            .any(|done| done.ifindex == index && done.interface == name)
+    };
+    let is_wanted = |name: &str| attachments.wanted.iter().any(|(wanted, _)| wanted == name);
+    let has_come = |(index, link): (&u32, &Link)| is_wanted(&link.name) && !is_attached(*index, &link.name);
+    let has_gone = |done: &Attached| links.get(&done.ifindex).is_none_or(|link| link.name != done.interface);
+    links.iter().any(has_come) || attachments.attached.iter().any(has_gone)
+}
+
+/// Interfaces that XDP may redirect to.
+fn redirectable(attached: &[Attached]) -> BTreeSet<u32> {
+    let is_redirectable = |done: &&Attached| matches!(done.mode, Mode::Xdp | Mode::Generic);
+    attached
+        .iter()
+        .filter(is_redirectable)
+        .map(|done| done.ifindex)
+        .collect()
 }
 
 /// True when the rows differ in nothing that matters to a port.

@@ -21,4 +21,5 @@ pub mod snat;
 pub mod source;
 pub mod status;
 pub mod sweep;
+pub mod sysctl;
 pub mod tables;

@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use aya::maps::PerCpuValues;
 use kubelb_common::addr::UDP;
 use kubelb_common::backend::flag;
 use kubelb_common::flow::{WAYS, tag};
@@ -13,7 +12,7 @@ use kubelb_common::maps as names;
 use kubelb_common::next_hop::NextHopView;
 use kubelb_common::stats::{Drops, Reason, Traffic as Row};
 
-use crate::bpf::attach::Mode;
+use crate::bpf::attach::{Mode, name_in};
 use crate::bpf::maps::Maps;
 use crate::bpf::store::{name_of, used_ports};
 use crate::bpf::{BpfError, pins};
@@ -58,7 +57,7 @@ impl Reader {
             snat: self.snat(),
             maps: self.fill(flows, frontends.len()),
             checks: None,
-            drops: drops(&self.drops(0)),
+            drops: drops(&self.maps.drops_of_frontend(0)),
             frontends,
         }
     }
@@ -69,7 +68,7 @@ impl Reader {
             .map(|(ifindex, row)| {
                 let length = usize::try_from(row.reason_length).unwrap_or(0);
                 InterfaceReport {
-                    name: text(&row.interface),
+                    name: name_in(&row),
                     ifindex,
                     mode: Mode::of(row.mode).map_or("unknown", Mode::label).to_owned(),
                     reason: String::from_utf8_lossy(row.reason.get(..length).unwrap_or_default()).into_owned(),
@@ -161,7 +160,7 @@ impl Reader {
                 } else {
                     BackendState::Active
                 },
-                traffic: traffic(self.maps.backend_traffic.get(&number, 0).ok()),
+                traffic: traffic(&self.maps.traffic_of_backend(number)),
             });
         }
         let mut frontends = Vec::new();
@@ -181,10 +180,10 @@ impl Reader {
                 } else {
                     Protocol::Tcp
                 },
-                traffic: traffic(self.maps.frontend_traffic.get(&number, 0).ok()),
+                traffic: traffic(&self.maps.traffic_of_frontend(number)),
                 flows_per_second: None,
                 packets_per_second: None,
-                drops: drops(&self.drops(number)),
+                drops: drops(&self.maps.drops_of_frontend(number)),
                 condition: Condition::of(&backends),
                 backends,
             });
@@ -192,24 +191,9 @@ impl Reader {
         frontends.sort_by(|a, b| a.name.cmp(&b.name));
         frontends
     }
-
-    fn drops(&self, frontend: u32) -> Drops {
-        let mut sum = Drops::default();
-        if let Ok(values) = self.maps.frontend_drops.get(&frontend, 0) {
-            for cpu in values.iter() {
-                sum.0.iter_mut().zip(cpu.0).for_each(|(sum, more)| *sum += more);
-            }
-        }
-        sum
-    }
 }
 
-fn traffic(values: Option<PerCpuValues<Row>>) -> Traffic {
-    let mut sum = Row::default();
-    values
-        .iter()
-        .flat_map(|values| values.iter())
-        .for_each(|cpu| sum += *cpu);
+fn traffic(sum: &Row) -> Traffic {
     Traffic {
         packets_in: sum.packets_in,
         bytes_in: sum.bytes_in,
@@ -225,11 +209,6 @@ fn drops(counters: &Drops) -> BTreeMap<String, u64> {
         Some((reason.label().to_owned(), count))
     });
     nonzero.collect()
-}
-
-fn text(bytes: &[u8]) -> String {
-    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
-    String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned()
 }
 
 /// Fills the rates of `after` from an earlier report, `elapsed` before it.

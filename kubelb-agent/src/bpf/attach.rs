@@ -3,14 +3,12 @@
 //! tc is always attached: it takes what XDP hands over, and everything where XDP is not. Links are pinned, so that
 //! forwarding outlives the agent; a new agent puts its programs into the pinned links, which is atomic.
 
-use std::ffi::CString;
 use std::fs;
 use std::io;
-use std::os::fd::AsRawFd as _;
 use std::path::Path;
 
 use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcAttachType, qdisc_add_clsact};
+use aya::programs::tc::{SchedClassifierLink, TcAttachOptions, TcAttachType};
 use aya::programs::xdp::{XdpLink, XdpMode};
 use aya::programs::{LinkOrder, ProgramError};
 use aya::util::KernelVersion;
@@ -22,10 +20,14 @@ use super::maps::Maps;
 use super::pins::{LinkKind, PinDirectory};
 use crate::args::AttachMode;
 
+mod clsact;
+mod driver;
+
+pub use clsact::detach_filters;
+use driver::driver_of;
+
 /// Kernels from this on have tcx.
 const TCX: (u8, u8, u16) = (6, 6, 0);
-/// Priority and handle of our filter where clsact is used: fixed, so that a new agent replaces the old one's.
-const CLSACT_PRIORITY: u16 = 0x6b62;
 
 /// How an interface is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,23 +97,73 @@ pub fn attach_all(
 ) -> Result<Vec<Attached>, BpfError> {
     let mut attached = Vec::new();
     for (interface, mode) in wanted {
-        let ifindex = index_of(interface)?;
-        // Links of an interface that had this name before are dead.
-        for pin in pins.links()? {
-            if pin.interface == *interface && pin.ifindex != ifindex {
-                unpin(&pin.path)?;
+        attached.push(attach_one(programs, pins, interface, *mode)?);
+    }
+    settle(maps, pins, &attached)?;
+    Ok(attached)
+}
+
+/// Attaches those interfaces that exist and are not attached yet, after interfaces came or went; `before` is what was
+/// attached. Gives all that are attached then, and whether all that exist are.
+///
+/// # Errors
+/// When pins or maps cannot be changed. An interface that refuses is only logged.
+pub fn attach_again(
+    programs: &mut Programs,
+    maps: &mut Maps,
+    pins: &PinDirectory,
+    wanted: &[(String, AttachMode)],
+    before: &[Attached],
+) -> Result<(Vec<Attached>, bool), BpfError> {
+    let mut attached = Vec::new();
+    let mut complete = true;
+    for (interface, mode) in wanted {
+        let Ok(ifindex) = index_of(interface) else {
+            tracing::warn!(
+                interface,
+                "the interface is gone; it is attached again when it comes back"
+            );
+            continue;
+        };
+        let same = |done: &&Attached| done.interface == *interface && done.ifindex == ifindex;
+        if let Some(done) = before.iter().find(same) {
+            attached.push(done.clone());
+            continue;
+        }
+        match attach_one(programs, pins, interface, *mode) {
+            Ok(done) => attached.push(done),
+            Err(error) => {
+                complete = false;
+                let error = kubelb_runtime::error_chain::chain(&error).to_string();
+                tracing::error!(interface, error, "cannot attach, to be tried again");
             }
         }
-        let done = attach(programs, pins, interface, ifindex, *mode)?;
-        tracing::info!(
-            interface,
-            ifindex,
-            mode = done.mode.label(),
-            reason = done.reason,
-            "attached"
-        );
-        attached.push(done);
     }
+    settle(maps, pins, &attached)?;
+    Ok((attached, complete))
+}
+
+fn attach_one(
+    programs: &mut Programs,
+    pins: &PinDirectory,
+    interface: &str,
+    mode: AttachMode,
+) -> Result<Attached, BpfError> {
+    let ifindex = index_of(interface)?;
+    // Links of an interface that had this name before are dead.
+    for pin in pins.links()? {
+        if pin.interface == *interface && pin.ifindex != ifindex {
+            unpin(&pin.path)?;
+        }
+    }
+    let done = attach(programs, pins, interface, ifindex, mode)?;
+    let (mode, reason) = (done.mode.label(), done.reason.as_str());
+    tracing::info!(interface, ifindex, mode, reason, "attached");
+    Ok(done)
+}
+
+/// Detaches whatever else is attached, and writes down what is.
+fn settle(maps: &mut Maps, pins: &PinDirectory, attached: &[Attached]) -> Result<(), BpfError> {
     for pin in pins.links()? {
         if !attached
             .iter()
@@ -120,13 +172,12 @@ pub fn attach_all(
             tracing::info!(
                 interface = pin.interface,
                 kind = pin.kind.suffix(),
-                "detached: no longer asked for"
+                "link removed: the interface is gone or no longer asked for"
             );
             unpin(&pin.path)?;
         }
     }
-    record(maps, &attached)?;
-    Ok(attached)
+    record(maps, attached)
 }
 
 fn attach(
@@ -262,19 +313,7 @@ fn attach_tc(programs: &mut Programs, pins: &PinDirectory, interface: &str, ifin
     let program = programs.tc()?;
     let has_tcx = KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(TCX.0, TCX.1, TCX.2));
     if !has_tcx {
-        if let Err(error) = qdisc_add_clsact(interface) {
-            tracing::debug!(interface, %error, "clsact qdisc not added; it may be there already");
-        }
-        let options = TcAttachOptions::Netlink(NlOptions {
-            priority: CLSACT_PRIORITY,
-            handle: 1.into(),
-            classid: None,
-        });
-        let id = program
-            .attach_with_options(interface, TcAttachType::Ingress, options)
-            .map_err(failed("clsact"))?;
-        // A netlink filter stays until somebody removes it; forgetting ours keeps aya from doing so.
-        std::mem::forget(program.take_link(id).map_err(failed("clsact"))?);
+        clsact::attach(program, interface).map_err(failed("clsact"))?;
         return Ok(Mode::Clsact);
     }
     let path = pins.link(interface, ifindex, LinkKind::Tcx);
@@ -300,6 +339,14 @@ fn attach_tc(programs: &mut Programs, pins: &PinDirectory, interface: &str, ifin
         .map_err(|error| failed("tcx")(ProgramError::IOError(io::Error::other(error))))?;
     pin(link, &path)?;
     Ok(Mode::Tcx)
+}
+
+/// The interface's name in its row.
+#[must_use]
+pub fn name_in(row: &Attachment) -> String {
+    let end = row.interface.iter().position(|byte| *byte == 0);
+    let name = row.interface.get(..end.unwrap_or(row.interface.len()));
+    String::from_utf8_lossy(name.unwrap_or_default()).into_owned()
 }
 
 /// One more reference to a pinned link; the pin stays, so that there is no moment without one.
@@ -349,6 +396,11 @@ fn record(maps: &mut Maps, attached: &[Attached]) -> Result<(), BpfError> {
     };
     for stale in maps.attachments.keys().filter_map(Result::ok).collect::<Vec<u32>>() {
         if !attached.iter().any(|done| done.ifindex == stale) {
+            if let Ok(row) = maps.attachments.get(&stale, 0)
+                && Mode::of(row.mode) == Some(Mode::Clsact)
+            {
+                clsact::remove(&name_in(&row), stale)?;
+            }
             maps.attachments
                 .remove(&stale)
                 .map_err(failed(kubelb_common::maps::ATTACHMENTS))?;
@@ -392,43 +444,6 @@ fn record(maps: &mut Maps, attached: &[Attached]) -> Result<(), BpfError> {
     Ok(())
 }
 
-/// The driver's name by ethtool. Not from sysfs, which shows the network namespace that mounted it.
-fn driver_of(interface: &str) -> io::Result<String> {
-    /// `struct ethtool_drvinfo` of linux/ethtool.h.
-    #[repr(C)]
-    struct DriverInfo {
-        command: u32,
-        driver: [u8; 32],
-        rest: [u8; 160],
-    }
-    const _: () = assert!(size_of::<DriverInfo>() == 196);
-    const ETHTOOL_GDRVINFO: u32 = 3;
-    const SIOCETHTOOL: libc::c_ulong = 0x8946;
-    let name = CString::new(interface)?;
-    let mut info = DriverInfo {
-        command: ETHTOOL_GDRVINFO,
-        driver: [0; 32],
-        rest: [0; 160],
-    };
-    // SAFETY: all-zero is a valid value of this plain C struct.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(name.as_bytes()) {
-        *to = libc::c_char::from_ne_bytes([*from]);
-    }
-    request.ifr_ifru.ifru_data = (&raw mut info).cast();
-    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
-    // SAFETY: the request and the buffer that it points to live past the call, and the kernel writes at most 196 bytes.
-    if unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let end = info
-        .driver
-        .iter()
-        .position(|byte| *byte == 0)
-        .unwrap_or(info.driver.len());
-    Ok(String::from_utf8_lossy(info.driver.get(..end).unwrap_or_default()).into_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -438,14 +453,5 @@ mod tests {
         assert!(automatic(&Ok("mlx5_core".into())).is_ok());
         assert!(automatic(&Ok("veth".into())).is_err());
         assert!(automatic(&Err(io::Error::other("no ioctl"))).is_ok());
-    }
-
-    #[test]
-    fn driver_of_loopback_is_refused_or_named() {
-        // lo has no ethtool driver information on most kernels; what counts is that nothing is made up.
-        if let Ok(driver) = driver_of("lo") {
-            assert!(!driver.is_empty());
-        }
-        assert!(driver_of("no-such-interface-0").is_err());
     }
 }

@@ -35,7 +35,15 @@ impl Programs {
     /// # Errors
     /// When the kernel refuses, or a pinned map differs from what the object wants.
     pub fn load(pins: &PinDirectory, flows: u32, hairpin_by_redirect: bool) -> Result<Self, BpfError> {
-        let buckets = pinned_rows(&pins.map(names::FLOWS)).unwrap_or_else(|| Layout::for_flows(flows).buckets());
+        let wanted = Layout::for_flows(flows).buckets();
+        let buckets = pinned_rows(&pins.map(names::FLOWS)).unwrap_or(wanted);
+        if buckets != wanted {
+            tracing::warn!(
+                buckets,
+                wanted,
+                "the flow table keeps its size, because it may hold flows; `kubelb-agent detach` makes room for another"
+            );
+        }
         let main = buckets.saturating_sub(names::STASH_BUCKETS);
         let hairpin = u32::from(hairpin_by_redirect);
         let mut loader = EbpfLoader::new();
@@ -104,6 +112,14 @@ impl Programs {
             name: program::CLOCK,
             source: Box::new(source),
         })
+    }
+
+    /// See [`super::drops::follow`]; once only.
+    ///
+    /// # Errors
+    /// When the object has no ring of log records.
+    pub fn follow_drops(&mut self) -> Result<impl Future<Output = ()> + Send + use<>, BpfError> {
+        super::drops::follow(&mut self.ebpf)
     }
 
     fn load_clock(&mut self) -> Result<(), BpfError> {

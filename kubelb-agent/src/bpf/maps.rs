@@ -98,10 +98,44 @@ impl Maps {
         })
     }
 
+    /// Opens the map of attachments alone.
+    ///
+    /// # Errors
+    /// When it is missing or of another kind.
+    pub fn open_attachments(directory: &Path) -> Result<HashMap<MapData, u32, Attachment>, BpfError> {
+        let kind = |source| BpfError::Map {
+            name: names::ATTACHMENTS,
+            source: Box::new(source),
+        };
+        MapData::from_pin(directory.join(names::ATTACHMENTS))
+            .and_then(hash)
+            .map_err(kind)
+    }
+
     /// Flows that the table is made for: half of its slots.
     #[must_use]
     pub fn flow_capacity(&self) -> u64 {
         u64::from(self.layout().main) * 2
+    }
+
+    /// A frontend's counters, all CPUs together.
+    #[must_use]
+    pub fn traffic_of_frontend(&self, row: u32) -> Traffic {
+        sum_of(&self.frontend_traffic, row, |sum, cpu| *sum += *cpu)
+    }
+
+    /// A backend's counters, all CPUs together.
+    #[must_use]
+    pub fn traffic_of_backend(&self, row: u32) -> Traffic {
+        sum_of(&self.backend_traffic, row, |sum, cpu| *sum += *cpu)
+    }
+
+    /// What was dropped of a frontend's packets, all CPUs together; of no frontend's in row 0.
+    #[must_use]
+    pub fn drops_of_frontend(&self, row: u32) -> Drops {
+        sum_of(&self.frontend_drops, row, |sum: &mut Drops, cpu| {
+            sum.0.iter_mut().zip(cpu.0).for_each(|(sum, more)| *sum += more);
+        })
     }
 
     /// The control row, `None` never in practice.
@@ -133,6 +167,15 @@ fn hash<K: aya::Pod, V: aya::Pod>(data: MapData) -> Result<HashMap<MapData, K, V
 
 fn per_cpu<V: aya::Pod>(data: MapData) -> Result<PerCpuArray<MapData, V>, aya::maps::MapError> {
     PerCpuArray::try_from(aya::maps::Map::PerCpuArray(data))
+}
+
+/// Zero where the row cannot be read.
+fn sum_of<V: aya::Pod + Default>(counters: &PerCpuArray<MapData, V>, row: u32, add: impl Fn(&mut V, &V)) -> V {
+    let mut sum = V::default();
+    if let Ok(values) = counters.get(&row, 0) {
+        values.iter().for_each(|cpu| add(&mut sum, cpu));
+    }
+    sum
 }
 
 fn row<T>(rows: &[T], index: u32) -> Option<&T> {

@@ -6,6 +6,8 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use kubelb_common::ABI_VERSION;
 use nix::fcntl::{Flock, FlockArg};
@@ -73,14 +75,11 @@ impl PinDirectory {
         };
         let root = bpffs.join(format!("v{ABI_VERSION}"));
         fs::create_dir_all(bpffs).map_err(failed)?;
-        let kind = statfs(bpffs).map_err(|errno| failed(errno.into()))?.filesystem_type();
-        if kind != BPF_FS_MAGIC {
-            return Err(failed(io::Error::other("not a bpffs")));
-        }
+        require_bpffs(bpffs).map_err(failed)?;
+        let lock = lock(bpffs)?;
         for part in ["maps", "links"] {
             fs::create_dir_all(root.join(part)).map_err(failed)?;
         }
-        let lock = lock(bpffs)?;
         Ok(Self { root, _lock: lock })
     }
 
@@ -153,14 +152,31 @@ fn links_of(root: &Path) -> Result<Vec<LinkPin>, BpfError> {
 
 const SEPARATOR: char = ':';
 
+/// How often, and how long apart, the lock is tried: an agent that ends or a `status` that looks holds it for a moment.
+const LOCK_TRIES: u32 = 40;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
+
 /// The lock says that an agent runs; whoever dies loses it.
 fn lock(bpffs: &Path) -> Result<Flock<File>, BpfError> {
-    let failed = |source| BpfError::Bpffs {
+    let mut tries = 1;
+    loop {
+        match try_lock(bpffs, FlockArg::LockExclusiveNonblock) {
+            Err(BpfError::Locked { .. }) if tries < LOCK_TRIES => {
+                tries += 1;
+                thread::sleep(LOCK_PAUSE);
+            }
+            done => return done,
+        }
+    }
+}
+
+fn try_lock(bpffs: &Path, kind: FlockArg) -> Result<Flock<File>, BpfError> {
+    let failed = |source| BpfError::Directory {
         path: bpffs.to_owned(),
         source,
     };
     let directory = File::open(bpffs).map_err(failed)?;
-    Flock::lock(directory, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
+    Flock::lock(directory, kind).map_err(|(_, errno)| {
         if errno == nix::errno::Errno::EWOULDBLOCK {
             BpfError::Locked { path: bpffs.to_owned() }
         } else {
@@ -169,62 +185,122 @@ fn lock(bpffs: &Path) -> Result<Flock<File>, BpfError> {
     })
 }
 
-/// True while an agent holds the directory.
+/// True while an agent holds the directory. Several may ask at once.
 #[must_use]
 pub fn is_held(bpffs: &Path) -> bool {
-    matches!(lock(bpffs), Err(BpfError::Locked { .. }))
+    matches!(
+        try_lock(bpffs, FlockArg::LockSharedNonblock),
+        Err(BpfError::Locked { .. })
+    )
 }
 
 /// Where the maps of this version are pinned.
 ///
 /// # Errors
-/// When there are none.
+/// When there are none, or the directory cannot be read.
 pub fn existing_maps(bpffs: &Path) -> Result<PathBuf, BpfError> {
     let maps = bpffs.join(format!("v{ABI_VERSION}")).join("maps");
-    if maps.join(kubelb_common::maps::CONTROL).exists() {
-        Ok(maps)
-    } else {
-        Err(BpfError::NothingPinned { path: bpffs.to_owned() })
+    match maps.join(kubelb_common::maps::CONTROL).try_exists() {
+        Ok(true) => Ok(maps),
+        Ok(false) => Err(BpfError::NothingPinned { path: bpffs.to_owned() }),
+        Err(source) => Err(BpfError::Directory {
+            path: bpffs.to_owned(),
+            source,
+        }),
     }
 }
 
-/// Removes every pin of every version: links first, which detaches the programs, then maps. Returns what was removed.
-///
-/// # Errors
-/// When an agent holds the directory, or a pin cannot be removed.
-pub fn remove_all(bpffs: &Path) -> Result<Vec<PathBuf>, BpfError> {
-    let mut removed = Vec::new();
-    if !bpffs.exists() {
-        return Ok(removed);
-    }
-    let _lock = lock(bpffs)?;
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |source| BpfError::Pin { path, source }
-    };
-    for entry in fs::read_dir(bpffs).map_err(failed(bpffs))? {
-        let root = entry.map_err(failed(bpffs))?.path();
-        let version = root
-            .file_name()
-            .and_then(|name| name.to_str())
-            .and_then(|name| name.strip_prefix('v'));
-        if version.is_none_or(|version| version.parse::<u32>().is_err()) {
-            continue;
+/// Whose lock it is to remove pins.
+pub struct Removal {
+    bpffs: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl Removal {
+    /// Takes the lock; `None` when there is no such directory, so nothing to remove either.
+    ///
+    /// # Errors
+    /// When the directory is not on a bpffs, or an agent holds it.
+    pub fn begin(bpffs: &Path) -> Result<Option<Self>, BpfError> {
+        let failed = |source| BpfError::Directory {
+            path: bpffs.to_owned(),
+            source,
+        };
+        if !bpffs.try_exists().map_err(failed)? {
+            return Ok(None);
         }
-        for part in ["links", "maps"] {
+        // What looks like pins elsewhere is somebody's files.
+        require_bpffs(bpffs).map_err(failed)?;
+        Ok(Some(Self {
+            bpffs: bpffs.to_owned(),
+            _lock: lock(bpffs)?,
+        }))
+    }
+
+    /// Removes every pin of every version: links first, which detaches the programs, then maps. Returns what was removed.
+    ///
+    /// # Errors
+    /// When a pin cannot be removed; what was removed before stays so, and the removal can be repeated.
+    pub fn remove_all(&self) -> Result<Vec<PathBuf>, BpfError> {
+        remove_below(&self.bpffs)
+    }
+}
+
+fn require_bpffs(path: &Path) -> io::Result<()> {
+    let kind = statfs(path)?.filesystem_type();
+    if kind == BPF_FS_MAGIC {
+        Ok(())
+    } else {
+        Err(io::Error::other("not a bpffs"))
+    }
+}
+
+fn remove_below(bpffs: &Path) -> Result<Vec<PathBuf>, BpfError> {
+    let mut removed = Vec::new();
+    let versions: Vec<PathBuf> = entries(bpffs)?.into_iter().filter(|root| is_version(root)).collect();
+    for part in ["links", "maps"] {
+        for root in &versions {
             let directory = root.join(part);
-            if !directory.exists() {
-                continue;
-            }
-            for pin in fs::read_dir(&directory).map_err(failed(&directory))? {
-                let pin = pin.map_err(failed(&directory))?.path();
-                fs::remove_file(&pin).map_err(failed(&pin))?;
+            for pin in entries(&directory)? {
+                fs::remove_file(&pin).map_err(unpin_failed(&pin))?;
                 removed.push(pin);
             }
-            fs::remove_dir(&directory).map_err(failed(&directory))?;
+            if directory.exists() {
+                fs::remove_dir(&directory).map_err(unpin_failed(&directory))?;
+            }
         }
-        fs::remove_dir(&root).map_err(failed(&root))?;
+    }
+    for root in &versions {
+        fs::remove_dir(root).map_err(unpin_failed(root))?;
     }
     removed.sort();
     Ok(removed)
 }
+
+fn is_version(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.and_then(|name| name.strip_prefix('v'))
+        .is_some_and(|version| version.parse::<u32>().is_ok())
+}
+
+/// What a directory holds; nothing when there is no such directory.
+fn entries(directory: &Path) -> Result<Vec<PathBuf>, BpfError> {
+    let listed = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        listed => listed.map_err(unpin_failed(directory))?,
+    };
+    listed
+        .map(|entry| entry.map(|entry| entry.path()).map_err(unpin_failed(directory)))
+        .collect()
+}
+
+fn unpin_failed(path: &Path) -> impl Fn(io::Error) -> BpfError + use<> {
+    let path = path.to_owned();
+    move |source| BpfError::Pin {
+        path: path.clone(),
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests;
