@@ -18,10 +18,16 @@ pub struct Control {
     pub cpus: SharedU32,
     /// Jiffies per second.
     pub hz: SharedU32,
-    reserved: [u64; 3],
+    /// Low half of jiffies at the last step of the agent's sweep.
+    pub swept: SharedU32,
+    reserved_swept: u32,
+    reserved: [u64; 2],
 }
 
 const _: () = assert!(size_of::<Control>() == 64);
+
+/// Two to this power is the number of seconds without a step after which nobody sweeps any more.
+const SWEPT_SHIFT: u32 = 4;
 
 impl Control {
     /// The current filter's number and seed.
@@ -46,6 +52,14 @@ impl Control {
             second.store(seed)
         }
         self.filter.store(which & 1);
+    }
+
+    /// True while somebody sweeps: the counts of flows are then those of live ones, give or take. `now` is the low half
+    /// of jiffies.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_swept(&self, now: u32) -> bool {
+        now.wrapping_sub(self.swept.load()) < self.hz.load() << SWEPT_SHIFT
     }
 
     /// The revision of routes and neighbours, 1 to 65,535.

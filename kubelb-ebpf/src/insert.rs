@@ -97,8 +97,9 @@ fn try_begin<T: Tables>(tables: &T, packet: &Packet) -> Result<(u32, u32), Inser
     if frontend.set().1 == 0 {
         return refuse(Reason::NO_BACKEND);
     }
+    // With no agent to sweep, idle flows count until their slots or ports are needed: a cap would refuse for ever.
     let cap = frontend.max_flows();
-    if cap != 0 && frontend.flows().load() >= cap {
+    if cap != 0 && frontend.flows().load() >= cap && control.is_swept(tables.now()) {
         return refuse(Reason::FRONTEND_CAP);
     }
     let hash = key_of(packet).hash(control.flow_seed.load());

@@ -166,11 +166,21 @@ fn udp(kind: Kind) -> Vec<Case> {
 /// A frontend with a cap on its flows.
 fn capped(kind: Kind) -> Case {
     let (first, second) = (kind.request(0, SYN), kind.request(1, SYN));
+    let cap = move |rows: &Rows<'_>| rows.flows.frontends[kind.frontend() as usize].set_max_flows(1);
     Case::new(format!("{}: cap of one flow", kind.name()))
-        .change(move |rows| rows.flows.frontends[kind.frontend() as usize].set_max_flows(1))
+        .change(cap)
+        // Some 17 million seconds since the last sweep are fine by this clock rate.
+        .change(|rows| rows.control.hz.store(u32::MAX >> 4))
         .send("first", &first, Send(EGRESS), &kind.forwarded(&first, 0, 0))
         .untouched("second", &second, Drop(Reason::FRONTEND_CAP))
         .send("first again", &first, Send(EGRESS), &kind.forwarded(&first, 0, 0))
+        .change(|rows| rows.control.hz.store(0))
+        .send(
+            "second, now that nobody sweeps",
+            &second,
+            Send(EGRESS),
+            &kind.forwarded(&second, 1, 1),
+        )
 }
 
 /// One port and two clients.
