@@ -302,6 +302,13 @@ impl Engine {
         self.draining.values().map(|drain| drain.address).collect()
     }
 
+    /// Writes down for `status` why the last change of the configuration was refused, or that it is in force.
+    pub fn note(&self, config_error: Option<&str>) {
+        if let Some(note) = self.store.maps.note.first() {
+            note.write(u64::from(std::process::id()), config_error.unwrap_or_default().as_bytes());
+        }
+    }
+
     /// One step of the sweep; some hundred microseconds.
     ///
     /// # Errors

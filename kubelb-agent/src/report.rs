@@ -8,7 +8,7 @@ use std::time::Duration;
 use kubelb_common::addr::UDP;
 use kubelb_common::backend::flag;
 use kubelb_common::flow::{WAYS, tag};
-use kubelb_common::maps as names;
+use kubelb_common::maps::{self as names, Note};
 use kubelb_common::next_hop::NextHopView;
 use kubelb_common::stats::{Drops, Reason, Traffic as Row};
 
@@ -47,18 +47,28 @@ impl Reader {
         let frontends = self.frontends();
         let flows = self.live_flows();
         Report {
-            agent: AgentInfo {
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                pid: None,
-                running: pins::is_held(&self.bpffs),
-                config_error: None,
-            },
+            agent: self.agent(),
             interfaces: self.interfaces(),
             snat: self.snat(),
             maps: self.fill(flows, frontends.len()),
             checks: None,
             drops: drops(&self.maps.drops_of_frontend(0)),
             frontends,
+        }
+    }
+
+    /// A note of an agent that is gone says nothing.
+    fn agent(&self) -> AgentInfo {
+        let running = pins::is_held(&self.bpffs);
+        let note = self.maps.note.first().filter(|_| running);
+        let refusal = note.map(Note::text).map(|(bytes, length)| {
+            String::from_utf8_lossy(bytes.get(..length).unwrap_or_default()).into_owned()
+        });
+        AgentInfo {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: note.and_then(|note| u32::try_from(note.pid()).ok()).filter(|pid| *pid != 0),
+            running,
+            config_error: refusal.filter(|text| !text.is_empty()),
         }
     }
 

@@ -43,8 +43,8 @@ pub fn run(command: Command) -> anyhow::Result<()> {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
             runtime.block_on(agent(args))
         }
-        Command::Status(args) => status(&args),
-        Command::Detach(args) => detach(&args),
+        Command::Status(args) => status(&args, &mut std::io::stdout()),
+        Command::Detach(args) => detach(&args, &mut std::io::stdout()),
     }
 }
 
@@ -135,7 +135,7 @@ fn follow_drops(
     })
 }
 
-fn status(args: &StatusArgs) -> anyhow::Result<()> {
+fn status(args: &StatusArgs, out: &mut impl Write) -> anyhow::Result<()> {
     let reader = Reader::open(&args.bpffs)?;
     let before = reader.read();
     std::thread::sleep(SAMPLE);
@@ -145,12 +145,11 @@ fn status(args: &StatusArgs) -> anyhow::Result<()> {
         OutputFormat::Table => render_table(&after),
         OutputFormat::Json => serde_json::to_string_pretty(&after)? + "\n",
     };
-    std::io::stdout().write_all(text.as_bytes())?;
+    out.write_all(text.as_bytes())?;
     Ok(())
 }
 
-fn detach(args: &DetachArgs) -> anyhow::Result<()> {
-    let mut out = std::io::stdout();
+fn detach(args: &DetachArgs, out: &mut impl Write) -> anyhow::Result<()> {
     let path = args.bpffs.display();
     let Some(removal) = Removal::begin(&args.bpffs)? else {
         writeln!(out, "{path}: no such directory; nothing was pinned")?;
@@ -172,3 +171,6 @@ fn detach(args: &DetachArgs) -> anyhow::Result<()> {
     )?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -38,6 +38,7 @@ rows!(
     kubelb_common::control::Filter,
     kubelb_common::frontend::Frontend,
     kubelb_common::maps::Name,
+    kubelb_common::maps::Note,
     kubelb_common::shared::Line,
     kubelb_common::backend::Backend,
     kubelb_common::next_hop::NextHop,

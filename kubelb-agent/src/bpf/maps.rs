@@ -8,7 +8,7 @@ use kubelb_common::control::{Control, Filter};
 use kubelb_common::flow::Bucket;
 use kubelb_common::flow_table::{FlowTables, Layout};
 use kubelb_common::frontend::{Frontend, FrontendKey};
-use kubelb_common::maps::{self as names, Attachment, Name};
+use kubelb_common::maps::{self as names, Attachment, Name, Note};
 use kubelb_common::next_hop::NextHop;
 use kubelb_common::port_pool::PortPool;
 use kubelb_common::shared::{Line, SharedU32};
@@ -28,6 +28,8 @@ pub struct Maps {
     pub frontends: Mapped<Frontend>,
     /// Their names.
     pub names: Mapped<Name>,
+    /// What the agent says of itself; one row.
+    pub note: Mapped<Note>,
     /// Backend row numbers in the order of the turn.
     pub slots: Mapped<Line>,
     /// Backends; row 0 is nobody's.
@@ -81,6 +83,7 @@ impl Maps {
             filters: mapped(&open, names::FILTERS, write)?,
             frontends: mapped(&open, names::FRONTENDS, write)?,
             names: mapped(&open, names::FRONTEND_NAMES, write)?,
+            note: mapped(&open, names::AGENT, write)?,
             slots: mapped(&open, names::BACKEND_SLOTS, write)?,
             backends: mapped(&open, names::BACKENDS, write)?,
             hops: mapped(&open, names::NEXT_HOPS, write)?,

@@ -143,10 +143,12 @@ impl Rounds {
             Err(errors) => {
                 let text = errors.to_string();
                 tracing::error!("configuration refused, the one before stays in force:\n{text}");
+                self.engine.note(Some(&text));
                 self.shared.standing().config_error = Some(text);
                 return false;
             }
         };
+        self.engine.note(None);
         self.shared.standing().config_error = None;
         if self.desired.as_ref().is_none_or(|before| before.snat != desired.snat) {
             look_at_ports(&desired);
