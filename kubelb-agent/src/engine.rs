@@ -117,7 +117,7 @@ impl Engine {
     /// When pins or maps cannot be changed.
     pub fn follow_links(&mut self, links: &BTreeMap<u32, Link>) -> Result<bool, BpfError> {
         let attachments = &mut self.attachments;
-        if !is_stale(attachments, links) {
+        if !is_stale(&attachments.wanted, &attachments.attached, links) {
             return Ok(true);
         }
         let maps = &mut self.store.maps;
@@ -305,7 +305,10 @@ impl Engine {
     /// Writes down for `status` why the last change of the configuration was refused, or that it is in force.
     pub fn note(&self, config_error: Option<&str>) {
         if let Some(note) = self.store.maps.note.first() {
-            note.write(u64::from(std::process::id()), config_error.unwrap_or_default().as_bytes());
+            note.write(
+                u64::from(std::process::id()),
+                config_error.unwrap_or_default().as_bytes(),
+            );
         }
     }
 
@@ -375,17 +378,16 @@ pub struct Capacity {
 }
 
 /// True when an interface that is asked for has come, or one that is attached has gone.
-fn is_stale(attachments: &Attachments, links: &BTreeMap<u32, Link>) -> bool {
+fn is_stale(wanted: &[(String, AttachMode)], attached: &[Attached], links: &BTreeMap<u32, Link>) -> bool {
     let is_attached = |index: u32, name: &str| {
-        attachments
-            .attached
+        attached
             .iter()
             .any(|done| done.ifindex == index && done.interface == name)
     };
-    let is_wanted = |name: &str| attachments.wanted.iter().any(|(wanted, _)| wanted == name);
+    let is_wanted = |name: &str| wanted.iter().any(|(interface, _)| interface == name);
     let has_come = |(index, link): (&u32, &Link)| is_wanted(&link.name) && !is_attached(*index, &link.name);
     let has_gone = |done: &Attached| links.get(&done.ifindex).is_none_or(|link| link.name != done.interface);
-    links.iter().any(has_come) || attachments.attached.iter().any(has_gone)
+    links.iter().any(has_come) || attached.iter().any(has_gone)
 }
 
 /// Interfaces that XDP may redirect to.
@@ -422,4 +424,40 @@ fn cpus() -> u32 {
         .and_then(|cpus| u32::try_from(cpus).ok())
         .filter(|cpus| *cpus > 0)
         .unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn links(links: &[(u32, &str)]) -> BTreeMap<u32, Link> {
+        let link = |name: &str| Link {
+            name: name.to_owned(),
+            mac: None,
+            mtu: 1_500,
+            up: true,
+        };
+        links.iter().map(|(index, name)| (*index, link(name))).collect()
+    }
+
+    #[test]
+    fn only_interfaces_that_are_asked_for_and_come_or_go_matter() {
+        let wanted = [
+            ("eth0".to_owned(), AttachMode::Auto),
+            ("eth1".to_owned(), AttachMode::Auto),
+        ];
+        let attached = ["eth0", "eth1"].map(|name| Attached {
+            interface: name.to_owned(),
+            ifindex: if name == "eth0" { 2 } else { 3 },
+            mode: Mode::Tcx,
+            reason: String::new(),
+        });
+        let stale = |attached: &[Attached], present: &[(u32, &str)]| is_stale(&wanted, attached, &links(present));
+        assert!(!stale(&attached, &[(2, "eth0"), (3, "eth1"), (9, "veth9")]));
+        assert!(stale(&attached, &[(2, "eth0")]), "eth1 is gone");
+        assert!(stale(&attached, &[(2, "eth0"), (7, "eth1")]), "eth1 is another one");
+        assert!(stale(&attached, &[(2, "eth0"), (3, "wan")]), "eth1 has another name");
+        assert!(!stale(&attached[..1], &[(2, "eth0")]), "eth1 is known to be gone");
+        assert!(stale(&attached[..1], &[(2, "eth0"), (8, "eth1")]), "eth1 is back");
+    }
 }

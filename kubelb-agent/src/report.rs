@@ -61,12 +61,14 @@ impl Reader {
     fn agent(&self) -> AgentInfo {
         let running = pins::is_held(&self.bpffs);
         let note = self.maps.note.first().filter(|_| running);
-        let refusal = note.map(Note::text).map(|(bytes, length)| {
-            String::from_utf8_lossy(bytes.get(..length).unwrap_or_default()).into_owned()
-        });
+        let refusal = note
+            .map(Note::text)
+            .map(|(bytes, length)| String::from_utf8_lossy(bytes.get(..length).unwrap_or_default()).into_owned());
         AgentInfo {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            pid: note.and_then(|note| u32::try_from(note.pid()).ok()).filter(|pid| *pid != 0),
+            pid: note
+                .and_then(|note| u32::try_from(note.pid()).ok())
+                .filter(|pid| *pid != 0),
             running,
             config_error: refusal.filter(|text| !text.is_empty()),
         }

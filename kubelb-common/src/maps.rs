@@ -30,6 +30,8 @@ pub const REVERSE: &str = "REVERSE";
 pub const XDP_INTERFACES: &str = "XDP_INTERFACES";
 /// How each interface is attached and why, for `status`.
 pub const ATTACHMENTS: &str = "ATTACHMENTS";
+/// One [`Note`] of the agent, for `status`.
+pub const AGENT: &str = "AGENT";
 /// [`crate::stats::Traffic`] of each frontend, per CPU.
 pub const FRONTEND_TRAFFIC: &str = "FRONTEND_TRAFFIC";
 /// [`crate::stats::Traffic`] of each backend, per CPU.
@@ -58,6 +60,7 @@ pub const PINNED: &[&str] = &[
     REVERSE,
     XDP_INTERFACES,
     ATTACHMENTS,
+    AGENT,
     FRONTEND_TRAFFIC,
     BACKEND_TRAFFIC,
     FRONTEND_DROPS,
@@ -108,6 +111,66 @@ impl Name {
         for (word, bytes) in self.0.iter().zip(bytes.as_chunks::<8>().0) {
             word.store(u64::from_le_bytes(*bytes));
         }
+    }
+}
+
+/// Longest text of a [`Note`] in bytes.
+pub const NOTE_BYTES: usize = 4_080;
+
+/// What the agent says of itself: its process id, and why it refused the last change of its configuration. It holds as
+/// long as that process does.
+#[repr(C)]
+pub struct Note {
+    pid: SharedU64,
+    length: SharedU64,
+    text: [SharedU64; NOTE_BYTES / 8],
+}
+
+const _: () = assert!(size_of::<Note>() == NOTE_BYTES + 16);
+
+impl Default for Note {
+    fn default() -> Self {
+        Self {
+            pid: SharedU64::new(0),
+            length: SharedU64::new(0),
+            text: [const { SharedU64::new(0) }; NOTE_BYTES / 8],
+        }
+    }
+}
+
+impl Note {
+    /// Process id of the agent.
+    #[must_use]
+    pub fn pid(&self) -> u64 {
+        self.pid.load()
+    }
+
+    /// The text's bytes and how many of them count; 0: the configuration is in force.
+    #[must_use]
+    pub fn text(&self) -> ([u8; NOTE_BYTES], usize) {
+        let mut bytes = [0; NOTE_BYTES];
+        for (bytes, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(&self.text) {
+            *bytes = word.load().to_le_bytes();
+        }
+        (bytes, usize::try_from(self.length.load()).unwrap_or(0).min(NOTE_BYTES))
+    }
+
+    /// Replaces the note; a longer text is cut. A reader in between may see parts of both.
+    pub fn write(&self, pid: u64, text: &[u8]) {
+        self.pid.store(pid);
+        for (index, word) in self.text.iter().enumerate() {
+            let mut bytes = [0; 8];
+            for (to, from) in bytes.iter_mut().zip(text.iter().skip(index * 8)) {
+                *to = *from;
+            }
+            word.store(u64::from_le_bytes(bytes));
+        }
+        let length = if text.len() < NOTE_BYTES {
+            text.len()
+        } else {
+            NOTE_BYTES
+        };
+        self.length.store(u64::try_from(length).unwrap_or(0));
     }
 }
 

@@ -170,6 +170,11 @@ fn an_invalid_change_is_refused_whole_and_named() {
         error(Some("/config.yaml:")).expect("with file and line");
         let status = agent.status().expect("a status");
         assert!(!status.frontend_names().contains(&"new/one"), "{to} was taken in part");
+        let said = status.get("/agent/config_error").and_then(|error| error.as_str());
+        assert!(
+            said.is_some_and(|said| said.contains(named)),
+            "the command says {said:?}"
+        );
         for way in Way::ALL {
             let counts = ask_many(&world.net.client, way.transport, way.address(), 3).expect("answers");
             ensure_round_robin(&counts, 3)

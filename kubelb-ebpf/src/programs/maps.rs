@@ -11,7 +11,7 @@ use kubelb_common::flow::{Bucket, ClientHop};
 use kubelb_common::flow_table::Layout;
 use kubelb_common::frontend::{Frontend, FrontendKey};
 use kubelb_common::maps as size;
-use kubelb_common::maps::{Attachment, Name};
+use kubelb_common::maps::{Attachment, Name, Note};
 use kubelb_common::next_hop::NextHop;
 use kubelb_common::port_pool::PortPool;
 use kubelb_common::shared::Line;
@@ -50,6 +50,8 @@ pub(super) static REVERSE: Array<Line> = Array::with_max_entries(size::MAX_REVER
 pub(super) static XDP_INTERFACES: HashMap<u32, u32> = HashMap::with_max_entries(size::MAX_INTERFACES, 0);
 #[map]
 pub(super) static ATTACHMENTS: HashMap<u32, Attachment> = HashMap::with_max_entries(size::MAX_INTERFACES, 0);
+#[map]
+pub(super) static AGENT: Array<Note> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 pub(super) static FRONTEND_TRAFFIC: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(size::MAX_FRONTENDS, 0);
 #[map]
