@@ -6,9 +6,6 @@ use crate::step::Steps;
 use crate::workspace::Workspace;
 use crate::{ebpf, process, root, setup};
 
-/// Tells the bench where its own object is.
-const BENCH_OBJECT_VARIABLE: &str = "KUBELB_BENCH_OBJECT";
-
 /// What to show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Show {
@@ -56,7 +53,7 @@ pub(crate) fn run(workspace: &Workspace, show: Show, args: &[String]) -> anyhow:
             .env(agent::OBJECT_VARIABLE, &object)
             .env(agent::BINARY_VARIABLE, &binary);
         if let Some(object) = &bench_object {
-            command.env(BENCH_OBJECT_VARIABLE, object);
+            command.env(ebpf::BENCH_OBJECT_VARIABLE, object);
         }
         command
     };

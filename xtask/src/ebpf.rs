@@ -22,6 +22,9 @@ const CPU_FEATURES: &str = "+alu32,+allows-misaligned-mem-access";
 
 const PACKAGE: &str = "kubelb-ebpf";
 
+/// Tells the bench where its own object is.
+pub(crate) const BENCH_OBJECT_VARIABLE: &str = "KUBELB_BENCH_OBJECT";
+
 /// The objects that there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Object {

@@ -65,6 +65,11 @@ fn prepare(
         ebpf::check_instructions(&object)?;
         Ok(object)
     })?;
+    let bench_object = if options.soak {
+        Some(steps.run("build the bench's programs", || ebpf::build(workspace, Object::Bench))?)
+    } else {
+        None
+    };
     let binary = steps.run("build the agent", || agent::build(workspace, &object, Profile::Dev))?;
     let root = workspace.root().to_owned();
     Ok(move || {
@@ -73,6 +78,9 @@ fn prepare(
             .current_dir(&root)
             .env(agent::OBJECT_VARIABLE, &object)
             .env(agent::BINARY_VARIABLE, &binary);
+        if let Some(object) = &bench_object {
+            command.env(ebpf::BENCH_OBJECT_VARIABLE, object);
+        }
         command
     })
 }

@@ -137,7 +137,7 @@ fn not_ours(driver: &mut Driver, effort: Effort) -> anyhow::Result<Cell> {
     let mut path = DataPath::load(EGRESS)?;
     let frames = Frames::of_clients(&Kind::TcpV4.stranger(), 1)?;
     let figure = driver.time(&path.program()?, &frames, effort, || Ok(()))?;
-    cell("not ours, TCPv4".to_owned(), 1, figure, XDP_PASS)
+    cell("not ours TCPv4".to_owned(), 1, figure, XDP_PASS)
 }
 
 fn established(driver: &mut Driver, what: Steady, effort: Effort) -> anyhow::Result<Cell> {

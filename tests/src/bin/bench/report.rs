@@ -156,3 +156,51 @@ fn kernel() -> anyhow::Result<String> {
     let names = nix::sys::utsname::uname()?;
     Ok(names.release().to_string_lossy().into_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{BAR_CELL, Report};
+    use crate::cells::{Cell, Cells};
+
+    fn cell(name: &str, flows: u32, nanoseconds: f64) -> Cell {
+        Cell {
+            name: name.to_owned(),
+            flows,
+            verdict: "XDP_TX",
+            nanoseconds,
+            with_driver: nanoseconds + 30.0,
+        }
+    }
+
+    fn report(unit: f64, cells: Vec<Cell>) -> anyhow::Result<Report> {
+        let unit = cell("hit", 1, unit);
+        Report::new(Cells { unit, cells }, Vec::new())
+    }
+
+    #[test]
+    fn the_bar_is_for_the_dearest_single_flow() {
+        let cheap = cell(BAR_CELL, 1, 20.0);
+        let many = cell(BAR_CELL, 65_536, 500.0);
+        assert!(report(30.0, vec![cheap.clone(), many.clone()]).unwrap().passed());
+        assert!(
+            !report(30.0, vec![cheap, many, cell(BAR_CELL, 1, 91.0)])
+                .unwrap()
+                .passed()
+        );
+    }
+
+    #[test]
+    fn nothing_measured_does_not_pass() {
+        assert!(!report(30.0, vec![cell("reply TCPv4", 1, 20.0)]).unwrap().passed());
+        assert!(report(0.0, Vec::new()).is_err());
+    }
+
+    #[test]
+    fn the_text_names_the_ratio() {
+        let text = report(30.0, vec![cell(BAR_CELL, 1, 12.0)]).unwrap().text().unwrap();
+        assert!(
+            text.contains("established TCPv4: 12 ns = 0.40 hash hits (must ≤ 3, aim ≤ 1)"),
+            "{text}"
+        );
+    }
+}
