@@ -161,14 +161,22 @@ fn detach(args: &DetachArgs, out: &mut impl Write) -> anyhow::Result<()> {
         writeln!(out, "{path}: nothing was pinned")?;
         return Ok(());
     }
-    for interface in &filters {
+    for interface in &filters.removed {
         writeln!(out, "{interface}: removed the clsact filter")?;
     }
-    writeln!(
-        out,
-        "{path}: removed {} pins; nothing is forwarded any more",
-        pins.len()
-    )?;
+    for interface in &filters.elsewhere {
+        writeln!(
+            out,
+            "{interface}: not in this network namespace; if it is in another one, its clsact filter still forwards: \
+             tc filter del dev {interface} ingress"
+        )?;
+    }
+    let end = if filters.elsewhere.is_empty() {
+        "; nothing is forwarded any more"
+    } else {
+        ""
+    };
+    writeln!(out, "{path}: removed {} pins{end}", pins.len())?;
     Ok(())
 }
 

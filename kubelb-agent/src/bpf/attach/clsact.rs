@@ -38,23 +38,38 @@ pub(super) fn attach(program: &mut SchedClassifier, interface: &str) -> Result<(
     Ok(())
 }
 
-/// Removes the filters of interfaces that are attached by clsact: no pin holds those. Returns the interfaces' names.
+/// What became of the filters of interfaces that are attached by clsact.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filters {
+    /// Names of the interfaces from which they were removed.
+    pub removed: Vec<String>,
+    /// Names of interfaces that this network namespace does not have: gone with their filters, or elsewhere.
+    pub elsewhere: Vec<String>,
+}
+
+/// Removes the filters of interfaces that are attached by clsact: no pin holds those.
 ///
 /// # Errors
-/// When there are such interfaces and a filter cannot be removed.
-pub fn detach_filters(bpffs: &Path) -> Result<Vec<String>, BpfError> {
+/// When a filter is there and cannot be removed.
+pub fn detach_filters(bpffs: &Path) -> Result<Filters, BpfError> {
+    let mut filters = Filters::default();
     let attachments = match super::super::pins::existing_maps(bpffs) {
         Ok(maps) => Maps::open_attachments(&maps)?,
-        Err(BpfError::NothingPinned { .. }) => return Ok(Vec::new()),
+        Err(BpfError::NothingPinned { .. }) => return Ok(filters),
         Err(error) => return Err(error),
     };
-    let mut detached = Vec::new();
     for (ifindex, row) in attachments.iter().filter_map(Result::ok) {
-        if Mode::of(row.mode) == Some(Mode::Clsact) && remove(&name_in(&row), ifindex)? {
-            detached.push(name_in(&row));
+        let name = name_in(&row);
+        if Mode::of(row.mode) != Some(Mode::Clsact) {
+            continue;
+        }
+        if index_of(&name).ok() != Some(ifindex) {
+            filters.elsewhere.push(name);
+        } else if remove(&name, ifindex)? {
+            filters.removed.push(name);
         }
     }
-    Ok(detached)
+    Ok(filters)
 }
 
 /// False when there is nothing to remove.
