@@ -148,14 +148,6 @@ pub(crate) fn service_ports(generator: &mut SchemaGenerator) -> Schema {
 /// A list of whole Services, with what the core API says of their fields, and with room for fields that it does not know yet.
 pub(crate) fn services(generator: &mut SchemaGenerator) -> Schema {
     let mut service = generator.subschema_for::<Service>();
-    let object = service.ensure_object();
-    object.remove("required");
-    object.insert("x-kubernetes-embedded-resource".into(), true.into());
-    object.insert("x-kubernetes-preserve-unknown-fields".into(), true.into());
-    // An API server checks the metadata of an embedded object by itself and lets no schema say anything about it.
-    if let Some(properties) = object.get_mut("properties").and_then(Value::as_object_mut) {
-        properties.insert("metadata".into(), json!({"type": "object"}));
-    }
     for list in ["clusterIPs", "externalIPs", "ipFamilies", "loadBalancerSourceRanges"] {
         let path = format!("/properties/spec/properties/{list}");
         merge(&mut service, &path, &list_of("atomic", &[]));
@@ -166,7 +158,31 @@ pub(crate) fn services(generator: &mut SchemaGenerator) -> Schema {
     merge(&mut service, &protocol, &json!({"default": "TCP"}));
     let selector = "/properties/spec/properties/selector";
     merge(&mut service, selector, &json!({"x-kubernetes-map-type": "atomic"}));
+    service.ensure_object().values_mut().for_each(keep_unknown_fields);
+    let object = service.ensure_object();
+    object.remove("required");
+    object.insert("x-kubernetes-embedded-resource".into(), true.into());
+    object.insert("x-kubernetes-preserve-unknown-fields".into(), true.into());
+    // An API server checks the metadata of an embedded object by itself and lets no schema say anything about it.
+    if let Some(properties) = object.get_mut("properties").and_then(Value::as_object_mut) {
+        properties.insert("metadata".into(), json!({"type": "object"}));
+    }
     json_schema!({"type": "array", "x-kubernetes-preserve-unknown-fields": true, "items": service})
+}
+
+/// Lets every object below keep fields that its schema does not know. An API server drops them level by level: that the outermost
+/// object keeps its own says nothing of those inside.
+fn keep_unknown_fields(schema: &mut Value) {
+    match schema {
+        Value::Object(keywords) => {
+            keywords.values_mut().for_each(keep_unknown_fields);
+            if keywords.get("properties").is_some_and(Value::is_object) {
+                keywords.insert("x-kubernetes-preserve-unknown-fields".into(), true.into());
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(keep_unknown_fields),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
 }
 
 fn list_of(kind: &str, keys: &[&str]) -> Value {

@@ -97,6 +97,26 @@ fn a_kind_that_may_lack_a_spec_gets_an_empty_one() {
     }
 }
 
+/// An API server drops unknown fields level by level.
+#[test]
+fn nothing_of_an_embedded_object_is_dropped() {
+    let mut violations = Vec::new();
+    let mut embedded = 0;
+    for definition in all() {
+        for node in definition.nodes() {
+            let keeps = |schema: &Value| schema["x-kubernetes-preserve-unknown-fields"] == true;
+            let is_embedded = |schema: &Value| schema["x-kubernetes-embedded-resource"] == true;
+            let inside = node.above.iter().any(|above| is_embedded(above));
+            embedded += usize::from(is_embedded(node.schema));
+            if inside && node.schema["properties"].is_object() && !keeps(node.schema) {
+                violations.push(format!("{} {}", definition.kind, node.path));
+            }
+        }
+    }
+    assert_eq!(embedded, 2, "the resource of a Route, and its Services");
+    assert_none("unknown fields are kept at every level", &violations);
+}
+
 fn keywords(node: &Node<'_>, note: &mut impl FnMut(String)) {
     for keyword in node.schema.as_object().unwrap().keys() {
         if !KEYWORDS.contains(&keyword.as_str()) {
