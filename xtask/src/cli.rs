@@ -5,7 +5,7 @@ use clap::{Parser, Subcommand};
 use crate::ebpf::Object;
 use crate::step::Steps;
 use crate::workspace::Workspace;
-use crate::{agent, demo, ebpf, lint, setup, test};
+use crate::{agent, crds, demo, ebpf, lint, setup, test};
 
 /// Project tasks. Start with `cargo xtask demo`; check a change with `cargo xtask test`.
 #[derive(Parser)]
@@ -30,7 +30,13 @@ enum Task {
     },
     /// Build the agent, eBPF object included, in release mode
     Build,
-    /// Check formatting, clippy and, where it is installed, cargo-deny
+    /// Write the definitions of the custom resources into charts/kubelb-manager/files/crds/
+    Crds {
+        /// Write nothing; fail when the files are not what the types in kubelb-api say
+        #[arg(long)]
+        check: bool,
+    },
+    /// Check formatting, clippy, generated files and, where it is installed, cargo-deny
     Lint,
     /// Everything that CI runs: setup, eBPF, lint, unit tests, end-to-end tests (root)
     Test(test::Options),
@@ -75,6 +81,8 @@ pub(crate) fn run() -> anyhow::Result<()> {
             eprintln!("{}", binary.display());
             Ok(())
         }
+        Task::Crds { check: true } => crds::check(&workspace),
+        Task::Crds { check: false } => crds::write(&workspace),
         Task::Lint => {
             // Clippy checks the agent, whose build script embeds the object.
             ebpf::build(&workspace, Object::Product)?;

@@ -1,5 +1,6 @@
-//! Format, clippy, and cargo-deny where it is installed. The rules of `xtask/tests/tidy.rs` run with the unit tests.
+//! Format, clippy, generated files, and cargo-deny where it is installed. The rules of `xtask/tests/tidy.rs` run with the unit tests.
 
+use crate::crds;
 use crate::process;
 use crate::workspace::Workspace;
 
@@ -24,6 +25,10 @@ pub(crate) fn check(workspace: &Workspace) -> anyhow::Result<()> {
         if let Err(error) = process::run(process::cargo().current_dir(workspace.root()).args(arguments)) {
             failed.push(error.to_string());
         }
+    }
+    eprintln!("lint: crds --check");
+    if let Err(error) = crds::check(workspace) {
+        failed.push(format!("{error:#}"));
     }
     anyhow::ensure!(failed.is_empty(), "{}", failed.join("; "));
     Ok(())

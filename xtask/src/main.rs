@@ -5,6 +5,7 @@
 
 mod agent;
 mod cli;
+mod crds;
 mod demo;
 mod ebpf;
 mod lint;
