@@ -81,8 +81,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
             eprintln!("{}", binary.display());
             Ok(())
         }
-        Task::Crds { check: true } => crds::check(&workspace),
-        Task::Crds { check: false } => crds::write(&workspace),
+        Task::Crds { check } => crds::run(&workspace, check),
         Task::Lint => {
             // Clippy checks the agent, whose build script embeds the object.
             ebpf::build(&workspace, Object::Product)?;

@@ -97,7 +97,8 @@ fn check(workspace: &Workspace, options: &Options, steps: &mut Steps, cargo: &im
     }
     note("unit tests", &|| {
         let mut command = cargo();
-        command.args(["test", "--no-fail-fast", "--workspace", "--exclude", END_TO_END, "--"]);
+        command.args(["test", "--no-fail-fast", "--workspace", "--exclude", END_TO_END]);
+        command.args(["--features", "xtask/crds", "--"]);
         process::run(command.args(&options.filters))
     });
     note("end-to-end tests", &|| {
