@@ -20,7 +20,7 @@ use super::probe::{ProbeBind, ProbeError, probe, report_overlap};
 use crate::model::{CheckTarget, Health, HealthView};
 
 /// Checks at once unless told otherwise: one socket each, which leaves half of the usual 1,024 open files to the rest.
-pub const DEFAULT_CONCURRENCY: NonZeroUsize = NonZeroUsize::new(512).unwrap();
+pub const DEFAULT_CONCURRENCY: NonZeroUsize = NonZeroUsize::MIN.saturating_add(511);
 
 /// What to check, and from where.
 #[derive(Clone, Debug, PartialEq, Eq)]
