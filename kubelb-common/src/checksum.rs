@@ -6,17 +6,23 @@
 /// Folds a sum of 16- or 32-bit words to 16 bits with end-around carry.
 #[inline(always)]
 #[must_use]
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "three folds leave at most 16 bits of a 64-bit sum"
-)]
 pub const fn fold(sum: u64) -> u16 {
     let sum = (sum >> 32) + (sum & 0xffff_ffff);
-    let sum = (sum >> 32) + (sum & 0xffff_ffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    sum as u16
+    fold32((sum >> 32) as u32 + (sum >> 16 & 0xffff) as u32 + (sum & 0xffff) as u32)
+}
+
+/// Folds a 32-bit sum of 16-bit words, likewise.
+#[inline(always)]
+#[must_use]
+pub const fn fold32(sum: u32) -> u16 {
+    carry((sum >> 16) + (sum & 0xffff))
+}
+
+/// The last fold: of a sum of at most 0x1fffe, whose carry cannot carry again.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "the carry is in the low half now")]
+const fn carry(sum: u32) -> u16 {
+    (sum + (sum >> 16)) as u16
 }
 
 /// The delta that undoes `delta`.
@@ -30,7 +36,7 @@ pub const fn negate(delta: u16) -> u16 {
 #[inline(always)]
 #[must_use]
 pub const fn combine(a: u16, b: u16) -> u16 {
-    fold(a as u64 + b as u64)
+    carry(a as u32 + b as u32)
 }
 
 /// The checksum field after a change worth `delta`.
@@ -58,7 +64,7 @@ pub const fn update_udp(field: u16, delta: u16) -> u16 {
 #[inline(always)]
 #[must_use]
 pub const fn delta16(old: u16, new: u16) -> u16 {
-    fold(new as u64 + (!old) as u64)
+    carry(new as u32 + (!old) as u32)
 }
 
 /// Sum of an address's words, for [`address_delta`].

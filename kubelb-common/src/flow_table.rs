@@ -133,9 +133,13 @@ pub struct Hit<'a> {
 /// Finds a flow by what its client sends.
 #[inline(always)]
 pub fn find<'a, T: FlowTables>(tables: &'a T, hash: u64, key: &FlowKey) -> Option<Hit<'a>> {
-    let (places, fingerprint) = tables.layout().places(hash);
-    for place in places {
-        let Some(bucket) = tables.bucket(place) else { continue };
+    let ([mut place, second, stash], fingerprint) = tables.layout().places(hash);
+    let mut step = opaque(0);
+    while step < 3 {
+        let here = place;
+        step += 1;
+        place = if step == 1 { second } else { stash };
+        let Some(bucket) = tables.bucket(here) else { continue };
         for way in 0..WAYS {
             let tag_word = bucket.tag(way);
             let tag = tag_word.load();
@@ -154,7 +158,7 @@ pub fn find<'a, T: FlowTables>(tables: &'a T, hash: u64, key: &FlowKey) -> Optio
             }
             #[expect(clippy::cast_possible_truncation, reason = "way is below 4")]
             return Some(Hit {
-                index: (place << 2) | way as u32,
+                index: (here << 2) | way as u32,
                 tag,
                 tag_word,
                 flow,

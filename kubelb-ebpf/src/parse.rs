@@ -85,6 +85,22 @@ pub struct Destination {
     pub l3: usize,
     /// IPv6; IPv4 otherwise.
     pub v6: bool,
+    /// IPv4 without options, untagged: nearly every packet. Where this is a constant, so are all offsets.
+    pub plain: bool,
+}
+
+impl Destination {
+    /// Where a packet goes that is [`Destination::plain`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn plain(address: Addr) -> Self {
+        Self {
+            address,
+            l3: L2,
+            v6: false,
+            plain: true,
+        }
+    }
 }
 
 /// Reads where a packet goes. `None`: not IP, or too short to say.
@@ -96,9 +112,8 @@ pub fn destination<B: Bytes>(bytes: &mut B) -> Option<Destination> {
         // Nearly every packet: one window shows it all, and the offset is a constant.
         let address = Addr::v4(get32::<30, 34>(head).to_ne_bytes());
         return Some(Destination {
-            address,
-            l3: L2,
-            v6: false,
+            plain: head[L2] == 0x45,
+            ..Destination::plain(address)
         });
     }
     let (kind, l3) = match get16::<12, 34>(head) {
@@ -109,12 +124,22 @@ pub fn destination<B: Bytes>(bytes: &mut B) -> Option<Destination> {
         ETHERTYPE_IPV4 => {
             let header = bytes.window::<20>(l3)?;
             let address = Addr::v4(get32::<16, 20>(header).to_ne_bytes());
-            Some(Destination { address, l3, v6: false })
+            Some(Destination {
+                address,
+                l3,
+                v6: false,
+                plain: false,
+            })
         }
         ETHERTYPE_IPV6 => {
             let header = bytes.window::<40>(l3)?;
             let address = Addr::from_words(get64::<24, 40>(header), get64::<32, 40>(header));
-            Some(Destination { address, l3, v6: true })
+            Some(Destination {
+                address,
+                l3,
+                v6: true,
+                plain: false,
+            })
         }
         _ => None,
     }
@@ -148,7 +173,7 @@ pub fn headers<B: Bytes>(bytes: &mut B, to: &Destination, packet: &mut Packet) -
             return Err(Unsteerable::NotIp);
         };
         packet.source = Addr::v4(get32::<12, 20>(header).to_ne_bytes());
-        let [version_ihl, ..] = *header;
+        let [version_ihl, ..] = if to.plain { [0x45; 20] } else { *header };
         packet.l4 = l3 + (usize::from(version_ihl & 0x0f) << 2);
         packet.ip_length = usize::from(u16::from_be(get16::<2, 20>(header)));
         packet.protocol = header[9];

@@ -26,6 +26,16 @@ pub fn process<B: Bytes, T: Tables>(bytes: &mut B, tables: &T) -> Outcome {
     let Some(to) = parse::destination(bytes) else {
         return Outcome::Pass;
     };
+    // Two copies of the rest: in the first the compiler knows the family and all offsets.
+    if to.plain {
+        onward(bytes, tables, &Destination::plain(to.address))
+    } else {
+        onward(bytes, tables, &Destination { plain: false, ..to })
+    }
+}
+
+#[inline(always)]
+fn onward<B: Bytes, T: Tables>(bytes: &mut B, tables: &T, to: &Destination) -> Outcome {
     let Some(control) = tables.control() else {
         return Outcome::Pass;
     };
@@ -34,12 +44,11 @@ pub fn process<B: Bytes, T: Tables>(bytes: &mut B, tables: &T) -> Outcome {
     if class == 0 {
         return Outcome::Pass;
     }
-    tables
-        .with_packet(|packet| match steer(bytes, tables, control, &to, packet, class) {
-            Decision::Done(outcome) => outcome,
-            Decision::Answer(frontend, why) => answer::give(bytes, tables, packet, frontend, why),
-        })
-        .unwrap_or(Outcome::Pass)
+    let mut packet = Packet::default();
+    match steer(bytes, tables, control, to, &mut packet, class) {
+        Decision::Done(outcome) => outcome,
+        Decision::Answer(frontend, why) => answer::give(bytes, tables, &packet, frontend, why),
+    }
 }
 
 /// What steering came to.

@@ -1,7 +1,7 @@
 //! Full NAT of one packet: addresses, ports, TTL, checksums, link header. Every byte that is not one of these stays.
 
 use kubelb_common::addr::{Addr, UDP};
-use kubelb_common::checksum::{combine, delta16, fold, update};
+use kubelb_common::checksum::{combine, delta16, fold32, update};
 use kubelb_common::next_hop::MacWord;
 
 use crate::bytes::{Bytes, get16, put_mac, put16, put32, put64};
@@ -58,11 +58,11 @@ pub fn translate<B: Bytes>(bytes: &mut B, packet: &Packet, to: &Translation) -> 
     };
     put16::<0, 4>(ports, to.source_port);
     put16::<2, 4>(ports, to.destination_port);
-    let covered = fold(
-        u64::from(to.source_port)
-            + u64::from(to.destination_port)
-            + u64::from(!packet.source_port)
-            + u64::from(!packet.destination_port),
+    let covered = fold32(
+        u32::from(to.source_port)
+            + u32::from(to.destination_port)
+            + u32::from(!packet.source_port)
+            + u32::from(!packet.destination_port),
     );
     let udp = packet.protocol == UDP;
     bytes.update_checksum(l4 + if udp { 6 } else { 16 }, to.address_delta, covered, udp, packet.v6)

@@ -40,10 +40,6 @@ pub trait Tables: FlowTables + Sized {
         vip: kubelb_common::addr::Addr,
     ) -> ClientHop;
 
-    /// Calls `f` with the place for a packet that all steps share: in the kernel a map, since its stack is small.
-    fn with_packet<R>(&self, f: impl FnOnce(&mut Packet) -> R) -> Option<R> {
-        Some(f(&mut Packet::default()))
-    }
     /// [`crate::insert::insert`]; in the kernel a function of its own, so that it is verified once and has its own stack.
     fn insert(&self, packet: &Packet) -> u64 {
         crate::insert::insert(self, packet)

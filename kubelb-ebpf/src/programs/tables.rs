@@ -142,13 +142,9 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
-    fn with_packet<R>(&self, f: impl FnOnce(&mut Packet) -> R) -> Option<R> {
-        maps::work().map(|work| f(&mut work.packet))
-    }
-
-    #[inline(always)]
-    fn insert(&self, _packet: &Packet) -> u64 {
-        // `with_packet` has put it where the function finds it.
+    fn insert(&self, packet: &Packet) -> u64 {
+        let Some(work) = maps::work() else { return 0 };
+        work.packet = *packet;
         kubelb_insert()
     }
 

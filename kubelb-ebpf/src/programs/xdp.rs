@@ -75,6 +75,8 @@ impl Bytes for Frame<'_> {
         if start + N > self.ctx.data_end() {
             return None;
         }
+        // SAFETY: no frame is at address 0. Without this the `Option` costs a comparison.
+        unsafe { core::hint::assert_unchecked(start != 0) };
         // SAFETY: `N` bytes from `start` on lie before `data_end`, as just compared; the verifier checks it again.
         Some(unsafe { &mut *(start as *mut [u8; N]) })
     }
@@ -138,9 +140,9 @@ impl Bytes for Frame<'_> {
     }
 
     #[inline(always)]
-    fn respond<T: Tables>(&mut self, _tables: &T, _packet: &Packet, frontend: u32, why: Why) -> bool {
+    fn respond<T: Tables>(&mut self, _tables: &T, packet: &Packet, frontend: u32, why: Why) -> bool {
         let Some(work) = maps::work() else { return false };
-        (work.frontend, work.why) = (frontend, why.encode());
+        (work.packet, work.frontend, work.why) = (*packet, frontend, why.encode());
         respond(self.ctx.ctx, self.interface) != 0
     }
 }
