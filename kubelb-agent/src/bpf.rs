@@ -6,6 +6,7 @@
 pub mod attach;
 pub mod clock;
 pub mod drops;
+mod link;
 pub mod load;
 pub mod mapped;
 pub mod maps;

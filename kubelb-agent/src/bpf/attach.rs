@@ -3,7 +3,6 @@
 //! tc is always attached: it takes what XDP hands over, and everything where XDP is not. Links are pinned, so that
 //! forwarding outlives the agent; a new agent puts its programs into the pinned links, which is atomic.
 
-use std::fs;
 use std::io;
 use std::path::Path;
 
@@ -15,6 +14,7 @@ use aya::util::KernelVersion;
 use kubelb_common::maps::Attachment;
 
 use super::BpfError;
+use super::link;
 use super::load::Programs;
 use super::maps::Maps;
 use super::pins::{LinkKind, PinDirectory};
@@ -362,7 +362,7 @@ fn pin(link: FdLink, path: &Path) -> Result<(), BpfError> {
 }
 
 fn unpin(path: &Path) -> Result<(), BpfError> {
-    fs::remove_file(path).map_err(|source| BpfError::Pin {
+    link::end(path).map_err(|source| BpfError::Pin {
         path: path.to_owned(),
         source,
     })

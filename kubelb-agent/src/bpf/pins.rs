@@ -14,6 +14,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::BpfError;
+use super::link;
 
 /// The directory, and the right to write there.
 pub struct PinDirectory {
@@ -77,7 +78,7 @@ impl PinDirectory {
         fs::create_dir_all(bpffs).map_err(failed)?;
         require_bpffs(bpffs).map_err(failed)?;
         let lock = lock(bpffs)?;
-        for part in ["maps", "links"] {
+        for part in ["maps", LINKS] {
             fs::create_dir_all(root.join(part)).map_err(failed)?;
         }
         Ok(Self { root, _lock: lock })
@@ -92,7 +93,7 @@ impl PinDirectory {
     /// Where a link is to be pinned.
     #[must_use]
     pub fn link(&self, interface: &str, ifindex: u32, kind: LinkKind) -> PathBuf {
-        self.root.join("links").join(format!(
+        self.root.join(LINKS).join(format!(
             "{}{SEPARATOR}{ifindex}{SEPARATOR}{}",
             escape(interface),
             kind.suffix()
@@ -121,7 +122,7 @@ fn unescape(name: &str) -> String {
 }
 
 fn links_of(root: &Path) -> Result<Vec<LinkPin>, BpfError> {
-    let directory = root.join("links");
+    let directory = root.join(LINKS);
     let failed = |source| BpfError::Pin {
         path: directory.clone(),
         source,
@@ -151,6 +152,8 @@ fn links_of(root: &Path) -> Result<Vec<LinkPin>, BpfError> {
 }
 
 const SEPARATOR: char = ':';
+/// Directory of the pinned links.
+const LINKS: &str = "links";
 
 /// How often, and how long apart, the lock is tried: an agent that ends or a `status` that looks holds it for a moment.
 const LOCK_TRIES: u32 = 40;
@@ -258,11 +261,16 @@ fn require_bpffs(path: &Path) -> io::Result<()> {
 fn remove_below(bpffs: &Path) -> Result<Vec<PathBuf>, BpfError> {
     let mut removed = Vec::new();
     let versions: Vec<PathBuf> = entries(bpffs)?.into_iter().filter(|root| is_version(root)).collect();
-    for part in ["links", "maps"] {
+    for part in [LINKS, "maps"] {
         for root in &versions {
             let directory = root.join(part);
             for pin in entries(&directory)? {
-                fs::remove_file(&pin).map_err(unpin_failed(&pin))?;
+                let remove = if part == LINKS {
+                    link::end(&pin)
+                } else {
+                    fs::remove_file(&pin)
+                };
+                remove.map_err(unpin_failed(&pin))?;
                 removed.push(pin);
             }
             if directory.exists() {
