@@ -248,26 +248,16 @@ impl Bucket {
     #[inline(always)]
     #[must_use]
     pub fn tag(&self, way: usize) -> &SharedU64 {
-        let [a, b, c, d] = &self.tags;
-        match way & 3 {
-            0 => a,
-            1 => b,
-            2 => c,
-            _ => d,
-        }
+        #[expect(clippy::indexing_slicing, reason = "masked to the array's size, a power of two")]
+        &self.tags[way & (WAYS - 1)]
     }
 
     /// Record of a way, `way < 4`.
     #[inline(always)]
     #[must_use]
     pub fn flow(&self, way: usize) -> &Flow {
-        let [a, b, c, d] = &self.flows;
-        match way & 3 {
-            0 => a,
-            1 => b,
-            2 => c,
-            _ => d,
-        }
+        #[expect(clippy::indexing_slicing, reason = "masked to the array's size, a power of two")]
+        &self.flows[way & (WAYS - 1)]
     }
 
     /// The word that serialises insertions whose first bucket this is.

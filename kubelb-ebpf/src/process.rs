@@ -78,14 +78,15 @@ fn steer<B: Bytes, T: Tables>(
             Unsteerable::Fragment => Reason::FRAGMENT,
             Unsteerable::Malformed => Reason::MALFORMED,
         };
-        return if is_vip(tables, packet) {
-            drop(0, reason)
-        } else {
-            Decision::Done(Outcome::Pass)
-        };
+        if !is_vip(tables, to) {
+            return Decision::Done(Outcome::Pass);
+        }
+        // Never answered, so what was read of the packet need not be kept.
+        tables.count_drop(0, reason);
+        return Decision::Done(Outcome::Drop(reason));
     }
     if packet.protocol == ICMP || packet.protocol == ICMPV6 {
-        let echo = answer::is_echo_request(packet) && is_vip(tables, packet);
+        let echo = answer::is_echo_request(packet) && is_vip(tables, to);
         return if echo {
             Decision::Answer(0, Why::Echo)
         } else {
@@ -107,9 +108,9 @@ fn steer<B: Bytes, T: Tables>(
 
 /// The filter may err towards "ours"; before a packet is dropped its destination must be a VIP for certain.
 #[inline(always)]
-fn is_vip<T: Tables>(tables: &T, packet: &Packet) -> bool {
-    let protocol = if packet.v6 { ICMPV6 } else { ICMP };
-    tables.frontend_number(&FrontendKey::new(packet.destination, 0, protocol)) == Some(ECHO_ONLY)
+fn is_vip<T: Tables>(tables: &T, to: &Destination) -> bool {
+    let protocol = if to.v6 { ICMPV6 } else { ICMP };
+    tables.frontend_number(&FrontendKey::new(to.address, 0, protocol)) == Some(ECHO_ONLY)
 }
 
 #[inline(always)]
