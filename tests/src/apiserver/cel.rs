@@ -3,8 +3,9 @@
 //!
 //! A rule that can't be evaluated here rejects the definition: a rule that never fires would be worse than none.
 
+mod network;
+
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use cel::objects::{Key, Map};
@@ -15,7 +16,7 @@ use super::schema::Shape;
 use super::status::Cause;
 
 /// Functions beyond those of the language and its extensions that a rule may call.
-const OWN_FUNCTIONS: &[&str] = &["isIP", "isCIDR", "isURL", "find", "isSorted", "sum"];
+const OWN_FUNCTIONS: &[&str] = &["isURL"];
 
 /// Why a rule can't be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -135,7 +136,10 @@ impl Rules {
     fn knows(&self, function: &str) -> bool {
         // Operators are functions with names that no one can write.
         let operator = function.contains('_') || function.starts_with('@') || function.starts_with('!');
-        operator || OWN_FUNCTIONS.contains(&function) || STANDARD.contains(&function)
+        operator
+            || OWN_FUNCTIONS.contains(&function)
+            || network::FUNCTIONS.contains(&function)
+            || STANDARD.contains(&function)
     }
 
     /// Evaluates every rule below `shape` on `value`; `old` is what was there before.
@@ -222,9 +226,7 @@ impl Rules {
         if let Some(old) = old {
             context.add_variable_from_value("oldSelf", to_cel(old));
         }
-        // They fail only where a function of that name exists.
-        drop(context.add_function("isIP", |text: Arc<String>| text.parse::<IpAddr>().is_ok()));
-        drop(context.add_function("isCIDR", |text: Arc<String>| is_cidr(&text)));
+        network::add(&mut context);
         drop(context.add_function("isURL", |text: Arc<String>| is_url(&text)));
         context
     }
@@ -280,16 +282,6 @@ fn to_cel(value: &Value) -> Cel {
     }
 }
 
-fn is_cidr(text: &str) -> bool {
-    let Some((address, length)) = text.split_once('/') else {
-        return false;
-    };
-    let (Ok(address), Ok(length)) = (address.parse::<IpAddr>(), length.parse::<u8>()) else {
-        return false;
-    };
-    length <= if address.is_ipv4() { 32 } else { 128 }
-}
-
 fn is_url(text: &str) -> bool {
     text.parse::<hyper::Uri>()
         .is_ok_and(|uri| uri.scheme().is_some() && uri.authority().is_some())
@@ -323,6 +315,12 @@ mod tests {
             check("self.x.all(y, isIP(y))", &json!({"x": ["::1", "z"]}), None).len(),
             1
         );
+        let global = "!isIP(self) || ip(self).isGlobalUnicast()";
+        assert!(check(global, &json!("10.0.0.1"), None).is_empty());
+        assert_eq!(check(global, &json!("127.0.0.1"), None).len(), 1);
+        assert!(check("cidr('10.0.0.0/8').containsIP(self)", &json!("10.1.2.3"), None).is_empty());
+        assert_eq!(check("ip(self).family() == 6", &json!("10.1.2.3"), None).len(), 1);
+        assert!(check("duration(self) >= duration('1s')", &json!("1500ms"), None).is_empty());
         assert_eq!(check("self.size() <= 1", &json!({"a": 1, "b": 2}), None).len(), 1);
     }
 

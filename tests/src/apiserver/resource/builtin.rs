@@ -89,6 +89,8 @@ const ROWS: &[Row] = &[
     row(RBAC, "v1", "Role", "roles", &[], 0),
     row("storage.k8s.io", "v1", "StorageClass", "storageclasses", &["sc"], CLUSTER),
     row(HOOKS, "v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations", &[], CLUSTER | GENERATION),
+    row(HOOKS, "v1", "ValidatingAdmissionPolicy", "validatingadmissionpolicies", &[], CLUSTER | STATUS | GENERATION),
+    row(HOOKS, "v1", "ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings", &[], CLUSTER | GENERATION),
     row(HOOKS, "v1", "ValidatingWebhookConfiguration", "validatingwebhookconfigurations", &[], CLUSTER | GENERATION),
     row("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", &["crd", "crds"], CLUSTER | STATUS | GENERATION),
     row("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", &["pc"], CLUSTER | GENERATION),

@@ -70,6 +70,7 @@ fn add_kinds(generator: &mut SchemaGenerator) {
     add!(generator: policy::PodDisruptionBudget, policy::Eviction, scheduling::PriorityClass, storage::StorageClass);
     add!(generator: rbac::ClusterRole, rbac::ClusterRoleBinding, rbac::Role, rbac::RoleBinding);
     add!(generator: admission::MutatingWebhookConfiguration, admission::ValidatingWebhookConfiguration);
+    add!(generator: admission::ValidatingAdmissionPolicy, admission::ValidatingAdmissionPolicyBinding);
     add!(generator: extensions::CustomResourceDefinition, meta::DeleteOptions, meta::Status);
 }
 
