@@ -24,6 +24,8 @@ pub(super) const FUNCTIONS: &[&str] = &[
     "prefixLength",
 ];
 
+type Question = fn(IpAddr) -> bool;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Address(IpAddr);
 
@@ -89,9 +91,10 @@ pub(super) fn add(context: &mut Context<'_, '_>) {
     );
     drop(
         context.add_function("containsIP", |This(this): This<Value>, other: Value| {
-            let other = match &other {
-                Value::String(text) => text.parse().ok(),
-                other => opaque::<Address>(other).map(|address| address.0),
+            let other = if let Value::String(text) = &other {
+                text.parse().ok()
+            } else {
+                opaque::<Address>(&other).map(|address| address.0)
             };
             let network = opaque::<Network>(&this).ok_or_else(|| no_such("containsIP"))?;
             Ok::<bool, ExecutionError>(other.is_some_and(|other| network.contains(other)))
@@ -104,7 +107,7 @@ pub(super) fn add(context: &mut Context<'_, '_>) {
     drop(context.add_function("family", |This(this): This<Value>| {
         Ok::<i64, ExecutionError>(if address(&this, "family")?.is_ipv4() { 4 } else { 6 })
     }));
-    let questions: [(&'static str, fn(IpAddr) -> bool); 5] = [
+    let questions: [(&'static str, Question); 5] = [
         ("isGlobalUnicast", is_global_unicast),
         ("isLinkLocalMulticast", is_link_local_multicast),
         ("isLinkLocalUnicast", is_link_local_unicast),
@@ -119,9 +122,10 @@ pub(super) fn add(context: &mut Context<'_, '_>) {
 }
 
 fn opaque<T: Copy + 'static>(value: &Value) -> Option<T> {
-    match value {
-        Value::Opaque(opaque) => opaque.downcast_ref::<T>().copied(),
-        _ => None,
+    if let Value::Opaque(opaque) = value {
+        opaque.downcast_ref::<T>().copied()
+    } else {
+        None
     }
 }
 
