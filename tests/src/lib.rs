@@ -5,6 +5,7 @@
 //! Needs root; tools that are missing are named in the error, nothing is skipped.
 
 pub mod agent;
+pub mod apiserver;
 pub mod capture;
 pub mod cases;
 pub mod kernel;

@@ -1,0 +1,470 @@
+//! Create, update and delete: what they check, what they keep, and in which order, for every kind alike.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::call::{Request, Target};
+use super::kinds::{self, crd};
+use super::managed::{self, Writer};
+use super::names;
+use super::object::{
+    as_map, carry, carry_meta, field_mut, finalizers, is_deleting, items, meta, metadata_mut, name, name_suffix,
+    new_uid, set_meta, specification_differs, text, tidy_metadata,
+};
+use super::resource::Resource;
+use super::schema::Shape;
+use super::server::Txn;
+use super::status::{ApiError, Cause};
+use super::validate;
+
+/// How often another generated name is tried.
+const NAME_TRIES: usize = 8;
+const UNCHECKED: &str = "some validation rules were not checked because the object was invalid; correct the existing \
+                         errors to complete validation";
+
+/// Who owns the fields that a write sets.
+#[derive(Clone, Debug)]
+pub(crate) struct Ownership {
+    pub(crate) manager: String,
+    /// The object was merged by server-side apply, which recorded the owners.
+    pub(crate) applied: bool,
+}
+
+impl Ownership {
+    pub(crate) fn of(request: &Request) -> Self {
+        Self {
+            manager: request.manager(),
+            applied: false,
+        }
+    }
+}
+
+/// The writer as ownership wants it; `now` and `api_version` live as long as the call.
+pub(crate) fn writer<'a>(target: &'a Target, manager: &'a str, api_version: &'a str, now: &'a str) -> Writer<'a> {
+    Writer {
+        manager,
+        api_version,
+        subresource: &target.subresource,
+        now,
+        builtin: target.resource.is_builtin(),
+        has_status: target.resource.has_status(),
+    }
+}
+
+/// Creates `object`, which is clean and of the right kind.
+pub(crate) fn create(
+    txn: &mut Txn<'_>,
+    target: &Target,
+    mut object: Value,
+    ownership: &Ownership,
+) -> Result<Arc<Value>, ApiError> {
+    let resource = &target.resource;
+    if !meta(&object, "resourceVersion").is_empty() {
+        let mut error = ApiError::new(500, "", "resourceVersion should not be set on objects to be created");
+        error.details = Value::Null;
+        return Err(error);
+    }
+    place(txn, target, &mut object)?;
+    let metadata = metadata_mut(&mut object);
+    for key in [
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+        "selfLink",
+        "uid",
+    ] {
+        metadata.remove(key);
+    }
+    if resource.has_status() {
+        as_map(&mut object).remove("status");
+    }
+    kinds::mark_new(resource, &mut object, new_uid(), txn.timestamp());
+    name_it(txn, resource, &mut object)?;
+
+    let shape = Shape::of(txn.definitions(), resource);
+    validate::default(&mut object, shape);
+    kinds::default(resource, &mut object);
+    tidy_metadata(&mut object);
+    if !ownership.applied {
+        let (api_version, now) = (resource.api_version(), txn.timestamp());
+        let writer = writer(target, &ownership.manager, &api_version, &now);
+        managed::record(None, &mut object, shape, writer);
+    }
+    let mut causes = kinds::prepare_create(resource, &mut object, txn);
+    check(txn, target, &object, None, &mut causes)?;
+    if txn.get(resource, meta(&object, "namespace"), name(&object)).is_some() {
+        return Err(ApiError::already_exists(resource, name(&object)));
+    }
+    let stored = txn.put(resource, object);
+    kinds::written(resource, &stored, txn);
+    Ok(stored)
+}
+
+/// Puts the object into the namespace of the path, which must be there.
+fn place(txn: &Txn<'_>, target: &Target, object: &mut Value) -> Result<(), ApiError> {
+    if !target.resource.namespaced {
+        metadata_mut(object).remove("namespace");
+        return Ok(());
+    }
+    let own = meta(object, "namespace");
+    if !own.is_empty() && own != target.namespace {
+        let message = "the namespace of the provided object does not match the namespace sent on the request";
+        return Err(ApiError::bad_request(message));
+    }
+    set_meta(object, "namespace", target.namespace.as_str());
+    let registry = txn.registry();
+    let Some(namespaces) = registry.get("", "v1", "namespaces") else {
+        return Ok(());
+    };
+    match txn.get(namespaces, "", &target.namespace) {
+        None => Err(ApiError::not_found(namespaces, &target.namespace)),
+        Some(namespace) if is_deleting(&namespace) => {
+            let (resource, named) = (&target.resource, name(object));
+            let message = format!(
+                "{} \"{named}\" is forbidden: unable to create new content in namespace {} because it is being terminated",
+                resource.qualified(),
+                target.namespace
+            );
+            let mut details = resource.details(Some(named));
+            let cause = json!({
+                "reason": "NamespaceTerminating",
+                "message": format!("namespace {} is being terminated", target.namespace),
+                "field": "metadata.namespace",
+            });
+            as_map(&mut details).insert("causes".to_owned(), json!([cause]));
+            Err(ApiError::forbidden(details, message))
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+fn name_it(txn: &Txn<'_>, resource: &Resource, object: &mut Value) -> Result<(), ApiError> {
+    let prefix = meta(object, "generateName").to_owned();
+    if name(object).is_empty() && !prefix.is_empty() {
+        let namespace = meta(object, "namespace").to_owned();
+        let free = std::iter::repeat_with(|| format!("{prefix}{}", name_suffix()))
+            .take(NAME_TRIES)
+            .find(|name| txn.get(resource, &namespace, name).is_none());
+        let Some(free) = free else {
+            return Err(ApiError::already_exists(resource, &prefix));
+        };
+        set_meta(object, "name", free);
+    }
+    let named = name(object);
+    let mut causes = Vec::new();
+    if named.is_empty() {
+        causes.push(Cause::required("metadata.name", "name or generateName is required"));
+    } else if let Err(why) = names::check(resource, named) {
+        causes.push(Cause::invalid("metadata.name", &json!(named), &why));
+    }
+    names::check_labels(object, &mut causes);
+    if causes.is_empty() {
+        Ok(())
+    } else {
+        Err(ApiError::invalid(resource, named, &causes))
+    }
+}
+
+/// Everything that an object is checked for before it is stored.
+fn check(
+    txn: &Txn<'_>,
+    target: &Target,
+    object: &Value,
+    old: Option<&Value>,
+    causes: &mut Vec<Cause>,
+) -> Result<(), ApiError> {
+    let resource = &target.resource;
+    let shape = Shape::of(txn.definitions(), resource);
+    if let Some(custom) = &resource.custom {
+        let before = causes.len();
+        validate::check(object, shape, "", causes);
+        let well_formed = causes.len() == before;
+        validate::check_lists(object, shape, "", causes);
+        if well_formed {
+            custom.rules.check(shape, object, old, "", causes);
+        } else if !custom.rules.is_empty() {
+            causes.push(Cause::invalid("<nil>", &Value::Null, UNCHECKED));
+        }
+    } else if target.subresource.is_empty() {
+        causes.extend(kinds::check(resource, object, old));
+    }
+    if causes.is_empty() {
+        Ok(())
+    } else {
+        Err(ApiError::invalid(resource, name(object), causes))
+    }
+}
+
+/// Replaces `live` by `object`, which is clean and of the right kind, as far as the path may.
+pub(crate) fn update(
+    txn: &mut Txn<'_>,
+    target: &Target,
+    live: &Arc<Value>,
+    mut object: Value,
+    ownership: &Ownership,
+) -> Result<Arc<Value>, ApiError> {
+    let resource = &target.resource;
+    check_identity(target, live, &mut object)?;
+    for key in [
+        "namespace",
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+        "generateName",
+        "resourceVersion",
+    ] {
+        carry_meta(live, &mut object, key);
+    }
+    tidy_metadata(&mut object);
+    let shape = Shape::of(txn.definitions(), resource);
+    if target.subresource == "status" {
+        object = with_status_of(live, &object);
+        validate::default(&mut object, shape);
+        kinds::default_status(resource, &mut object);
+    } else {
+        if resource.has_status() {
+            carry(live, &mut object, "status");
+        }
+        validate::default(&mut object, shape);
+        kinds::default(resource, &mut object);
+    }
+    if !ownership.applied {
+        let (api_version, now) = (resource.api_version(), txn.timestamp());
+        let writer = writer(target, &ownership.manager, &api_version, &now);
+        managed::record(Some(live), &mut object, shape, writer);
+    }
+    // What the server itself gives or takes is no one's.
+    let mut causes = if target.subresource == "status" {
+        Vec::new()
+    } else {
+        kinds::prepare_update(resource, live, &mut object, txn)
+    };
+    check_finalizers(live, &object, &mut causes);
+    names::check_labels(&object, &mut causes);
+    check(txn, target, &object, Some(live), &mut causes)?;
+    tidy_metadata(&mut object);
+    if same(live, &object) {
+        return Ok(Arc::clone(live));
+    }
+    if resource.generation && specification_differs(live, &object, resource.has_status()) {
+        let generation = live
+            .pointer("/metadata/generation")
+            .and_then(Value::as_i64)
+            .unwrap_or(0);
+        set_meta(&mut object, "generation", generation.saturating_add(1));
+    }
+    Ok(store_or_end(txn, resource, object))
+}
+
+/// Stores an object, or removes it when nothing holds its deletion up any more.
+pub(crate) fn store_or_end(txn: &mut Txn<'_>, resource: &Resource, object: Value) -> Arc<Value> {
+    let graceful = object
+        .pointer("/metadata/deletionGracePeriodSeconds")
+        .and_then(Value::as_i64)
+        .is_some_and(|seconds| seconds > 0);
+    let ends =
+        is_deleting(&object) && finalizers(&object).is_empty() && !kinds::holds_on(resource, &object) && !graceful;
+    if ends {
+        txn.remove(resource, &object);
+        crd::object_gone(resource, txn);
+        return Arc::new(object);
+    }
+    let stored = txn.put(resource, object);
+    kinds::written(resource, &stored, txn);
+    stored
+}
+
+fn check_identity(target: &Target, live: &Value, object: &mut Value) -> Result<(), ApiError> {
+    let resource = &target.resource;
+    let named = name(object);
+    if named.is_empty() {
+        set_meta(object, "name", target.name.as_str());
+    } else if named != target.name {
+        let message = format!(
+            "the name of the object ({named}) does not match the name on the URL ({})",
+            target.name
+        );
+        return Err(ApiError::bad_request(message));
+    }
+    let namespace = meta(object, "namespace");
+    if !namespace.is_empty() && namespace != target.namespace {
+        let message = format!(
+            "the namespace of the object ({namespace}) does not match the namespace on the URL ({})",
+            target.namespace
+        );
+        return Err(ApiError::bad_request(message));
+    }
+    let (uid, live_uid) = (meta(object, "uid"), meta(live, "uid"));
+    if !uid.is_empty() && uid != live_uid {
+        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {live_uid}");
+        return Err(ApiError::conflict(resource, &target.name, &why));
+    }
+    let revision = meta(object, "resourceVersion");
+    if !revision.is_empty() && revision != meta(live, "resourceVersion") {
+        return Err(ApiError::stale(resource, &target.name));
+    }
+    Ok(())
+}
+
+/// `live` with the status of `object`.
+fn with_status_of(live: &Value, object: &Value) -> Value {
+    let mut next = live.clone();
+    carry(object, &mut next, "status");
+    // Owners may be set through any path.
+    carry_meta(object, &mut next, "managedFields");
+    next
+}
+
+fn check_finalizers(live: &Value, object: &Value, causes: &mut Vec<Cause>) {
+    if !is_deleting(live) {
+        return;
+    }
+    let had = finalizers(live);
+    let new: Vec<String> = finalizers(object)
+        .into_iter()
+        .filter(|finalizer| !had.contains(finalizer))
+        .map(|finalizer| format!("\"{finalizer}\""))
+        .collect();
+    if !new.is_empty() {
+        let why = format!(
+            "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
+            new.join(", ")
+        );
+        causes.push(Cause::forbidden("metadata.finalizers", &why));
+    }
+}
+
+/// Nothing was changed, times of owners aside.
+fn same(live: &Value, object: &Value) -> bool {
+    let without_times = |object: &Value| {
+        let mut object = object.clone();
+        if let Some(Value::Array(entries)) = object.pointer_mut("/metadata/managedFields") {
+            for entry in entries {
+                as_map(entry).remove("time");
+            }
+        }
+        object
+    };
+    without_times(live) == without_times(object)
+}
+
+/// What a delete asks for, from its body and query.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct DeleteOptions {
+    pub(crate) uid: String,
+    pub(crate) resource_version: String,
+    pub(crate) grace_period: Option<i64>,
+    /// `Foreground`, `Background`, `Orphan` or empty.
+    pub(crate) propagation: String,
+    pub(crate) dry_run: bool,
+}
+
+impl DeleteOptions {
+    pub(crate) fn of(request: &Request, body: &Value) -> Result<Self, ApiError> {
+        let query = |key: &str| request.query.get(key).to_owned();
+        let either = |pointer: &str, key: &str| match text(body, pointer) {
+            "" => query(key),
+            found => found.to_owned(),
+        };
+        let grace = body.get("gracePeriodSeconds").and_then(Value::as_i64);
+        Ok(Self {
+            uid: text(body, "/preconditions/uid").to_owned(),
+            resource_version: text(body, "/preconditions/resourceVersion").to_owned(),
+            grace_period: grace.or_else(|| query("gracePeriodSeconds").parse().ok()),
+            propagation: either("/propagationPolicy", "propagationPolicy"),
+            dry_run: request.dry_run()? || items(body, "/dryRun").contains(&json!("All")),
+        })
+    }
+}
+
+/// What became of an object.
+pub(crate) enum Deleted {
+    /// It is gone.
+    Gone(Arc<Value>),
+    /// It is on its way.
+    Waiting(Arc<Value>),
+}
+
+/// Begins or ends the deletion of `live`.
+pub(crate) fn delete(
+    txn: &mut Txn<'_>,
+    resource: &Resource,
+    live: &Arc<Value>,
+    options: &DeleteOptions,
+) -> Result<Deleted, ApiError> {
+    check_preconditions(resource, live, options)?;
+    let mut object = Value::clone(live);
+    let mut holders: Vec<String> = finalizers(live).into_iter().map(str::to_owned).collect();
+    if resource.is("apiextensions.k8s.io", "customresourcedefinitions") && !crd::delete_objects(live, txn) {
+        holders.push(crd::CLEANUP.to_owned());
+    }
+    let propagation = match options.propagation.as_str() {
+        "Foreground" => Some("foregroundDeletion"),
+        "Orphan" => Some("orphan"),
+        _ => None,
+    };
+    holders.extend(propagation.map(str::to_owned));
+    holders.dedup();
+    let grace = kinds::grace_period(resource, live, options.grace_period);
+    if holders.is_empty() && grace == 0 && !kinds::holds_on(resource, live) {
+        txn.remove(resource, live);
+        crd::object_gone(resource, txn);
+        return Ok(Deleted::Gone(Arc::clone(live)));
+    }
+    let before = live
+        .pointer("/metadata/deletionGracePeriodSeconds")
+        .and_then(Value::as_i64);
+    if is_deleting(live) && before.is_none_or(|before| before <= grace) {
+        return Ok(Deleted::Waiting(Arc::clone(live)));
+    }
+    let until = txn
+        .now
+        .checked_add(jiff::SignedDuration::from_secs(grace))
+        .unwrap_or(txn.now);
+    set_meta(&mut object, "deletionTimestamp", super::server::rfc3339(until));
+    set_meta(&mut object, "deletionGracePeriodSeconds", grace);
+    if !holders.is_empty() {
+        set_meta(&mut object, "finalizers", holders);
+    }
+    kinds::deletion_begins(resource, &mut object);
+    if resource.generation {
+        let generation = live
+            .pointer("/metadata/generation")
+            .and_then(Value::as_i64)
+            .unwrap_or(0);
+        set_meta(&mut object, "generation", generation.saturating_add(1));
+    }
+    Ok(Deleted::Waiting(txn.put(resource, object)))
+}
+
+fn check_preconditions(resource: &Resource, live: &Value, options: &DeleteOptions) -> Result<(), ApiError> {
+    let named = name(live);
+    let (uid, revision) = (meta(live, "uid"), meta(live, "resourceVersion"));
+    let why = if !options.uid.is_empty() && options.uid != uid {
+        format!(
+            "the UID in the precondition ({}) does not match the UID in record ({uid}). \
+             The object might have been deleted and then recreated",
+            options.uid
+        )
+    } else if !options.resource_version.is_empty() && options.resource_version != revision {
+        format!(
+            "the ResourceVersion in the precondition ({}) does not match the ResourceVersion in record ({revision}). \
+             The object might have been modified",
+            options.resource_version
+        )
+    } else {
+        return Ok(());
+    };
+    Err(ApiError::precondition(resource, named, &why))
+}
+
+/// The end of a Namespace, or a step towards it: the path `finalize`.
+pub(crate) fn finalize_namespace(txn: &mut Txn<'_>, target: &Target, live: &Value, object: &Value) -> Arc<Value> {
+    let mut next = live.clone();
+    let finalizers = object.pointer("/spec/finalizers").cloned().unwrap_or(json!([]));
+    field_mut(&mut next, "spec").insert("finalizers".to_owned(), finalizers);
+    store_or_end(txn, &target.resource, next)
+}

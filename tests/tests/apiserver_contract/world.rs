@@ -1,0 +1,158 @@
+//! A server for one test, with a namespace and a tenant who may only read ConfigMaps in it.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use kubelb_tests::apiserver::{ApiServer, Config, StaticToken};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::client::Client;
+use super::real::Real;
+
+pub(crate) const TENANT_TOKEN: &str = "tenanttoken";
+pub(crate) const TENANT: &str = "tenant-a";
+/// The namespace that every test has.
+pub(crate) const NAMESPACE: &str = "rec";
+pub(crate) const THINGS: &str = "/apis/rec.example.com/v1/namespaces/rec/things";
+
+#[expect(dead_code, reason = "held to be stopped with the test")]
+enum Running {
+    Own(ApiServer),
+    Real(Real),
+}
+
+pub(crate) struct World {
+    pub(crate) admin: Client,
+    // Before the directory, which must outlive it.
+    _running: Running,
+    _directory: TempDir,
+}
+
+impl World {
+    /// A fresh server with the namespace.
+    pub(crate) async fn start() -> Self {
+        let world = Self::start_empty().await;
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
+        world.admin.post("/api/v1/namespaces", namespace).await.ok(201);
+        world
+    }
+
+    /// A fresh server.
+    pub(crate) async fn start_empty() -> Self {
+        let directory = TempDir::new().unwrap();
+        if let Some(assets) = std::env::var_os("KUBEBUILDER_ASSETS") {
+            let (real, admin) = Real::start(Path::new(&assets), directory.path()).await;
+            return Self {
+                admin,
+                _running: Running::Real(real),
+                _directory: directory,
+            };
+        }
+        let (server, admin) = own(directory.path(), None, 4096).await;
+        Self {
+            admin,
+            _running: Running::Own(server),
+            _directory: directory,
+        }
+    }
+
+    /// The tenant, who may get, list and watch ConfigMaps of the namespace when the role was made.
+    pub(crate) fn tenant(&self) -> Client {
+        self.admin.with_token(Some(TENANT_TOKEN))
+    }
+
+    /// Gives the tenant its role.
+    pub(crate) async fn allow_tenant(&self) -> (Value, Value) {
+        let group = "rbac.authorization.k8s.io";
+        let path = format!("/apis/{group}/v1/namespaces/{NAMESPACE}");
+        let role = json!({
+            "apiVersion": format!("{group}/v1"),
+            "kind": "Role",
+            "metadata": {"name": "r"},
+            "rules": [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get", "list", "watch"]}],
+        });
+        let binding = json!({
+            "apiVersion": format!("{group}/v1"),
+            "kind": "RoleBinding",
+            "metadata": {"name": "r"},
+            "roleRef": {"apiGroup": group, "kind": "Role", "name": "r"},
+            "subjects": [{"kind": "User", "name": TENANT, "apiGroup": group}],
+        });
+        let role = self.admin.post(&format!("{path}/roles"), role).await.ok(201);
+        let binding = self.admin.post(&format!("{path}/rolebindings"), binding).await.ok(201);
+        (role, binding)
+    }
+
+    /// Defines the kind Thing and waits until it is served.
+    pub(crate) async fn define_things(&self) {
+        let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+        self.admin
+            .post(path, thing_definition("things.rec.example.com"))
+            .await
+            .ok(201);
+        super::custom::until_served(&self.admin).await;
+    }
+
+    /// Creates a Thing.
+    pub(crate) async fn thing(&self, metadata: Value, spec: Value) -> Value {
+        self.admin.post(THINGS, thing(metadata, spec)).await.ok(201)
+    }
+}
+
+/// Starts the own server in `directory`.
+pub(crate) async fn own(directory: &Path, listen: Option<SocketAddr>, watch_log: usize) -> (ApiServer, Client) {
+    let mut config = Config::new(directory);
+    config.listen = listen.unwrap_or(config.listen);
+    config.watch_log = watch_log;
+    config.tokens = vec![StaticToken {
+        token: TENANT_TOKEN.to_owned(),
+        user: TENANT.to_owned(),
+        groups: Vec::new(),
+    }];
+    let server = ApiServer::start(config).await.unwrap();
+    let admin = Client::new(&server.address().to_string(), server.ca(), Some(server.token()));
+    (server, admin)
+}
+
+pub(crate) fn thing(metadata: Value, spec: Value) -> Value {
+    json!({"apiVersion": "rec.example.com/v1", "kind": "Thing", "metadata": metadata, "spec": spec})
+}
+
+/// A kind with a range, a default, a set, a rule, a status and a column.
+pub(crate) fn thing_definition(name: &str) -> Value {
+    let schema = json!({
+        "type": "object",
+        "properties": {
+            "spec": {
+                "type": "object",
+                "required": ["port"],
+                "properties": {
+                    "port": {"type": "integer", "minimum": 1, "maximum": 65535},
+                    "mode": {"type": "string", "enum": ["a", "b"], "default": "a"},
+                    "list": {"type": "array", "items": {"type": "string"}, "x-kubernetes-list-type": "set"},
+                },
+                "x-kubernetes-validations": [{"rule": "self.port != 666", "message": "port 666 is taken"}],
+            },
+            "status": {"type": "object", "properties": {"ready": {"type": "boolean"}}},
+        },
+    });
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": name},
+        "spec": {
+            "group": "rec.example.com",
+            "scope": "Namespaced",
+            "names": {"plural": "things", "singular": "thing", "kind": "Thing", "shortNames": ["th"]},
+            "versions": [{
+                "name": "v1",
+                "served": true,
+                "storage": true,
+                "schema": {"openAPIV3Schema": schema},
+                "subresources": {"status": {}},
+                "additionalPrinterColumns": [{"name": "Port", "type": "integer", "jsonPath": ".spec.port"}],
+            }],
+        },
+    })
+}
