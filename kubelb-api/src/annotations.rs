@@ -13,6 +13,12 @@ impl Annotation {
     pub const PROXY_PROTOCOL: Self = Self("kubelb.k8c.io/proxy-protocol");
     /// On a Service: `true` asks for a hostname below the tenant's wildcard domain.
     pub const REQUEST_WILDCARD_DOMAIN: Self = Self("kubelb.k8c.io/request-wildcard-domain");
+    /// On a Service: addresses of a pool that clients are to dial, at most one of each family, with commas between.
+    pub const LOAD_BALANCER_IPS: Self = Self("kubelb.k8c.io/load-balancer-ips");
+    /// On a Service: name of the pool that its addresses come from.
+    pub const ADDRESS_POOL: Self = Self("kubelb.k8c.io/address-pool");
+    /// On a Service: those of a tenant with the same value may get the same address, as long as their ports differ.
+    pub const ALLOW_SHARED_IP: Self = Self("kubelb.k8c.io/allow-shared-ip");
     /// On an Ingress: `true` keeps it from being converted to Gateway API routes.
     pub const SKIP_CONVERSION: Self = Self("kubelb.k8c.io/skip-conversion");
     /// On an Ingress: how far its conversion is, a [`ConversionStatus`].
@@ -32,6 +38,9 @@ impl Annotation {
     pub const ALL: &[Self] = &[
         Self::PROXY_PROTOCOL,
         Self::REQUEST_WILDCARD_DOMAIN,
+        Self::LOAD_BALANCER_IPS,
+        Self::ADDRESS_POOL,
+        Self::ALLOW_SHARED_IP,
         Self::SKIP_CONVERSION,
         Self::CONVERSION_STATUS,
         Self::CONVERTED_HTTP_ROUTE,

@@ -58,6 +58,25 @@ pub struct LoadBalancerSpec {
     /// Cluster or Local, as the tenant's Service has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub external_traffic_policy: Option<String>,
+    /// IP families of the addresses that clients dial, as the tenant's Service has them: IPv4, IPv6 or both, the more important one first.
+    /// Those that the address pools have, when left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 2), inner(length(max = 4)), extend("x-kubernetes-validations" = [{
+        "rule": "self.all(f, f == 'IPv4' || f == 'IPv6') && (size(self) < 2 || self[0] != self[1])",
+        "message": "ipFamilies must be IPv4, IPv6 or both",
+    }]))]
+    pub ip_families: Vec<String>,
+    /// SingleStack, PreferDualStack or RequireDualStack, as the tenant's Service has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ip_family_policy: Option<String>,
+    /// The address that clients are to dial, of one of the address pools. For one of each family there is the annotation
+    /// kubelb.k8c.io/load-balancer-ips, which wins.
+    #[serde(rename = "loadBalancerIP", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 45), extend("x-kubernetes-validations" = [{
+        "rule": "size(self) == 0 || isIP(self)",
+        "message": "loadBalancerIP must be an IP address",
+    }]))]
+    pub load_balancer_ip: Option<String>,
     /// Which connections of a client go to the same backend. None when left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub persistence: Option<Persistence>,
