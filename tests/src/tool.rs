@@ -1,5 +1,7 @@
 //! Running the machine's own programs (`ip`, `ethtool`, …) with errors that say what failed and why.
 
+pub mod kubernetes;
+
 use std::ffi::OsStr;
 use std::io;
 use std::process::{Command, Output, Stdio};

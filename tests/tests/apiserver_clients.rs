@@ -2,7 +2,6 @@
 
 #![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
     reason = "a test fails by panicking, also in what its tests share"
 )]
 
@@ -16,6 +15,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt as _};
 use kubelb_tests::apiserver::{ApiServer, Config};
+use kubelb_tests::tool::kubernetes::kubectl;
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -40,7 +40,7 @@ impl Running {
 
     /// Runs kubectl off the runtime's thread, with `input` as its standard input.
     async fn kubectl(&self, arguments: &[&str], input: &str) -> Output {
-        let mut command = Command::new("kubectl");
+        let mut command = Command::new(kubectl().unwrap());
         command
             .env("KUBECONFIG", self.server.kubeconfig())
             .env("HOME", self.directory.path())
@@ -51,7 +51,7 @@ impl Running {
         let input = input.to_owned();
         let run = move || {
             use std::io::Write as _;
-            let mut child = command.spawn().expect("kubectl 1.30 or newer is on the path");
+            let mut child = command.spawn().unwrap();
             child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
             child.wait_with_output().unwrap()
         };

@@ -5,6 +5,7 @@
 
 mod agent;
 mod cli;
+mod clients;
 mod crds;
 mod demo;
 mod ebpf;

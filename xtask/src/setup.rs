@@ -2,6 +2,9 @@
 
 mod bpffs;
 mod debian;
+mod helm;
+mod kept;
+mod kubectl;
 mod linker;
 mod lints;
 
@@ -49,6 +52,8 @@ pub(crate) fn ensure(workspace: &Workspace) -> anyhow::Result<()> {
         linker::ensure(&compiler)?;
         lints::ensure(workspace)?;
     }
+    by_hand.extend(kubectl::ensure()?);
+    by_hand.extend(helm::ensure()?);
     by_hand.extend(bpffs::ensure()?);
     if by_hand.is_empty() {
         eprintln!("setup: everything is in place");

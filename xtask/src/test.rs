@@ -5,6 +5,7 @@ use std::process::Command;
 use anyhow::{Context as _, bail};
 
 use crate::agent::{self, Profile};
+use crate::clients::{HELM, KUBECTL};
 use crate::ebpf::Object;
 use crate::step::Steps;
 use crate::workspace::Workspace;
@@ -71,13 +72,22 @@ fn prepare(
         None
     };
     let binary = steps.run("build the agent", || agent::build(workspace, &object, Profile::Dev))?;
+    let mut clients = Vec::new();
+    for client in [KUBECTL, HELM] {
+        let program = client.find()?;
+        clients.push((
+            client.variable,
+            program.with_context(|| format!("no {}", client.wanted()))?,
+        ));
+    }
     let root = workspace.root().to_owned();
     Ok(move || {
         let mut command = process::cargo();
         command
             .current_dir(&root)
             .env(agent::OBJECT_VARIABLE, &object)
-            .env(agent::BINARY_VARIABLE, &binary);
+            .env(agent::BINARY_VARIABLE, &binary)
+            .envs(clients.iter().map(|(variable, program)| (variable, program)));
         if let Some(object) = &bench_object {
             command.env(ebpf::BENCH_OBJECT_VARIABLE, object);
         }

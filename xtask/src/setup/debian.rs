@@ -86,7 +86,8 @@ fn update() -> anyhow::Result<()> {
     }
 }
 
-fn apt_get() -> Command {
+/// apt-get that asks nothing and waits for others.
+pub(super) fn apt_get() -> Command {
     let mut command = Command::new("apt-get");
     command
         .env("DEBIAN_FRONTEND", "noninteractive")
