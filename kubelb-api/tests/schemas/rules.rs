@@ -55,7 +55,11 @@ const RULES: &[(&str, &str, &str)] = &[
     ("LoadBalancer", ".spec.healthCheck", "http is for type HTTP"),
     ("LoadBalancer", ".spec.healthCheck", "interval must be 1s or more"),
     ("LoadBalancer", ".spec.healthCheck", "timeout must be 100ms or more"),
-    ("LoadBalancer", ".spec.ipFamilies", "ipFamilies must be IPv4, IPv6 or both"),
+    (
+        "LoadBalancer",
+        ".spec.ipFamilies",
+        "ipFamilies must be IPv4, IPv6 or both",
+    ),
     (
         "LoadBalancer",
         ".spec.loadBalancerIP",
