@@ -8,6 +8,7 @@ pub mod agent;
 pub mod apiserver;
 pub mod capture;
 pub mod cases;
+pub mod envoy;
 pub mod kernel;
 pub mod netns;
 pub mod packet;

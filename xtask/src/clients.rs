@@ -1,4 +1,4 @@
-//! Which kubectl and helm the tests run: found on the machine, never installed here.
+//! Which kubectl, helm and Envoy the tests run: found on the machine, never installed here.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::process;
 use crate::workspace::Workspace;
 
-/// A program of the Kubernetes world that tests run as users do.
+/// A program of others that tests run as users do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Client {
     /// Its name on `PATH`.
@@ -36,6 +36,15 @@ pub(crate) const HELM: Client = Client {
     variable: "KUBELB_HELM",
     version: &["version", "--short"],
     kept_in: "helm-3.10.1",
+};
+
+/// What its newest features are tested with.
+pub(crate) const ENVOY: Client = Client {
+    name: "envoy",
+    oldest: (1, 40),
+    variable: "KUBELB_ENVOY",
+    version: &["--version"],
+    kept_in: "envoy-1.40.0",
 };
 
 impl Client {
@@ -71,12 +80,13 @@ impl Client {
     }
 }
 
-/// Major and minor of the first `v1.2` in what a program says of itself. The ways of saying differ much over the years.
+/// Major and minor of the first `v1.2` or `1.2` in what a program says of itself. The ways of saying differ much over the years.
 fn version(said: &str) -> Option<(u32, u32)> {
+    // Envoy starts with the path that it was called by, which may hold any number.
+    let said = said.rsplit_once("version:").map_or(said, |(_, after)| after);
     said.split(|letter: char| !(letter.is_ascii_alphanumeric() || letter == '.'))
-        .filter_map(|word| word.strip_prefix('v'))
         .find_map(|word| {
-            let mut parts = word.split('.');
+            let mut parts = word.strip_prefix('v').unwrap_or(word).split('.');
             let mut number = || parts.next()?.parse().ok();
             Some((number()?, number()?))
         })
@@ -95,6 +105,8 @@ mod tests {
         let old = r#"Client Version: version.Info{Major:"1", Minor:"20", GitVersion:"v1.20.2", GitCommit:"faecb1"}"#;
         assert_eq!(version(old), Some((1, 20)));
         assert_eq!(version("v3.10.1+g9f88ccb\n"), Some((3, 10)));
+        let envoy = "\n/opt/proxies-2.3/envoy  version: 9e5580933739/1.40.0/Clean/RELEASE/BoringSSL\n\n";
+        assert_eq!(version(envoy), Some((1, 40)));
         assert_eq!(version("no such command"), None);
     }
 }

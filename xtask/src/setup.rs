@@ -2,6 +2,7 @@
 
 mod bpffs;
 mod debian;
+mod envoy;
 mod helm;
 mod kept;
 mod kubectl;
@@ -54,6 +55,7 @@ pub(crate) fn ensure(workspace: &Workspace) -> anyhow::Result<()> {
     }
     by_hand.extend(kubectl::ensure()?);
     by_hand.extend(helm::ensure()?);
+    by_hand.extend(envoy::ensure()?);
     by_hand.extend(bpffs::ensure()?);
     if by_hand.is_empty() {
         eprintln!("setup: everything is in place");

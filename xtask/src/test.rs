@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::{Context as _, bail};
 
 use crate::agent::{self, Profile};
-use crate::clients::{HELM, KUBECTL};
+use crate::clients::{ENVOY, HELM, KUBECTL};
 use crate::ebpf::Object;
 use crate::step::Steps;
 use crate::workspace::Workspace;
@@ -73,7 +73,7 @@ fn prepare(
     };
     let binary = steps.run("build the agent", || agent::build(workspace, &object, Profile::Dev))?;
     let mut clients = Vec::new();
-    for client in [KUBECTL, HELM] {
+    for client in [KUBECTL, HELM, ENVOY] {
         let program = client.find()?;
         clients.push((
             client.variable,
