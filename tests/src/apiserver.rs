@@ -10,6 +10,7 @@ mod body;
 mod bootstrap;
 mod call;
 mod cel;
+mod deletion;
 mod discovery;
 mod fields;
 mod fieldset;
@@ -22,7 +23,9 @@ mod names;
 mod object;
 mod openapi;
 mod patch;
+mod pods;
 mod protobuf;
+mod ranges;
 mod rbac;
 mod read;
 mod resource;
@@ -41,7 +44,8 @@ mod watch;
 mod write;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -52,14 +56,24 @@ use tokio::sync::watch as channel;
 use tokio::task::JoinHandle;
 
 pub use journal::JournalError;
+pub use ranges::{NoRange, ServiceRange};
 pub use tls::TlsError;
 
 use identity::{MASTERS, Tokens, User};
+use ranges::Ranges;
 use server::{Parts, Server};
 use status::ApiError;
 
 /// The Kubernetes version whose answers are given.
 const VERSION: &str = "1.36";
+
+/// How Pods call the server.
+const IN_CLUSTER_NAMES: [&str; 4] = [
+    "kubernetes",
+    "kubernetes.default",
+    "kubernetes.default.svc",
+    "kubernetes.default.svc.cluster.local",
+];
 
 /// A bearer token and whom it stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +99,12 @@ pub struct Config {
     pub tokens: Vec<StaticToken>,
     /// Changes that a watcher can look back; older ones are answered with 410.
     pub watch_log: usize,
+    /// Address at which Pods reach the server behind the Service `kubernetes`; the one it listens on when absent.
+    pub advertise: Option<IpAddr>,
+    /// Where cluster addresses come from: one range, or one of each family, the preferred one first.
+    pub service_ranges: Vec<ServiceRange>,
+    /// Where node ports come from.
+    pub node_ports: RangeInclusive<u16>,
 }
 
 impl Config {
@@ -97,6 +117,9 @@ impl Config {
             names: Vec::new(),
             tokens: Vec::new(),
             watch_log: 65_536,
+            advertise: None,
+            service_ranges: vec![ServiceRange::usual()],
+            node_ports: 30_000..=32_767,
         }
     }
 }
@@ -156,6 +179,9 @@ impl ApiServer {
         let listener = TcpListener::bind(config.listen).await.map_err(system(&config.listen))?;
         let address = listener.local_addr().map_err(system(&config.listen))?;
         let mut names = vec![address.ip().to_string(), "localhost".to_owned()];
+        names.extend(IN_CLUSTER_NAMES.iter().map(|name| (*name).to_owned()));
+        names.extend(config.service_ranges.iter().map(|range| range.host(1).to_string()));
+        names.extend(config.advertise.iter().map(ToString::to_string));
         names.extend(config.names.iter().cloned());
         let tls = tls::set_up(data, &names)?;
 
@@ -167,10 +193,15 @@ impl ApiServer {
             Parts {
                 tokens: Tokens::new(fixed_tokens(&token, &config.tokens), secret.as_bytes()),
                 address: address.to_string(),
+                ranges: Ranges {
+                    addresses: config.service_ranges,
+                    node_ports: config.node_ports,
+                },
                 watch_log: config.watch_log,
             },
         )?);
-        let revision = bootstrap::run(&server)?;
+        let advertised = SocketAddr::new(config.advertise.unwrap_or(address.ip()), address.port());
+        let revision = bootstrap::run(&server, advertised)?;
         server.durable(revision).await?;
 
         let kubeconfig = data.join("kubeconfig");

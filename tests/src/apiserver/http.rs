@@ -31,6 +31,9 @@ use super::{body, discovery, openapi, reviews, verbs};
 /// Connections served at a time; more wait to be accepted.
 const CONNECTIONS: usize = 4096;
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
+/// How often, and how soon, what lacks something that is about to be there is tried again.
+const TRIES: usize = 10;
+const TRY_AGAIN_AFTER: Duration = Duration::from_millis(100);
 const OPENAPI_V3: &str = "/openapi/v3";
 
 /// The lines of a watch as a body.
@@ -179,6 +182,12 @@ async fn answer(server: &Arc<Server>, request: hyper::Request<Incoming>) -> Resu
         Err(error) => return Err(error),
     };
     verbs::authorize(server, &request.user, &target)?;
+    for _ in 0..TRIES {
+        match verbs::serve(server, &request, &target) {
+            Err(error) if error.settles => tokio::time::sleep(TRY_AGAIN_AFTER).await,
+            done => return done,
+        }
+    }
     verbs::serve(server, &request, &target)
 }
 

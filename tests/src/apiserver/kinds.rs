@@ -3,7 +3,9 @@
 //! Only what the product, its users' tools and the testbed rely on; everything else of a kind is data.
 
 pub(crate) mod crd;
+mod pod;
 mod service;
+mod storage;
 mod workload;
 
 use serde_json::{Map, Value, json};
@@ -11,7 +13,7 @@ use serde_json::{Map, Value, json};
 use super::object::{as_map, default_to, field_mut, items, meta, name, set_meta, text};
 use super::resource::Resource;
 use super::server::Txn;
-use super::status::Cause;
+use super::status::{ApiError, Cause};
 
 /// Fills in what a real server fills in when it reads the object, before anyone owns a field.
 pub(crate) fn default(resource: &Resource, object: &mut Value) {
@@ -25,7 +27,14 @@ pub(crate) fn default(resource: &Resource, object: &mut Value) {
             }
         }
         ("", "Secret") => secret(object),
-        ("", "Pod") => workload::default_pod(field_mut(object, "spec")),
+        ("", "Pod") => pod::default(field_mut(object, "spec")),
+        ("", "PersistentVolume" | "PersistentVolumeClaim") | ("storage.k8s.io", _) => {
+            storage::default(resource, object)
+        }
+        ("scheduling.k8s.io", "PriorityClass") => {
+            default_to(as_map(object), "preemptionPolicy", "PreemptLowerPriority")
+        }
+        ("autoscaling", "HorizontalPodAutoscaler") => default_to(field_mut(object, "spec"), "minReplicas", 1),
         ("apps" | "batch" | "", _) => workload::default(resource, object),
         ("apiextensions.k8s.io", _) => crd::default(object),
         ("networking.k8s.io", "NetworkPolicy") => {
@@ -100,7 +109,10 @@ fn role_binding(object: &mut Value) {
 }
 
 /// What is decided when an object is created, after ownership was recorded.
-pub(crate) fn prepare_create(resource: &Resource, object: &mut Value, txn: &Txn<'_>) -> Vec<Cause> {
+///
+/// # Errors
+/// When admission refuses it.
+pub(crate) fn prepare_create(resource: &Resource, object: &mut Value, txn: &Txn<'_>) -> Result<Vec<Cause>, ApiError> {
     match (resource.group.as_str(), resource.kind.as_str()) {
         ("", "Namespace") => {
             field_mut(object, "spec").insert("finalizers".to_owned(), json!(["kubernetes"]));
@@ -108,14 +120,21 @@ pub(crate) fn prepare_create(resource: &Resource, object: &mut Value, txn: &Txn<
         }
         ("", "Service") => {
             as_map(object).insert("status".to_owned(), json!({"loadBalancer": {}}));
-            return service::allocate(object, None, txn);
+            return Ok(service::allocate(object, None, txn));
         }
-        ("", "Pod") => workload::new_pod(object),
+        ("", "Pod") => {
+            pod::admission::admit(resource, object, txn)?;
+            pod::new(object);
+        }
+        ("", "PersistentVolume" | "PersistentVolumeClaim") => {
+            as_map(object).insert("status".to_owned(), json!({"phase": "Pending"}));
+        }
+        ("batch", "Job") => workload::new_job(object),
         ("" | "events.k8s.io", "Event") => event(object),
         ("apiextensions.k8s.io", _) => crd::new(object),
         _ => {}
     }
-    Vec::new()
+    Ok(Vec::new())
 }
 
 /// What an update keeps of `old` or gives back.
@@ -155,7 +174,8 @@ pub(crate) fn check(resource: &Resource, object: &Value, old: Option<&Value>) ->
     match (resource.group.as_str(), resource.kind.as_str()) {
         ("", "Service") => service::check(object, old, &mut causes),
         ("", "ConfigMap" | "Secret") => immutable(object, old, &mut causes),
-        ("", "Pod") => workload::check_pod(object, old, &mut causes),
+        ("", "Pod") => pod::check(object, old, &mut causes),
+        ("batch", "Job") => workload::check_job(object, &mut causes),
         ("apps", _) => workload::check(resource, object, old, &mut causes),
         ("apiextensions.k8s.io", _) => crd::check(object, old, &mut causes),
         ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => {

@@ -20,7 +20,10 @@ const LABEL_VALUE: &str = "a valid label must be an empty string or consist of a
 
 /// Whether an object of `resource` may have this name; the error says why not.
 pub(crate) fn check(resource: &Resource, name: &str) -> Result<(), String> {
-    if resource.group == "rbac.authorization.k8s.io" {
+    if matches!(
+        resource.group.as_str(),
+        "rbac.authorization.k8s.io" | "apiregistration.k8s.io"
+    ) {
         let path = !matches!(name, "." | "..") && !name.contains(['/', '%']);
         return if path {
             Ok(())

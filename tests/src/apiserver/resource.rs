@@ -137,6 +137,14 @@ impl Resource {
         self.subresources.iter().find(|subresource| subresource.name == name)
     }
 
+    /// Whether objects look the same in both.
+    pub(crate) fn same_schema(&self, other: &Self) -> bool {
+        match (&self.custom, &other.custom) {
+            (Some(one), Some(other)) => one.schema == other.schema,
+            (one, other) => one.is_none() == other.is_none(),
+        }
+    }
+
     /// The `details` of a Status about an object of this resource.
     pub(crate) fn details(&self, name: Option<&str>) -> Value {
         details(name, &self.group, &self.plural)

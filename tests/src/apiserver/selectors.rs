@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::object::{items, text};
 use super::resource::Resource;
 use super::status::ApiError;
 
@@ -61,6 +62,30 @@ impl Labels {
             }
         })
     }
+}
+
+/// Whether the labels of `object` fit a selector as objects hold one (`matchLabels`, `matchExpressions`).
+pub(crate) fn matches_selector(selector: &Value, object: &Value) -> bool {
+    let label = |key: &str| {
+        let labels = object.pointer("/metadata/labels");
+        labels.and_then(|labels| labels.get(key)).and_then(Value::as_str)
+    };
+    let equal = selector.get("matchLabels").and_then(Value::as_object);
+    let fits = equal
+        .into_iter()
+        .flatten()
+        .all(|(key, value)| label(key).is_some_and(|found| *value == found));
+    fits && items(selector, "/matchExpressions").iter().all(|expression| {
+        let found = label(text(expression, "/key"));
+        let listed = found.is_some_and(|found| items(expression, "/values").iter().any(|value| *value == found));
+        match text(expression, "/operator") {
+            "In" => listed,
+            "NotIn" => !listed,
+            "Exists" => found.is_some(),
+            "DoesNotExist" => found.is_none(),
+            _ => false,
+        }
+    })
 }
 
 fn unexpected(found: &str, expected: &str) -> ApiError {
@@ -263,6 +288,18 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn selectors_of_objects_match_by_value_and_by_expression() {
+        let pod = json!({"metadata": {"labels": {"app": "a"}}});
+        let matches = |selector: Value| matches_selector(&selector, &pod);
+        assert!(matches(json!({})) && matches(json!({"matchLabels": {"app": "a"}})));
+        assert!(!matches(json!({"matchLabels": {"app": "a", "tier": "x"}})));
+        let by = |key: &str, operator: &str| {
+            matches(json!({"matchExpressions": [{"key": key, "operator": operator, "values": ["a"]}]}))
+        };
+        assert!(by("app", "In") && !by("app", "NotIn") && by("app", "Exists") && by("tier", "DoesNotExist"));
+    }
 
     #[test]
     fn labels_match_by_value_set_and_presence() {

@@ -11,6 +11,7 @@ use super::identity::Tokens;
 use super::journal::{self, Journal, JournalError};
 use super::kinds::crd;
 use super::object;
+use super::ranges::Ranges;
 use super::resource::{Registry, Resource};
 use super::schema::Definitions;
 use super::status::ApiError;
@@ -26,12 +27,14 @@ pub(crate) struct Server {
     pub(crate) tokens: Tokens,
     /// `127.0.0.1:6443`.
     pub(crate) address: String,
+    pub(crate) ranges: Ranges,
 }
 
 /// What the server is opened with.
 pub(crate) struct Parts {
     pub(crate) tokens: Tokens,
     pub(crate) address: String,
+    pub(crate) ranges: Ranges,
     /// Events that watchers can look back.
     pub(crate) watch_log: usize,
 }
@@ -55,6 +58,7 @@ impl Server {
             definitions,
             tokens: parts.tokens,
             address: parts.address,
+            ranges: parts.ranges,
         })
     }
 
@@ -124,6 +128,10 @@ impl Txn<'_> {
 
     pub(crate) fn registry(&self) -> Arc<Registry> {
         self.server.registry()
+    }
+
+    pub(crate) fn ranges(&self) -> &Ranges {
+        &self.server.ranges
     }
 
     /// RFC 3339.

@@ -55,6 +55,10 @@ impl Cause {
         Self::new("FieldValueDuplicate", field, format!("Duplicate value: {shown}"))
     }
 
+    pub(crate) fn not_found(field: impl Into<String>, shown: &Value) -> Self {
+        Self::new("FieldValueNotFound", field, format!("Not found: {shown}"))
+    }
+
     pub(crate) fn forbidden(field: impl Into<String>, why: &str) -> Self {
         Self::new("FieldValueForbidden", field, format!("Forbidden: {why}"))
     }
@@ -94,6 +98,8 @@ pub(crate) struct ApiError {
     pub(crate) details: Value,
     /// Seconds, for the header `Retry-After`.
     pub(crate) retry_after: Option<u32>,
+    /// What is missing is about to be made by someone: worth another try in a moment.
+    pub(crate) settles: bool,
 }
 
 impl ApiError {
@@ -104,6 +110,7 @@ impl ApiError {
             message: message.into(),
             details: Value::Null,
             retry_after: None,
+            settles: false,
         }
     }
 
@@ -154,11 +161,20 @@ impl ApiError {
     }
 
     pub(crate) fn conflict(resource: &Resource, name: &str, why: &str) -> Self {
-        let message = format!(
-            "Operation cannot be fulfilled on {} \"{name}\": {why}",
-            resource.qualified()
-        );
-        Self::new(409, "Conflict", message).with(resource.details(Some(name)))
+        Self::conflict_on(&resource.qualified(), resource.details(Some(name)), name, why)
+    }
+
+    /// The same for something else than the object itself.
+    pub(crate) fn conflict_on(what: &str, details: Value, name: &str, why: &str) -> Self {
+        let message = format!("Operation cannot be fulfilled on {what} \"{name}\": {why}");
+        Self::new(409, "Conflict", message).with(details)
+    }
+
+    /// An eviction that would leave too few Pods.
+    pub(crate) fn disruption(why: &str) -> Self {
+        let message = "Cannot evict pod as it would violate the pod's disruption budget.";
+        Self::new(429, "TooManyRequests", message)
+            .with(json!({"causes": [{"reason": "DisruptionBudget", "message": why}]}))
     }
 
     /// A delete whose precondition does not hold. Named after the kind, not the resource, as a real server does.

@@ -7,10 +7,12 @@ use serde_json::{Value, json};
 use super::answer::Answer;
 use super::body;
 use super::call::{Request, Target};
+use super::deletion::{self, DeleteOptions, Deleted};
 use super::identity::User;
 use super::managed;
 use super::object::{as_map, field_mut, meta, name, set_meta};
 use super::patch;
+use super::pods;
 use super::read;
 use super::resource::Resource;
 use super::reviews;
@@ -19,7 +21,7 @@ use super::schema::Shape;
 use super::server::{Server, Txn};
 use super::status::{ApiError, Cause};
 use super::watch;
-use super::write::{self, DeleteOptions, Deleted, Ownership};
+use super::write::{self, Ownership};
 
 const JSON_PATCH: &str = "application/json-patch+json";
 const MERGE_PATCH: &str = "application/merge-patch+json";
@@ -32,14 +34,15 @@ pub(crate) fn serve(server: &Arc<Server>, request: &Request, target: &Target) ->
         (_, "scale") => scale::serve(server, request, target),
         ("list", _) => read::list(server, request, target),
         ("watch", _) => watch::start(server, request, target).map(Answer::stream),
-        ("get", "" | "status") => get(server, request, target),
+        ("get", "" | "status" | "approval" | "ephemeralcontainers") => get(server, request, target),
         ("create", "") if reviews::is_review(&target.resource) => reviews::review(server, request, target),
+        ("create", "") if target.resource.is("", "bindings") => pods::bind(server, request, target),
         ("create", "") => create(server, request, target),
         ("create", "token") => reviews::token(server, request, target),
-        ("create", "eviction") => evict(server, request, target),
-        ("create", "binding") => bind(server, request, target),
-        ("update", _) => update(server, request, target),
-        ("patch", "" | "status") => patch_verb(server, request, target),
+        ("create", "eviction") => pods::evict(server, request, target),
+        ("create", "binding") => pods::bind(server, request, target),
+        ("update", "" | "status" | "approval" | "ephemeralcontainers" | "finalize") => update(server, request, target),
+        ("patch", "" | "status" | "approval" | "ephemeralcontainers") => patch_verb(server, request, target),
         ("delete", "") => delete(server, request, target),
         ("deletecollection", "") => delete_collection(server, request, target),
         _ => Err(ApiError::method_not_allowed()),
@@ -105,7 +108,7 @@ fn update(server: &Server, request: &Request, target: &Target) -> Result<Answer,
         return Err(ApiError::invalid(resource, &target.name, &[cause]));
     }
     let stored = if target.subresource == "finalize" {
-        write::finalize_namespace(&mut txn, target, &live, &object)
+        deletion::finalize_namespace(&mut txn, target, &live, &object)?
     } else {
         write::update(&mut txn, target, &live, object, &Ownership::of(request))?
     };
@@ -219,7 +222,7 @@ fn delete_with(
 ) -> Result<Answer, ApiError> {
     let mut txn = server.begin(options.dry_run);
     let live = live(&txn, target)?;
-    let deleted = write::delete(&mut txn, &target.resource, &live, options)?;
+    let deleted = deletion::delete(&mut txn, &target.resource, &live, options)?;
     let now = txn.now;
     let revision = txn.end();
     let answer = match deleted {
@@ -235,7 +238,8 @@ fn gone(resource: &Resource, object: &Value) -> Value {
     success(details)
 }
 
-fn success(details: Value) -> Value {
+/// A Status that says that it went well.
+pub(crate) fn success(details: Value) -> Value {
     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details})
 }
 
@@ -253,7 +257,7 @@ fn delete_collection(server: &Server, request: &Request, target: &Target) -> Res
         .collect();
     let mut items = Vec::with_capacity(chosen.len());
     for object in &chosen {
-        let left = match write::delete(&mut txn, resource, object, &options)? {
+        let left = match deletion::delete(&mut txn, resource, object, &options)? {
             Deleted::Gone(object) | Deleted::Waiting(object) => object,
         };
         items.push(body::present(resource, &left));
@@ -266,49 +270,6 @@ fn delete_collection(server: &Server, request: &Request, target: &Target) -> Res
         "items": items,
     });
     Ok(Answer::json(200, &list).after(revision))
-}
-
-fn evict(server: &Server, request: &Request, target: &Target) -> Result<Answer, ApiError> {
-    let body = body::read(
-        request,
-        &server.definitions,
-        "Eviction",
-        "io.k8s.api.policy.v1.Eviction",
-    )?;
-    let wanted = body.get("deleteOptions").cloned().unwrap_or(json!({}));
-    let options = DeleteOptions::of(request, &wanted)?;
-    let mut txn = server.begin(options.dry_run);
-    let pod = live(&txn, target)?;
-    write::delete(&mut txn, &target.resource, &pod, &options)?;
-    let revision = txn.end();
-    let mut status = success(Value::Null);
-    as_map(&mut status).remove("details");
-    Ok(Answer::json(201, &status).after(revision))
-}
-
-/// Puts a Pod on a node.
-fn bind(server: &Server, request: &Request, target: &Target) -> Result<Answer, ApiError> {
-    let body = body::read(request, &server.definitions, "Binding", "io.k8s.api.core.v1.Binding")?;
-    let node = super::object::text(&body, "/target/name").to_owned();
-    let mut txn = server.begin(request.dry_run()?);
-    let pod = live(&txn, target)?;
-    if !super::object::text(&pod, "/spec/nodeName").is_empty() {
-        let why = "pod is already assigned to a node";
-        return Err(ApiError::conflict(&target.resource, &target.name, why));
-    }
-    let mut next = Value::clone(&pod);
-    field_mut(&mut next, "spec").insert("nodeName".to_owned(), Value::from(node));
-    let scheduled = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null,
-        "lastTransitionTime": txn.timestamp()});
-    let status = field_mut(&mut next, "status");
-    if let Some(conditions) = status.entry("conditions").or_insert(json!([])).as_array_mut() {
-        conditions.push(scheduled);
-    }
-    txn.put(&target.resource, next);
-    let revision = txn.end();
-    let mut status = success(Value::Null);
-    as_map(&mut status).remove("details");
-    Ok(Answer::json(201, &status).after(revision))
 }
 
 /// Whether `user` may do what the path and method ask.

@@ -14,7 +14,7 @@ use super::body;
 use super::call::{Form, Request, Target};
 use super::object::meta;
 use super::read::{Filter, revision_of};
-use super::resource::Resource;
+use super::resource::{Registry, Resource};
 use super::server::{self, Server};
 use super::status::ApiError;
 use super::store::{Compacted, Event, set_revision};
@@ -44,6 +44,8 @@ pub(crate) struct Watch {
     /// Everything up to here was sent or does not matter.
     position: u64,
     columns_sent: bool,
+    /// As it was when the watch was last known to be about something that is served.
+    registry: Arc<Registry>,
 }
 
 #[derive(Debug)]
@@ -112,6 +114,7 @@ pub(crate) fn start(server: &Arc<Server>, request: &Request, target: &Target) ->
         first,
         position,
         columns_sent: false,
+        registry: server.registry(),
     })
 }
 
@@ -161,6 +164,9 @@ impl Watch {
                     }
                 }
             }
+            if !self.is_served() {
+                return None;
+            }
             tokio::select! {
                 changed = on_disk.changed() => changed.ok()?,
                 _ = bookmark.tick(), if self.bookmarks => self.bookmark(lines).await?,
@@ -174,6 +180,19 @@ impl Watch {
                 _ = stop.changed() => return None,
             }
         }
+    }
+
+    /// Whether the resource is still served as it was. When its definition goes or changes, the watch ends, and clients
+    /// come back to what is served then.
+    fn is_served(&mut self) -> bool {
+        let registry = self.server.registry();
+        if Arc::ptr_eq(&registry, &self.registry) {
+            return true;
+        }
+        self.registry = registry;
+        let resource = &self.resource;
+        let served = self.registry.get(&resource.group, &resource.version, &resource.plural);
+        served.is_some_and(|served| served.since == resource.since && served.same_schema(resource))
     }
 
     async fn bookmark(&mut self, lines: &mpsc::Sender<Bytes>) -> Option<()> {

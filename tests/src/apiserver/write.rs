@@ -9,8 +9,8 @@ use super::kinds::{self, crd};
 use super::managed::{self, Writer};
 use super::names;
 use super::object::{
-    as_map, carry, carry_meta, field_mut, finalizers, is_deleting, items, meta, metadata_mut, name, name_suffix,
-    new_uid, set_meta, specification_differs, text, tidy_metadata,
+    as_map, carry, carry_meta, field_mut, finalizers, is_deleting, meta, metadata_mut, name, name_suffix, new_uid,
+    set_meta, specification_differs, tidy_metadata,
 };
 use super::resource::Resource;
 use super::schema::Shape;
@@ -91,7 +91,7 @@ pub(crate) fn create(
         let writer = writer(target, &ownership.manager, &api_version, &now);
         managed::record(None, &mut object, shape, writer);
     }
-    let mut causes = kinds::prepare_create(resource, &mut object, txn);
+    let mut causes = kinds::prepare_create(resource, &mut object, txn)?;
     check(txn, target, &object, None, &mut causes)?;
     if txn.get(resource, meta(&object, "namespace"), name(&object)).is_some() {
         return Err(ApiError::already_exists(resource, name(&object)));
@@ -186,7 +186,7 @@ fn check(
         } else if !custom.rules.is_empty() {
             causes.push(Cause::invalid("<nil>", &Value::Null, UNCHECKED));
         }
-    } else if target.subresource.is_empty() {
+    } else if matches!(target.subresource.as_str(), "" | "ephemeralcontainers") {
         causes.extend(kinds::check(resource, object, old));
     }
     if causes.is_empty() {
@@ -221,9 +221,14 @@ pub(crate) fn update(
     tidy_metadata(&mut object);
     let shape = Shape::of(txn.definitions(), resource);
     if target.subresource == "status" {
-        object = with_status_of(live, &object);
+        object = with_part_of(live, &object, "/status");
         validate::default(&mut object, shape);
         kinds::default_status(resource, &mut object);
+    } else if target.subresource == "approval" {
+        object = with_part_of(live, &object, "/status/conditions");
+    } else if target.subresource == "ephemeralcontainers" {
+        object = with_part_of(live, &object, "/spec/ephemeralContainers");
+        kinds::default(resource, &mut object);
     } else {
         if resource.has_status() {
             carry(live, &mut object, "status");
@@ -277,7 +282,7 @@ pub(crate) fn store_or_end(txn: &mut Txn<'_>, resource: &Resource, object: Value
     stored
 }
 
-fn check_identity(target: &Target, live: &Value, object: &mut Value) -> Result<(), ApiError> {
+pub(crate) fn check_identity(target: &Target, live: &Value, object: &mut Value) -> Result<(), ApiError> {
     let resource = &target.resource;
     let named = name(object);
     if named.is_empty() {
@@ -309,10 +314,19 @@ fn check_identity(target: &Target, live: &Value, object: &mut Value) -> Result<(
     Ok(())
 }
 
-/// `live` with the status of `object`.
-fn with_status_of(live: &Value, object: &Value) -> Value {
+/// `live` with a part of `object`, which is one or two names deep.
+fn with_part_of(live: &Value, object: &Value, pointer: &str) -> Value {
     let mut next = live.clone();
-    carry(object, &mut next, "status");
+    let value = object.pointer(pointer).cloned();
+    let path = pointer.trim_start_matches('/');
+    let (map, key) = match path.split_once('/') {
+        Some((first, second)) => (field_mut(&mut next, first), second),
+        None => (as_map(&mut next), path),
+    };
+    match value {
+        Some(value) => map.insert(key.to_owned(), value),
+        None => map.remove(key),
+    };
     // Owners may be set through any path.
     carry_meta(object, &mut next, "managedFields");
     next
@@ -349,122 +363,4 @@ fn same(live: &Value, object: &Value) -> bool {
         object
     };
     without_times(live) == without_times(object)
-}
-
-/// What a delete asks for, from its body and query.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct DeleteOptions {
-    pub(crate) uid: String,
-    pub(crate) resource_version: String,
-    pub(crate) grace_period: Option<i64>,
-    /// `Foreground`, `Background`, `Orphan` or empty.
-    pub(crate) propagation: String,
-    pub(crate) dry_run: bool,
-}
-
-impl DeleteOptions {
-    pub(crate) fn of(request: &Request, body: &Value) -> Result<Self, ApiError> {
-        let query = |key: &str| request.query.get(key).to_owned();
-        let either = |pointer: &str, key: &str| match text(body, pointer) {
-            "" => query(key),
-            found => found.to_owned(),
-        };
-        let grace = body.get("gracePeriodSeconds").and_then(Value::as_i64);
-        Ok(Self {
-            uid: text(body, "/preconditions/uid").to_owned(),
-            resource_version: text(body, "/preconditions/resourceVersion").to_owned(),
-            grace_period: grace.or_else(|| query("gracePeriodSeconds").parse().ok()),
-            propagation: either("/propagationPolicy", "propagationPolicy"),
-            dry_run: request.dry_run()? || items(body, "/dryRun").contains(&json!("All")),
-        })
-    }
-}
-
-/// What became of an object.
-pub(crate) enum Deleted {
-    /// It is gone.
-    Gone(Arc<Value>),
-    /// It is on its way.
-    Waiting(Arc<Value>),
-}
-
-/// Begins or ends the deletion of `live`.
-pub(crate) fn delete(
-    txn: &mut Txn<'_>,
-    resource: &Resource,
-    live: &Arc<Value>,
-    options: &DeleteOptions,
-) -> Result<Deleted, ApiError> {
-    check_preconditions(resource, live, options)?;
-    let mut object = Value::clone(live);
-    let mut holders: Vec<String> = finalizers(live).into_iter().map(str::to_owned).collect();
-    if resource.is("apiextensions.k8s.io", "customresourcedefinitions") && !crd::delete_objects(live, txn) {
-        holders.push(crd::CLEANUP.to_owned());
-    }
-    let propagation = match options.propagation.as_str() {
-        "Foreground" => Some("foregroundDeletion"),
-        "Orphan" => Some("orphan"),
-        _ => None,
-    };
-    holders.extend(propagation.map(str::to_owned));
-    holders.dedup();
-    let grace = kinds::grace_period(resource, live, options.grace_period);
-    if holders.is_empty() && grace == 0 && !kinds::holds_on(resource, live) {
-        txn.remove(resource, live);
-        crd::object_gone(resource, txn);
-        return Ok(Deleted::Gone(Arc::clone(live)));
-    }
-    let before = live
-        .pointer("/metadata/deletionGracePeriodSeconds")
-        .and_then(Value::as_i64);
-    if is_deleting(live) && before.is_none_or(|before| before <= grace) {
-        return Ok(Deleted::Waiting(Arc::clone(live)));
-    }
-    let until = txn
-        .now
-        .checked_add(jiff::SignedDuration::from_secs(grace))
-        .unwrap_or(txn.now);
-    set_meta(&mut object, "deletionTimestamp", super::server::rfc3339(until));
-    set_meta(&mut object, "deletionGracePeriodSeconds", grace);
-    if !holders.is_empty() {
-        set_meta(&mut object, "finalizers", holders);
-    }
-    kinds::deletion_begins(resource, &mut object);
-    if resource.generation {
-        let generation = live
-            .pointer("/metadata/generation")
-            .and_then(Value::as_i64)
-            .unwrap_or(0);
-        set_meta(&mut object, "generation", generation.saturating_add(1));
-    }
-    Ok(Deleted::Waiting(txn.put(resource, object)))
-}
-
-fn check_preconditions(resource: &Resource, live: &Value, options: &DeleteOptions) -> Result<(), ApiError> {
-    let named = name(live);
-    let (uid, revision) = (meta(live, "uid"), meta(live, "resourceVersion"));
-    let why = if !options.uid.is_empty() && options.uid != uid {
-        format!(
-            "the UID in the precondition ({}) does not match the UID in record ({uid}). \
-             The object might have been deleted and then recreated",
-            options.uid
-        )
-    } else if !options.resource_version.is_empty() && options.resource_version != revision {
-        format!(
-            "the ResourceVersion in the precondition ({}) does not match the ResourceVersion in record ({revision}). \
-             The object might have been modified",
-            options.resource_version
-        )
-    } else {
-        return Ok(());
-    };
-    Err(ApiError::precondition(resource, named, &why))
-}
-
-/// The end of a Namespace, or a step towards it: the path `finalize`.
-pub(crate) fn finalize_namespace(txn: &mut Txn<'_>, target: &Target, live: &Value, object: &Value) -> Arc<Value> {
-    let mut next = live.clone();
-    let finalizers = object.pointer("/spec/finalizers").cloned().unwrap_or(json!([]));
-    field_mut(&mut next, "spec").insert("finalizers".to_owned(), finalizers);
-    store_or_end(txn, &target.resource, next)
 }

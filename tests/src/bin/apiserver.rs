@@ -1,12 +1,13 @@
 //! The test API server as a program: `cargo run -p kubelb-tests --bin apiserver -- --data DIR`.
 
 use std::io::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Parser;
-use kubelb_tests::apiserver::{ApiServer, Config, StaticToken};
+use kubelb_tests::apiserver::{ApiServer, Config, ServiceRange, StaticToken};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// An in-memory Kubernetes API server for tests. It is a test double: never expose it.
@@ -27,6 +28,24 @@ struct Args {
     /// Changes that a watcher can look back.
     #[arg(long, default_value_t = 65_536)]
     watch_log: usize,
+    /// Address at which Pods reach the server; the one it listens on when absent.
+    #[arg(long)]
+    advertise_address: Option<IpAddr>,
+    /// Ranges of cluster addresses, one or one of each family.
+    #[arg(long, value_delimiter = ',', default_value = "10.96.0.0/16")]
+    service_cluster_ip_range: Vec<ServiceRange>,
+    /// Range of node ports.
+    #[arg(long, value_parser = ports, default_value = "30000-32767")]
+    service_node_port_range: RangeInclusive<u16>,
+}
+
+fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
+    let parse = || {
+        let (first, last) = text.split_once('-')?;
+        Some(first.parse().ok()?..=last.parse().ok()?)
+    };
+    let range = parse().filter(|range: &RangeInclusive<u16>| *range.start() > 0 && !range.is_empty());
+    range.ok_or_else(|| "use FIRST-LAST".to_owned())
 }
 
 fn token(text: &str) -> Result<StaticToken, String> {
@@ -48,6 +67,9 @@ async fn main() -> anyhow::Result<()> {
         names: args.name,
         tokens: args.token,
         watch_log: args.watch_log,
+        advertise: args.advertise_address,
+        service_ranges: args.service_cluster_ip_range,
+        node_ports: args.service_node_port_range,
         ..Config::new(&args.data)
     })
     .await?;

@@ -26,4 +26,5 @@ mod reviews;
 mod services;
 mod updates;
 mod watches;
+mod workloads;
 mod world;

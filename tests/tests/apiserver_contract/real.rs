@@ -70,11 +70,10 @@ impl Real {
             format!("--tls-private-key-file={}", at("tls.key")),
             format!("--token-auth-file={}", at("tokens.csv")),
             "--authorization-mode=RBAC".to_owned(),
-            "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
+            "--service-cluster-ip-range=10.96.0.0/16,fd00:96::/108".to_owned(),
             "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
             format!("--service-account-key-file={}", at("sa.key")),
             format!("--service-account-signing-key-file={}", at("sa.key")),
-            "--disable-admission-plugins=ServiceAccount".to_owned(),
         ];
         running.0.push(start(
             &assets.join("kube-apiserver"),

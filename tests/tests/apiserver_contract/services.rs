@@ -159,3 +159,88 @@ async fn another_type_gives_back_what_it_does_not_have() {
     assert!(back["spec"]["ports"][0]["nodePort"].is_i64());
     assert_eq!(back["spec"]["externalTrafficPolicy"], "Cluster");
 }
+
+fn plain(name: &str, spec: Value) -> Value {
+    let mut service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
+        "spec": {"selector": {"app": "a"}, "ports": [{"port": 80}]},
+    });
+    for (key, value) in spec.as_object().unwrap() {
+        service["spec"][key] = value.clone();
+    }
+    service
+}
+
+#[tokio::test]
+async fn a_service_has_the_families_that_it_asks_for() {
+    let world = World::start().await;
+    let both = plain("both", json!({"ipFamilyPolicy": "RequireDualStack"}));
+    let both = world.admin.post(SERVICES, both).await.ok(201);
+    assert_eq!(both["spec"]["ipFamilies"], json!(["IPv4", "IPv6"]));
+    let addresses: Vec<std::net::IpAddr> = both["spec"]["clusterIPs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|address| address.as_str().unwrap().parse().unwrap())
+        .collect();
+    assert!(addresses[0].is_ipv4() && addresses[1].is_ipv6(), "{addresses:?}");
+    assert_eq!(both["spec"]["clusterIP"], both["spec"]["clusterIPs"][0]);
+
+    let sixth = plain("sixth", json!({"ipFamilies": ["IPv6"]}));
+    let sixth = world.admin.post(SERVICES, sixth).await.ok(201);
+    assert_eq!(sixth["spec"]["ipFamilyPolicy"], "SingleStack");
+    assert!(sixth["spec"]["clusterIP"].as_str().unwrap().starts_with("fd00:96:"));
+
+    let path = format!("{SERVICES}/sixth");
+    let more = json!({"spec": {"ipFamilyPolicy": "PreferDualStack"}});
+    let more = world.admin.merge(&path, more).await.ok(200);
+    assert_eq!(more["spec"]["ipFamilies"], json!(["IPv6", "IPv4"]));
+    assert_eq!(more["spec"]["clusterIPs"][0], sixth["spec"]["clusterIP"]);
+    let less = json!({"spec": {"ipFamilyPolicy": "SingleStack"}});
+    let less = world.admin.merge(&path, less).await.ok(200);
+    assert_eq!(less["spec"]["clusterIPs"], sixth["spec"]["clusterIPs"]);
+    assert_eq!(less["spec"]["ipFamilies"], json!(["IPv6"]));
+
+    let single = plain(
+        "x",
+        json!({"ipFamilyPolicy": "SingleStack", "ipFamilies": ["IPv4", "IPv6"]}),
+    );
+    let status = world.admin.post(SERVICES, single).await.fails(422, "Invalid");
+    assert_eq!(
+        blamed(&status),
+        [("spec.ipFamilyPolicy".to_owned(), "FieldValueInvalid".to_owned())]
+    );
+    let taken = plain("x", json!({"clusterIP": both["spec"]["clusterIP"]}));
+    let status = world.admin.post(SERVICES, taken).await.fails(422, "Invalid");
+    assert!(
+        status["message"]
+            .as_str()
+            .unwrap()
+            .ends_with("provided IP is already allocated")
+    );
+}
+
+#[tokio::test]
+async fn the_server_is_reached_through_a_service_of_its_own() {
+    let world = World::start_empty().await;
+    let service = world
+        .admin
+        .get("/api/v1/namespaces/default/services/kubernetes")
+        .await
+        .ok(200);
+    assert_eq!(service["spec"]["clusterIP"], "10.96.0.1");
+    let port = &service["spec"]["ports"][0];
+    assert_eq!((&port["name"], &port["port"]), (&json!("https"), &json!(443)));
+    let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+    let slices = world
+        .admin
+        .get(&format!(
+            "{slices}?labelSelector=kubernetes.io%2Fservice-name%3Dkubernetes"
+        ))
+        .await
+        .ok(200);
+    let slice = &slices["items"][0];
+    assert_eq!(slice["addressType"], "IPv4");
+    assert_eq!(slice["ports"][0]["port"], port["targetPort"]);
+    assert!(slice["endpoints"][0]["addresses"][0].is_string());
+}

@@ -35,7 +35,15 @@ impl World {
         let world = Self::start_empty().await;
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
         world.admin.post("/api/v1/namespaces", namespace).await.ok(201);
+        world.default_account().await;
         world
+    }
+
+    /// What a controller makes in every namespace.
+    async fn default_account(&self) {
+        let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+        let path = format!("/api/v1/namespaces/{NAMESPACE}/serviceaccounts");
+        self.admin.post(&path, account).await.ok(201);
     }
 
     /// A fresh server.
@@ -105,6 +113,7 @@ pub(crate) async fn own(directory: &Path, listen: Option<SocketAddr>, watch_log:
     let mut config = Config::new(directory);
     config.listen = listen.unwrap_or(config.listen);
     config.watch_log = watch_log;
+    config.service_ranges = vec!["10.96.0.0/16".parse().unwrap(), "fd00:96::/108".parse().unwrap()];
     config.tokens = vec![StaticToken {
         token: TENANT_TOKEN.to_owned(),
         user: TENANT.to_owned(),

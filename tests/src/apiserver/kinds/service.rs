@@ -1,20 +1,16 @@
 //! Services: defaults, cluster addresses and node ports, what is given back when the type changes, checks.
 
-use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+mod addresses;
+mod node_ports;
 
-use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use serde_json::{Value, json};
 
 use super::super::object::{as_map, default_to, field_mut, items, name, text};
 use super::super::server::Txn;
 use super::super::status::Cause;
-
-const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
-/// 10.96.0.0/16; the first address is the server's own Service.
-const CLUSTER_V4: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 0);
-const CLUSTER_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0);
-/// Addresses tried at random before the server gives up.
-const TRIES: usize = 4096;
 
 fn kind(object: &Value) -> &str {
     match text(object, "/spec/type") {
@@ -72,21 +68,32 @@ pub(super) fn default(object: &mut Value) {
 pub(super) fn allocate(object: &mut Value, old: Option<&Value>, txn: &Txn<'_>) -> Vec<Cause> {
     let mut causes = Vec::new();
     let kind = kind(object).to_owned();
+    let ranges = txn.ranges();
     if kind == "ExternalName" {
-        let spec = field_mut(object, "spec");
-        for key in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-            spec.remove(key);
-        }
+        addresses::release(object);
     } else {
-        cluster_addresses(object, old, txn, &mut causes);
+        let used: BTreeSet<String> = txn
+            .store
+            .list("services", None)
+            .flat_map(|(_, service)| items(service, "/spec/clusterIPs"))
+            .filter_map(|address| address.as_str().map(str::to_owned))
+            .collect();
+        addresses::assign(object, old, ranges, &used, &mut causes);
     }
     if let Some(old) = old {
         release(object, old, &kind);
     }
+    let (own, namespace) = (name(object).to_owned(), super::meta(object, "namespace").to_owned());
+    let mut used: node_ports::Used = txn
+        .store
+        .list("services", None)
+        .filter(|((in_namespace, name), _)| *in_namespace != namespace || *name != own)
+        .flat_map(|(_, service)| node_ports::of(service))
+        .collect();
     if has_node_ports(object) {
-        node_ports(object, old, txn, &mut causes);
+        node_ports::assign(object, old, &ranges.node_ports, &mut used, &mut causes);
     }
-    health_check_port(object, &kind, txn);
+    node_ports::health(object, old, &ranges.node_ports, &used);
     causes
 }
 
@@ -111,210 +118,6 @@ fn release(object: &mut Value, old: &Value, kind: &str) {
     }
     if kind != "LoadBalancer" && self::kind(old) == "LoadBalancer" {
         as_map(object).insert("status".to_owned(), json!({"loadBalancer": {}}));
-    }
-}
-
-fn cluster_addresses(object: &mut Value, old: Option<&Value>, txn: &Txn<'_>, causes: &mut Vec<Cause>) {
-    let old_address = old.map(|old| text(old, "/spec/clusterIP")).unwrap_or_default();
-    let address = text(object, "/spec/clusterIP").to_owned();
-    if !old_address.is_empty() && (address.is_empty() || address == old_address) {
-        let spec = field_mut(object, "spec");
-        for key in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-            if let Some(value) = old.and_then(|old| old.get("spec")).and_then(|spec| spec.get(key)) {
-                default_to(spec, key, value.clone());
-            }
-        }
-        return;
-    }
-    let families = families(object);
-    let spec = field_mut(object, "spec");
-    let policy = if families.len() > 1 {
-        "PreferDualStack"
-    } else {
-        "SingleStack"
-    };
-    default_to(spec, "ipFamilyPolicy", policy);
-    spec.insert("ipFamilies".to_owned(), json!(families));
-    if address == "None" {
-        spec.insert("clusterIPs".to_owned(), json!(["None"]));
-        return;
-    }
-    let used = used_addresses(txn);
-    let mut addresses: Vec<String> = items(object, "/spec/clusterIPs")
-        .iter()
-        .filter_map(|address| address.as_str().map(str::to_owned))
-        .collect();
-    if !address.is_empty() {
-        addresses.retain(|one| *one != address);
-        addresses.insert(0, address);
-    }
-    for (index, address) in addresses.iter().enumerate() {
-        if used.contains(address) {
-            let why = "failed to allocate IP: provided IP is already allocated";
-            causes.push(Cause::invalid(
-                format!("spec.clusterIPs[{index}]"),
-                &json!(addresses),
-                why,
-            ));
-        } else if address.parse::<IpAddr>().is_err() {
-            let why = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
-            causes.push(Cause::invalid(
-                format!("spec.clusterIPs[{index}]"),
-                &json!(address),
-                why,
-            ));
-        }
-    }
-    for family in families.iter().skip(addresses.len()) {
-        if let Some(free) = free_address(family, &used) {
-            addresses.push(free);
-        }
-    }
-    let spec = field_mut(object, "spec");
-    spec.insert("clusterIP".to_owned(), json!(addresses.first()));
-    spec.insert("clusterIPs".to_owned(), json!(addresses));
-}
-
-fn families(object: &Value) -> Vec<String> {
-    let mut families: Vec<String> = items(object, "/spec/ipFamilies")
-        .iter()
-        .filter_map(|family| family.as_str().map(str::to_owned))
-        .collect();
-    if families.is_empty() {
-        let first = text(object, "/spec/clusterIP").parse::<IpAddr>();
-        let family = if first.is_ok_and(|address| address.is_ipv6()) {
-            "IPv6"
-        } else {
-            "IPv4"
-        };
-        families.push(family.to_owned());
-    }
-    let dual = matches!(
-        text(object, "/spec/ipFamilyPolicy"),
-        "PreferDualStack" | "RequireDualStack"
-    );
-    if dual && families.len() == 1 {
-        let other = if families.iter().any(|family| family == "IPv4") {
-            "IPv6"
-        } else {
-            "IPv4"
-        };
-        families.push(other.to_owned());
-    }
-    families
-}
-
-fn used_addresses(txn: &Txn<'_>) -> BTreeSet<String> {
-    txn.store
-        .list("services", None)
-        .flat_map(|(_, service)| items(service, "/spec/clusterIPs"))
-        .filter_map(|address| address.as_str().map(str::to_owned))
-        .collect()
-}
-
-fn free_address(family: &str, used: &BTreeSet<String>) -> Option<String> {
-    std::iter::repeat_with(|| {
-        let host = fastrand::u16(16..u16::MAX);
-        if family == "IPv6" {
-            Ipv6Addr::from_bits(CLUSTER_V6.to_bits() | u128::from(host)).to_string()
-        } else {
-            Ipv4Addr::from_bits(CLUSTER_V4.to_bits() | u32::from(host)).to_string()
-        }
-    })
-    .take(TRIES)
-    .find(|address| !used.contains(address))
-}
-
-fn number(port: &Map<String, Value>, key: &str) -> u64 {
-    port.get(key).and_then(Value::as_u64).unwrap_or(0)
-}
-
-fn node_ports(object: &mut Value, old: Option<&Value>, txn: &Txn<'_>, causes: &mut Vec<Cause>) {
-    let own = name(object).to_owned();
-    let namespace = super::meta(object, "namespace").to_owned();
-    let mut used: BTreeSet<(u64, String)> = txn
-        .store
-        .list("services", None)
-        .filter(|((in_namespace, name), _)| *in_namespace != namespace || *name != own)
-        .flat_map(|(_, service)| items(service, "/spec/ports"))
-        .filter_map(Value::as_object)
-        .map(|port| (number(port, "nodePort"), protocol(port)))
-        .collect();
-    let before: Vec<Map<String, Value>> = old
-        .map(|old| items(old, "/spec/ports"))
-        .unwrap_or_default()
-        .iter()
-        .filter_map(|port| port.as_object().cloned())
-        .collect();
-    let Some(Value::Array(ports)) = object.pointer_mut("/spec/ports") else {
-        return;
-    };
-    let mut given: Vec<(u64, u64)> = Vec::new();
-    for (index, port) in ports.iter_mut().enumerate() {
-        let port = as_map(port);
-        let (number_of, protocol) = (number(port, "port"), protocol(port));
-        let asked = match number(port, "nodePort") {
-            0 => before
-                .iter()
-                .find(|old| number(old, "port") == number_of && self::protocol(old) == protocol)
-                .map_or(0, |old| number(old, "nodePort")),
-            asked => asked,
-        };
-        // One number for both protocols of the same port, where that is free.
-        let shared = given
-            .iter()
-            .find(|(of, node)| *of == number_of && !used.contains(&(*node, protocol.clone())))
-            .map(|(_, node)| *node);
-        let node = match (asked, shared) {
-            (0, Some(shared)) => shared,
-            (0, None) => free_port(&used).unwrap_or_default(),
-            (asked, _) => {
-                let field = format!("spec.ports[{index}].nodePort");
-                if used.contains(&(asked, protocol.clone())) {
-                    causes.push(Cause::invalid(
-                        field,
-                        &json!(asked),
-                        "provided port is already allocated",
-                    ));
-                } else if !u16::try_from(asked).is_ok_and(|asked| NODE_PORTS.contains(&asked)) {
-                    let why = "provided port is not in the valid range. The range of valid ports is 30000-32767";
-                    causes.push(Cause::invalid(field, &json!(asked), why));
-                }
-                asked
-            }
-        };
-        used.insert((node, protocol));
-        given.push((number_of, node));
-        port.insert("nodePort".to_owned(), json!(node));
-    }
-}
-
-fn protocol(port: &Map<String, Value>) -> String {
-    port.get("protocol").and_then(Value::as_str).unwrap_or("TCP").to_owned()
-}
-
-fn free_port(used: &BTreeSet<(u64, String)>) -> Option<u64> {
-    let taken = |port: u64| used.iter().any(|(used, _)| *used == port);
-    std::iter::repeat_with(|| u64::from(fastrand::u16(NODE_PORTS)))
-        .take(TRIES)
-        .find(|port| !taken(*port))
-}
-
-fn health_check_port(object: &mut Value, kind: &str, txn: &Txn<'_>) {
-    let local = kind == "LoadBalancer" && text(object, "/spec/externalTrafficPolicy") == "Local";
-    let has = object.pointer("/spec/healthCheckNodePort").is_some();
-    if local && !has {
-        let used: BTreeSet<(u64, String)> = txn
-            .store
-            .list("services", None)
-            .flat_map(|(_, service)| items(service, "/spec/ports"))
-            .filter_map(Value::as_object)
-            .map(|port| (number(port, "nodePort"), String::new()))
-            .collect();
-        let port = free_port(&used);
-        field_mut(object, "spec").insert("healthCheckNodePort".to_owned(), json!(port));
-    } else if !local && has {
-        field_mut(object, "spec").remove("healthCheckNodePort");
     }
 }
 

@@ -1,83 +1,11 @@
-//! Pods and what makes Pods: the defaults that controllers and the node's agent rely on, and a few checks.
+//! What makes Pods: the defaults that controllers rely on, and a few checks.
 
 use serde_json::{Map, Value, json};
 
-use super::super::object::{as_map, default_to, field_mut, items, meta, text};
+use super::super::object::{as_map, default_to, field_mut, meta, text};
 use super::super::resource::Resource;
 use super::super::status::Cause;
-
-/// Defaults of a Pod's specification.
-pub(super) fn default_pod(spec: &mut Map<String, Value>) {
-    default_to(spec, "restartPolicy", "Always");
-    default_to(spec, "terminationGracePeriodSeconds", 30);
-    default_to(spec, "dnsPolicy", "ClusterFirst");
-    default_to(spec, "schedulerName", "default-scheduler");
-    default_to(spec, "securityContext", json!({}));
-    let host_network = spec.get("hostNetwork") == Some(&Value::Bool(true));
-    for key in ["initContainers", "containers"] {
-        if let Some(Value::Array(containers)) = spec.get_mut(key) {
-            for container in containers {
-                default_container(as_map(container), host_network);
-            }
-        }
-    }
-    if let Some(Value::Array(volumes)) = spec.get_mut("volumes") {
-        for volume in volumes {
-            default_volume(as_map(volume));
-        }
-    }
-    if let Some(account) = spec.get("serviceAccountName").cloned() {
-        default_to(spec, "serviceAccount", account);
-    }
-}
-
-fn default_container(container: &mut Map<String, Value>, host_network: bool) {
-    let image = container.get("image").and_then(Value::as_str).unwrap_or_default();
-    let last = image.rsplit('/').next().unwrap_or(image);
-    let latest = !image.contains('@') && (!last.contains(':') || last.ends_with(":latest"));
-    default_to(
-        container,
-        "imagePullPolicy",
-        if latest { "Always" } else { "IfNotPresent" },
-    );
-    default_to(container, "terminationMessagePath", "/dev/termination-log");
-    default_to(container, "terminationMessagePolicy", "File");
-    default_to(container, "resources", json!({}));
-    if let Some(Value::Array(ports)) = container.get_mut("ports") {
-        for port in ports {
-            let port = as_map(port);
-            default_to(port, "protocol", "TCP");
-            if host_network && let Some(number) = port.get("containerPort").cloned() {
-                default_to(port, "hostPort", number);
-            }
-        }
-    }
-    for key in ["livenessProbe", "readinessProbe", "startupProbe"] {
-        if let Some(probe) = container.get_mut(key) {
-            let probe = as_map(probe);
-            for (field, value) in [
-                ("timeoutSeconds", 1),
-                ("periodSeconds", 10),
-                ("successThreshold", 1),
-                ("failureThreshold", 3),
-            ] {
-                default_to(probe, field, value);
-            }
-            if let Some(http) = probe.get_mut("httpGet") {
-                default_to(as_map(http), "scheme", "HTTP");
-                default_to(as_map(http), "path", "/");
-            }
-        }
-    }
-}
-
-fn default_volume(volume: &mut Map<String, Value>) {
-    for key in ["secret", "configMap", "projected", "downwardAPI"] {
-        if let Some(source) = volume.get_mut(key) {
-            default_to(as_map(source), "defaultMode", 420);
-        }
-    }
-}
+use super::pod;
 
 /// Defaults of what has a Pod template.
 pub(super) fn default(resource: &Resource, object: &mut Value) {
@@ -90,7 +18,7 @@ pub(super) fn default(resource: &Resource, object: &mut Value) {
         _ => return,
     };
     if let Some(Value::Object(pod)) = object.pointer_mut(template) {
-        default_pod(pod);
+        pod::default_template(pod);
     }
     let spec = field_mut(object, "spec");
     match kind {
@@ -111,6 +39,14 @@ pub(super) fn default(resource: &Resource, object: &mut Value) {
             default_to(spec, "replicas", 1);
             default_to(spec, "revisionHistoryLimit", 10);
             default_to(spec, "podManagementPolicy", "OrderedReady");
+            let retained = json!({"whenDeleted": "Retain", "whenScaled": "Retain"});
+            default_to(spec, "persistentVolumeClaimRetentionPolicy", retained);
+            let strategy = as_map(spec.entry("updateStrategy").or_insert(Value::Null));
+            default_to(strategy, "type", "RollingUpdate");
+            if strategy.get("type") == Some(&json!("RollingUpdate")) {
+                let rolling = as_map(strategy.entry("rollingUpdate").or_insert(Value::Null));
+                default_to(rolling, "partition", 0);
+            }
         }
         "DaemonSet" => {
             default_to(spec, "revisionHistoryLimit", 10);
@@ -123,79 +59,71 @@ pub(super) fn default(resource: &Resource, object: &mut Value) {
             }
         }
         "Job" => {
-            default_to(spec, "parallelism", 1);
-            default_to(spec, "completions", 1);
-            default_to(spec, "backoffLimit", 6);
+            // A Job that sets neither runs one Pod; with parallelism alone it is a work queue.
+            if !spec.contains_key("parallelism") {
+                default_to(spec, "completions", 1);
+            }
+            for (key, value) in [
+                ("parallelism", json!(1)),
+                ("backoffLimit", json!(6)),
+                ("completionMode", json!("NonIndexed")),
+                ("suspend", json!(false)),
+                ("manualSelector", json!(false)),
+            ] {
+                default_to(spec, key, value);
+            }
+            let failed_only = spec.contains_key("podFailurePolicy");
+            let replaced = if failed_only { "Failed" } else { "TerminatingOrFailed" };
+            default_to(spec, "podReplacementPolicy", replaced);
+        }
+        "CronJob" => {
+            for (key, value) in [
+                ("concurrencyPolicy", json!("Allow")),
+                ("suspend", json!(false)),
+                ("successfulJobsHistoryLimit", json!(3)),
+                ("failedJobsHistoryLimit", json!(1)),
+            ] {
+                default_to(spec, key, value);
+            }
         }
         _ => {}
     }
 }
 
-/// A Pod that was just created waits for a node.
-pub(super) fn new_pod(object: &mut Value) {
-    let limited = items(object, "/spec/containers")
-        .iter()
-        .any(|container| container.pointer("/resources/requests").is_some());
-    let class = if limited { "Burstable" } else { "BestEffort" };
-    as_map(object).insert("status".to_owned(), json!({"phase": "Pending", "qosClass": class}));
-}
-
-pub(super) fn check_pod(object: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
-    check_template(object, "/spec", "spec", causes);
-    let Some(old) = old else {
+/// Gives a new Job the labels by which it finds its Pods.
+pub(super) fn new_job(object: &mut Value) {
+    if object.pointer("/spec/manualSelector") == Some(&Value::Bool(true)) {
         return;
-    };
-    let node = |pod: &Value| text(pod, "/spec/nodeName").to_owned();
-    let image_free = |pod: &Value| {
-        let mut pod = pod.get("spec").cloned().unwrap_or_default();
-        for key in ["containers", "initContainers"] {
-            if let Some(Value::Array(containers)) = pod.get_mut(key) {
-                for container in containers {
-                    as_map(container).remove("image");
-                }
-            }
-        }
-        for key in [
-            "activeDeadlineSeconds",
-            "tolerations",
-            "ephemeralContainers",
-            "terminationGracePeriodSeconds",
-        ] {
-            as_map(&mut pod).remove(key);
-        }
-        pod
-    };
-    let binds = node(old).is_empty() && !node(object).is_empty();
-    if !binds && image_free(old) != image_free(object) {
-        let why = "pod updates may not change fields other than `spec.containers[*].image`,\
-                   `spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` \
-                   (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` \
-                   (allow it to be set to 1 if it was previously negative)";
-        causes.push(Cause::forbidden("spec", why));
+    }
+    let (uid, named) = (meta(object, "uid").to_owned(), meta(object, "name").to_owned());
+    let spec = field_mut(object, "spec");
+    let template = spec.entry("template").or_insert(Value::Null);
+    let labels = as_map(field_mut(template, "metadata").entry("labels").or_insert(Value::Null));
+    for (key, value) in [("controller-uid", &uid), ("job-name", &named)] {
+        labels.insert(key.to_owned(), json!(value));
+        labels.insert(format!("batch.kubernetes.io/{key}"), json!(value));
+    }
+    let selector = json!({"matchLabels": {"batch.kubernetes.io/controller-uid": uid}});
+    spec.insert("selector".to_owned(), selector);
+}
+
+/// What is wrong with a Job.
+pub(super) fn check_job(object: &Value, causes: &mut Vec<Cause>) {
+    pod::check_template(object, "/spec/template/spec", "spec.template.spec", causes);
+    let policy = text(object, "/spec/template/spec/restartPolicy");
+    if !matches!(policy, "OnFailure" | "Never") {
+        let known = ["OnFailure", "Never"].map(Value::from);
+        let field = "spec.template.spec.restartPolicy";
+        causes.push(Cause::unsupported(field, &json!(policy), &known));
     }
 }
 
-fn check_template(object: &Value, at: &str, path: &str, causes: &mut Vec<Cause>) {
-    let containers = items(object, &format!("{at}/containers"));
-    if containers.is_empty() {
-        causes.push(Cause::required(format!("{path}.containers"), ""));
-    }
-    for (index, container) in containers.iter().enumerate() {
-        let field = |key: &str| format!("{path}.containers[{index}].{key}");
-        if text(container, "/name").is_empty() {
-            causes.push(Cause::required(field("name"), ""));
-        }
-        if text(container, "/image").is_empty() {
-            causes.push(Cause::required(field("image"), ""));
-        }
-    }
-}
-
+/// What is wrong with an object of the group `apps`.
 pub(super) fn check(resource: &Resource, object: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
     if resource.kind == "ControllerRevision" {
         return;
     }
-    check_template(object, "/spec/template/spec", "spec.template.spec", causes);
+    pod::check_template(object, "/spec/template/spec", "spec.template.spec", causes);
     let selector = object.pointer("/spec/selector").cloned().unwrap_or_default();
     let empty = selector.as_object().is_none_or(Map::is_empty);
     if empty {

@@ -46,9 +46,13 @@ const RBAC: &str = "rbac.authorization.k8s.io";
 const AUTHORIZATION: &str = "authorization.k8s.io";
 const AUTHENTICATION: &str = "authentication.k8s.io";
 const HOOKS: &str = "admissionregistration.k8s.io";
+const STORAGE: &str = "storage.k8s.io";
+const DEVICES: &str = "resource.k8s.io";
+const FLOWS: &str = "flowcontrol.apiserver.k8s.io";
 
 #[rustfmt::skip]
 const ROWS: &[Row] = &[
+    row("", "v1", "Binding", "bindings", &[], REVIEW),
     row("", "v1", "ConfigMap", "configmaps", &["cm"], 0),
     row("", "v1", "Endpoints", "endpoints", &["ep"], 0),
     row("", "v1", "Event", "events", &["ev"], 0),
@@ -64,6 +68,7 @@ const ROWS: &[Row] = &[
     row("", "v1", "Secret", "secrets", &[], 0),
     row("", "v1", "ServiceAccount", "serviceaccounts", &["sa"], 0),
     row("", "v1", "Service", "services", &["svc"], STATUS | ALL),
+    row("apiregistration.k8s.io", "v1", "APIService", "apiservices", &[], CLUSTER | STATUS),
     row("apps", "v1", "ControllerRevision", "controllerrevisions", &[], 0),
     row("apps", "v1", "DaemonSet", "daemonsets", &["ds"], STATUS | GENERATION | ALL),
     row("apps", "v1", "Deployment", "deployments", &["deploy"], STATUS | SCALE | GENERATION | ALL),
@@ -79,15 +84,25 @@ const ROWS: &[Row] = &[
     row("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers", &["hpa"], STATUS | ALL),
     row("batch", "v1", "CronJob", "cronjobs", &["cj"], STATUS | GENERATION | ALL),
     row("batch", "v1", "Job", "jobs", &[], STATUS | GENERATION | ALL),
+    row("certificates.k8s.io", "v1", "CertificateSigningRequest", "certificatesigningrequests", &["csr"], CLUSTER | STATUS),
     row("networking.k8s.io", "v1", "IngressClass", "ingressclasses", &[], CLUSTER | GENERATION),
     row("networking.k8s.io", "v1", "Ingress", "ingresses", &["ing"], STATUS | GENERATION),
+    row("networking.k8s.io", "v1", "IPAddress", "ipaddresses", &["ip"], CLUSTER),
     row("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", &["netpol"], GENERATION),
+    row("networking.k8s.io", "v1", "ServiceCIDR", "servicecidrs", &[], CLUSTER | STATUS),
     row("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets", &["pdb"], STATUS | GENERATION),
     row(RBAC, "v1", "ClusterRoleBinding", "clusterrolebindings", &[], CLUSTER),
     row(RBAC, "v1", "ClusterRole", "clusterroles", &[], CLUSTER),
     row(RBAC, "v1", "RoleBinding", "rolebindings", &[], 0),
     row(RBAC, "v1", "Role", "roles", &[], 0),
-    row("storage.k8s.io", "v1", "StorageClass", "storageclasses", &["sc"], CLUSTER),
+    row(STORAGE, "v1", "CSIDriver", "csidrivers", &[], CLUSTER),
+    row(STORAGE, "v1", "CSINode", "csinodes", &[], CLUSTER),
+    row(STORAGE, "v1", "CSIStorageCapacity", "csistoragecapacities", &[], 0),
+    row(STORAGE, "v1", "StorageClass", "storageclasses", &["sc"], CLUSTER),
+    row(STORAGE, "v1", "VolumeAttachment", "volumeattachments", &[], CLUSTER | STATUS),
+    row(STORAGE, "v1", "VolumeAttributesClass", "volumeattributesclasses", &["vac"], CLUSTER),
+    row(HOOKS, "v1", "MutatingAdmissionPolicy", "mutatingadmissionpolicies", &[], CLUSTER | GENERATION),
+    row(HOOKS, "v1", "MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings", &[], CLUSTER | GENERATION),
     row(HOOKS, "v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations", &[], CLUSTER | GENERATION),
     row(HOOKS, "v1", "ValidatingAdmissionPolicy", "validatingadmissionpolicies", &[], CLUSTER | STATUS | GENERATION),
     row(HOOKS, "v1", "ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings", &[], CLUSTER | GENERATION),
@@ -95,8 +110,18 @@ const ROWS: &[Row] = &[
     row("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", &["crd", "crds"], CLUSTER | STATUS | GENERATION),
     row("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", &["pc"], CLUSTER | GENERATION),
     row("coordination.k8s.io", "v1", "Lease", "leases", &[], 0),
+    row("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses", &[], CLUSTER),
     row("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", &[], GENERATION),
+    row(DEVICES, "v1", "DeviceClass", "deviceclasses", &[], CLUSTER | GENERATION),
+    row(DEVICES, "v1", "ResourceClaim", "resourceclaims", &[], STATUS),
+    row(DEVICES, "v1", "ResourceClaimTemplate", "resourceclaimtemplates", &[], 0),
+    row(DEVICES, "v1", "ResourceSlice", "resourceslices", &[], CLUSTER | GENERATION),
+    row(FLOWS, "v1", "FlowSchema", "flowschemas", &[], CLUSTER | STATUS | GENERATION),
+    row(FLOWS, "v1", "PriorityLevelConfiguration", "prioritylevelconfigurations", &[], CLUSTER | STATUS | GENERATION),
 ];
+
+/// Verbs of a path that leads on to another server.
+const PROXY: &[&str] = &["create", "delete", "get", "patch", "update"];
 
 type Below = (
     &'static str,
@@ -110,13 +135,18 @@ type Below = (
 /// Subresources of single kinds: plural, name, group and version and kind of what is sent there, verbs.
 #[rustfmt::skip]
 const MORE: &[Below] = &[
+    ("certificatesigningrequests", "approval", "certificates.k8s.io", "v1", "CertificateSigningRequest", &["get", "patch", "update"]),
     ("namespaces", "finalize", "", "v1", "Namespace", &["update"]),
+    ("nodes", "proxy", "", "v1", "NodeProxyOptions", PROXY),
     ("pods", "attach", "", "v1", "PodAttachOptions", &["create", "get"]),
     ("pods", "binding", "", "v1", "Binding", &["create"]),
+    ("pods", "ephemeralcontainers", "", "v1", "Pod", &["get", "patch", "update"]),
     ("pods", "eviction", "policy", "v1", "Eviction", &["create"]),
     ("pods", "exec", "", "v1", "PodExecOptions", &["create", "get"]),
     ("pods", "log", "", "v1", "Pod", &["get"]),
     ("pods", "portforward", "", "v1", "PodPortForwardOptions", &["create", "get"]),
+    ("pods", "proxy", "", "v1", "PodProxyOptions", PROXY),
+    ("services", "proxy", "", "v1", "ServiceProxyOptions", PROXY),
     ("serviceaccounts", "token", "authentication.k8s.io", "v1", "TokenRequest", &["create"]),
 ];
 
@@ -137,7 +167,7 @@ fn resource(row: &Row) -> Resource {
     };
     let mut subresources: Vec<Subresource> = MORE
         .iter()
-        .filter(|(plural, ..)| row.group.is_empty() && *plural == row.plural)
+        .filter(|(plural, ..)| *plural == row.plural)
         .map(|(_, name, group, version, kind, verbs)| Subresource {
             name: (*name).to_owned(),
             group: (*group).to_owned(),
@@ -154,9 +184,8 @@ fn resource(row: &Row) -> Resource {
     }
     subresources.sort_by(|one, other| one.name.cmp(&other.name));
     let categories: &[&str] = match row.kind {
-        "CustomResourceDefinition" | "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration" => {
-            &["api-extensions"]
-        }
+        "APIService" | "CustomResourceDefinition" => &["api-extensions"],
+        _ if row.group == HOOKS => &["api-extensions"],
         _ if has(ALL) => &["all"],
         _ => &[],
     };
@@ -208,6 +237,7 @@ fn definition(group: &str, version: &str, kind: &str) -> String {
         "apiextensions.k8s.io" => {
             format!("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.{version}.{kind}")
         }
+        "apiregistration.k8s.io" => format!("io.k8s.kube-aggregator.pkg.apis.apiregistration.{version}.{kind}"),
         _ => {
             let first = group.split('.').next().unwrap_or(group);
             format!("io.k8s.api.{first}.{version}.{kind}")

@@ -3,12 +3,14 @@
 use k8s_openapi::api::{
     admissionregistration::v1 as admission, apps::v1 as apps, authentication::v1 as authentication,
     authorization::v1 as authorization, autoscaling::v1 as autoscaling_v1, autoscaling::v2 as autoscaling,
-    batch::v1 as batch, coordination::v1 as coordination, core::v1 as core, discovery::v1 as discovery,
-    events::v1 as events, networking::v1 as networking, policy::v1 as policy, rbac::v1 as rbac,
-    scheduling::v1 as scheduling, storage::v1 as storage,
+    batch::v1 as batch, certificates::v1 as certificates, coordination::v1 as coordination, core::v1 as core,
+    discovery::v1 as discovery, events::v1 as events, flowcontrol::v1 as flowcontrol, networking::v1 as networking,
+    node::v1 as node, policy::v1 as policy, rbac::v1 as rbac, resource::v1 as resource, scheduling::v1 as scheduling,
+    storage::v1 as storage,
 };
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1 as extensions;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
+use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1 as registration;
 use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
@@ -71,6 +73,12 @@ fn add_kinds(generator: &mut SchemaGenerator) {
     add!(generator: rbac::ClusterRole, rbac::ClusterRoleBinding, rbac::Role, rbac::RoleBinding);
     add!(generator: admission::MutatingWebhookConfiguration, admission::ValidatingWebhookConfiguration);
     add!(generator: admission::ValidatingAdmissionPolicy, admission::ValidatingAdmissionPolicyBinding);
+    add!(generator: admission::MutatingAdmissionPolicy, admission::MutatingAdmissionPolicyBinding);
+    add!(generator: registration::APIService, certificates::CertificateSigningRequest, node::RuntimeClass);
+    add!(generator: networking::IPAddress, networking::ServiceCIDR, storage::CSIDriver, storage::CSINode);
+    add!(generator: storage::CSIStorageCapacity, storage::VolumeAttachment, storage::VolumeAttributesClass);
+    add!(generator: resource::DeviceClass, resource::ResourceClaim, resource::ResourceClaimTemplate);
+    add!(generator: resource::ResourceSlice, flowcontrol::FlowSchema, flowcontrol::PriorityLevelConfiguration);
     add!(generator: extensions::CustomResourceDefinition, meta::DeleteOptions, meta::Status);
 }
 
