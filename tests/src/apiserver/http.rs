@@ -19,6 +19,7 @@ use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
 use super::answer::{Answer, Content};
@@ -31,9 +32,8 @@ use super::{body, discovery, openapi, reviews, verbs};
 /// Connections served at a time; more wait to be accepted.
 const CONNECTIONS: usize = 4096;
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
-/// How often, and how soon, what lacks something that is about to be there is tried again.
-const TRIES: usize = 10;
-const TRY_AGAIN_AFTER: Duration = Duration::from_millis(100);
+/// What lacks something that is about to be there is tried again with every change, this long.
+const SETTLES_WITHIN: Duration = Duration::from_secs(1);
 const OPENAPI_V3: &str = "/openapi/v3";
 
 /// The lines of a watch as a body.
@@ -182,13 +182,21 @@ async fn answer(server: &Arc<Server>, request: hyper::Request<Incoming>) -> Resu
         Err(error) => return Err(error),
     };
     verbs::authorize(server, &request.user, &target)?;
-    for _ in 0..TRIES {
+    let mut on_disk = server.on_disk();
+    let patience = tokio::time::sleep_until(Instant::now().checked_add(SETTLES_WITHIN).unwrap_or_else(Instant::now));
+    tokio::pin!(patience);
+    loop {
+        on_disk.mark_unchanged();
         match verbs::serve(server, &request, &target) {
-            Err(error) if error.settles => tokio::time::sleep(TRY_AGAIN_AFTER).await,
+            Err(error) if error.settles => {
+                tokio::select! {
+                    Ok(()) = on_disk.changed() => {}
+                    () = &mut patience => return Err(error),
+                }
+            }
             done => return done,
         }
     }
-    verbs::serve(server, &request, &target)
 }
 
 /// Who asks: the bearer of the token, or whom a master pretends to be.
