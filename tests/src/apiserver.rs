@@ -25,6 +25,7 @@ mod openapi;
 mod patch;
 mod pods;
 mod protobuf;
+mod proxy;
 mod ranges;
 mod rbac;
 mod read;
@@ -34,6 +35,7 @@ mod scale;
 mod schema;
 mod selectors;
 mod server;
+mod stall;
 mod status;
 mod store;
 mod table;
@@ -48,6 +50,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -105,6 +108,8 @@ pub struct Config {
     pub service_ranges: Vec<ServiceRange>,
     /// Where node ports come from.
     pub node_ports: RangeInclusive<u16>,
+    /// A client that takes nothing of its answer for so long is cut off.
+    pub stalled_after: Duration,
 }
 
 impl Config {
@@ -120,6 +125,7 @@ impl Config {
             advertise: None,
             service_ranges: vec![ServiceRange::usual()],
             node_ports: 30_000..=32_767,
+            stalled_after: Duration::from_secs(30),
         }
     }
 }
@@ -208,7 +214,13 @@ impl ApiServer {
         let text = kubeconfig_for(&format!("https://{address}"), &tls.ca, &token);
         tls::write_secret(&kubeconfig, &text).map_err(system(&kubeconfig.display()))?;
         let (stop, stopped) = channel::channel(false);
-        let task = tokio::spawn(http::serve(server, listener, tls.acceptor, stopped));
+        let task = tokio::spawn(http::serve(
+            server,
+            listener,
+            tls.acceptor,
+            config.stalled_after,
+            stopped,
+        ));
         Ok(Self {
             address,
             kubeconfig,

@@ -14,6 +14,8 @@ use super::watch::Watch;
 pub(crate) enum Content {
     Whole(Bytes),
     Stream(Box<Watch>),
+    /// Another server's answer, with its own status and headers.
+    Passed(Box<hyper::Response<hyper::body::Incoming>>),
 }
 
 /// An answer.
@@ -25,6 +27,8 @@ pub(crate) struct Answer {
     pub(crate) warnings: Vec<String>,
     pub(crate) retry_after: Option<u32>,
     pub(crate) etag: Option<String>,
+    /// Where to ask instead.
+    pub(crate) location: Option<String>,
     /// What must be on the disk before this may be said.
     pub(crate) revision: u64,
 }
@@ -42,12 +46,21 @@ impl Answer {
             warnings: Vec::new(),
             retry_after: None,
             etag: None,
+            location: None,
             revision: 0,
         }
     }
 
     pub(crate) fn text(code: u16, text: &'static str) -> Self {
         Self::bytes(code, "text/plain; charset=utf-8", Bytes::from_static(text.as_bytes()))
+    }
+
+    /// Sends the client to another path.
+    pub(crate) fn moved(path: &str) -> Self {
+        Self {
+            location: Some(path.to_owned()),
+            ..Self::text(301, "")
+        }
     }
 
     pub(crate) fn stream(watch: Watch) -> Self {

@@ -32,6 +32,23 @@ impl Query {
         found.map(|(_, value)| value.as_str()).unwrap_or_default()
     }
 
+    /// Every value of a parameter that may come more than once.
+    pub(crate) fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0
+            .iter()
+            .filter(move |(name, _)| name == key)
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// As it goes into a URL.
+    pub(crate) fn encoded(&self) -> String {
+        let pairs = self.0.iter();
+        let pairs: Vec<String> = pairs
+            .map(|(key, value)| format!("{}={}", escape(key), escape(value)))
+            .collect();
+        pairs.join("&")
+    }
+
     pub(crate) fn is_true(&self, key: &str) -> bool {
         matches!(self.get(key), "true" | "1")
     }
@@ -55,6 +72,19 @@ fn unescape(text: &str) -> String {
         }
     }
     String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// For a query: everything but letters, digits and a few marks.
+pub(crate) fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
+            escaped.push(char::from(byte));
+        } else {
+            escaped.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    escaped
 }
 
 /// The form of an answer.
@@ -173,12 +203,18 @@ impl Target {
         let resource = registry
             .get(group, version, plural)
             .ok_or_else(ApiError::no_such_path)?;
-        let sub = subresource.split('/').next().unwrap_or_default();
-        if (!sub.is_empty() && resource.subresource(sub).is_none()) || (!resource.namespaced && !namespace.is_empty()) {
+        // What comes after `proxy` is another server's path.
+        let subresource = match subresource.split_once('/') {
+            Some(("proxy", _)) => "proxy".to_owned(),
+            _ => subresource,
+        };
+        if (!subresource.is_empty() && resource.subresource(&subresource).is_none())
+            || (!resource.namespaced && !namespace.is_empty())
+        {
             return Err(ApiError::no_such_path());
         }
         let target = Self {
-            verb: verb(request, name)?,
+            verb: verb(request, name, &subresource)?,
             resource: Arc::clone(resource),
             namespace: unescape(namespace),
             name: unescape(name),
@@ -209,11 +245,11 @@ impl Target {
     }
 }
 
-fn verb(request: &Request, name: &str) -> Result<&'static str, ApiError> {
+fn verb(request: &Request, name: &str, subresource: &str) -> Result<&'static str, ApiError> {
     Ok(match (request.method.as_str(), name.is_empty()) {
         ("GET" | "HEAD", true) if request.query.is_true("watch") => "watch",
         ("GET" | "HEAD", true) => "list",
-        ("GET" | "HEAD", false) if request.query.is_true("watch") => "watch",
+        ("GET" | "HEAD", false) if subresource.is_empty() && request.query.is_true("watch") => "watch",
         ("GET" | "HEAD", false) => "get",
         ("POST", _) => "create",
         ("PUT", false) => "update",

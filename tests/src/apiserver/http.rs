@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http_body_util::{BodyExt as _, Either, Full, Limited};
-use hyper::body::{Body, Bytes, Frame, Incoming};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use hyper::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH, RETRY_AFTER,
-    USER_AGENT, WARNING,
+    ACCEPT, AUTHORIZATION, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH, LOCATION,
+    RETRY_AFTER, USER_AGENT, WARNING,
 };
 use hyper::service::service_fn;
 use hyper::{Response, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -26,40 +26,73 @@ use super::answer::{Answer, Content};
 use super::call::{Query, Request, Target};
 use super::identity::User;
 use super::server::{self, Server};
+use super::stall::Impatient;
 use super::status::ApiError;
-use super::{body, discovery, openapi, reviews, verbs};
+use super::{body, discovery, openapi, proxy, reviews, verbs};
 
 /// Connections served at a time; more wait to be accepted.
 const CONNECTIONS: usize = 4096;
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 /// What lacks something that is about to be there is tried again with every change, this long.
 const SETTLES_WITHIN: Duration = Duration::from_secs(1);
+/// Until a request has been said: its head, also while the connection rests, and then its body.
+const HEAD_WITHIN: Duration = Duration::from_secs(90);
+const BODY_WITHIN: Duration = Duration::from_secs(60);
 const OPENAPI_V3: &str = "/openapi/v3";
 
-/// The lines of a watch as a body.
-struct Lines(mpsc::Receiver<Bytes>);
+/// The body of an answer.
+enum Outgoing {
+    Whole(Full<Bytes>),
+    /// The lines of a watch.
+    Lines(mpsc::Receiver<Bytes>),
+    /// Another server's.
+    Passed(Incoming),
+}
 
-impl Body for Lines {
+impl Body for Outgoing {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = hyper::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.0
-            .poll_recv(context)
-            .map(|line| line.map(|line| Ok(Frame::data(line))))
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut *self {
+            Self::Whole(body) => Pin::new(body)
+                .poll_frame(context)
+                .map(|frame| frame.map(|frame| frame.map_err(|never| match never {}))),
+            Self::Lines(lines) => lines
+                .poll_recv(context)
+                .map(|line| line.map(|line| Ok(Frame::data(line)))),
+            Self::Passed(body) => Pin::new(body).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(body) => body.is_end_stream(),
+            Self::Lines(_) => false,
+            Self::Passed(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(body) => body.size_hint(),
+            Self::Lines(_) => SizeHint::default(),
+            Self::Passed(body) => body.size_hint(),
+        }
     }
 }
 
-type Reply = Response<Either<Full<Bytes>, Lines>>;
+type Reply = Response<Outgoing>;
 
 /// Serves `listener` until `stop` changes.
 pub(crate) async fn serve(
     server: Arc<Server>,
     listener: TcpListener,
     tls: TlsAcceptor,
+    stalled_after: Duration,
     mut stop: watch::Receiver<bool>,
 ) {
     let mut connections = JoinSet::new();
@@ -73,18 +106,18 @@ pub(crate) async fn serve(
         let (Ok((stream, _)), Ok(permit)) = (accepted, Arc::clone(&room).acquire_owned().await) else {
             continue;
         };
+        // Watch lines are small and must not wait for more.
+        drop(stream.set_nodelay(true));
         let (server, tls, stop) = (Arc::clone(&server), tls.clone(), stop.clone());
         connections.spawn(async move {
-            connection(server, stream, tls, stop).await;
+            connection(server, Impatient::new(stream, stalled_after), tls, stop).await;
             drop(permit);
         });
     }
     connections.shutdown().await;
 }
 
-async fn connection(server: Arc<Server>, stream: TcpStream, tls: TlsAcceptor, stop: watch::Receiver<bool>) {
-    // Watch lines are small and must not wait for more.
-    drop(stream.set_nodelay(true));
+async fn connection(server: Arc<Server>, stream: Impatient<TcpStream>, tls: TlsAcceptor, stop: watch::Receiver<bool>) {
     let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_WITHIN, tls.accept(stream)).await else {
         return;
     };
@@ -95,13 +128,16 @@ async fn connection(server: Arc<Server>, stream: TcpStream, tls: TlsAcceptor, st
     // A client that goes away is no failure.
     drop(
         hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_WITHIN)
             .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades()
             .await,
     );
 }
 
 async fn reply(server: &Arc<Server>, request: hyper::Request<Incoming>, stop: watch::Receiver<bool>) -> Reply {
-    let answer = match answer(server, request).await {
+    let answer = match answer(server, request, &stop).await {
         Ok(answer) => match server.durable(answer.revision).await {
             Ok(()) => answer,
             Err(error) => error.into(),
@@ -113,8 +149,9 @@ async fn reply(server: &Arc<Server>, request: hyper::Request<Incoming>, stop: wa
 
 fn response(answer: Answer, stop: watch::Receiver<bool>) -> Reply {
     let content = match answer.content {
-        Content::Whole(bytes) => Either::Left(Full::new(bytes)),
-        Content::Stream(watch) => Either::Right(Lines(watch.run(stop))),
+        Content::Whole(bytes) => Outgoing::Whole(Full::new(bytes)),
+        Content::Stream(watch) => Outgoing::Lines(watch.run(stop)),
+        Content::Passed(passed) => return passed.map(Outgoing::Passed),
     };
     let mut response = Response::new(content);
     *response.status_mut() = StatusCode::from_u16(answer.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -126,6 +163,9 @@ fn response(answer: Answer, stop: watch::Receiver<bool>) -> Reply {
     );
     if let Some(seconds) = answer.retry_after {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if let Some(path) = &answer.location {
+        headers.insert(LOCATION, text_header(path));
     }
     if let Some(etag) = &answer.etag {
         headers.insert(ETAG, text_header(etag));
@@ -148,7 +188,12 @@ fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a str {
         .unwrap_or_default()
 }
 
-async fn answer(server: &Arc<Server>, request: hyper::Request<Incoming>) -> Result<Answer, ApiError> {
+async fn answer(
+    server: &Arc<Server>,
+    mut request: hyper::Request<Incoming>,
+    stop: &watch::Receiver<bool>,
+) -> Result<Answer, ApiError> {
+    let upgrade = hyper::upgrade::on(&mut request);
     let (head, incoming) = request.into_parts();
     let user = user(server, &head.headers)?;
     let too_large = |_error| {
@@ -158,11 +203,10 @@ async fn answer(server: &Arc<Server>, request: hyper::Request<Incoming>) -> Resu
             "Request entity too large: limit is 3145728",
         )
     };
-    let body = Limited::new(incoming, body::LARGEST)
-        .collect()
-        .await
-        .map_err(too_large)?
-        .to_bytes();
+    let read = Limited::new(incoming, body::LARGEST).collect();
+    let read = tokio::time::timeout(BODY_WITHIN, read).await;
+    let read = read.map_err(|_elapsed| ApiError::new(408, "", "the body of the request does not come"))?;
+    let body = read.map_err(too_large)?.to_bytes();
     let of = |name: &HeaderName| header(&head.headers, name).to_owned();
     let request = Request {
         method: head.method.as_str().to_owned(),
@@ -182,6 +226,14 @@ async fn answer(server: &Arc<Server>, request: hyper::Request<Incoming>) -> Resu
         Err(error) => return Err(error),
     };
     verbs::authorize(server, &request.user, &target)?;
+    if proxy::leads_on(&target) {
+        let client = proxy::Client {
+            headers: head.headers,
+            upgrade,
+            stop: stop.clone(),
+        };
+        return proxy::pass(server, &request, &target, client).await;
+    }
     let mut on_disk = server.on_disk();
     let patience = tokio::time::sleep_until(Instant::now().checked_add(SETTLES_WITHIN).unwrap_or_else(Instant::now));
     tokio::pin!(patience);

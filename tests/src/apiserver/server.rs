@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use jiff::Timestamp;
 use serde_json::Value;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::identity::Tokens;
 use super::journal::{self, Journal, JournalError};
@@ -16,6 +17,9 @@ use super::resource::{Registry, Resource};
 use super::schema::Definitions;
 use super::status::ApiError;
 use super::store::{Event, Store};
+
+/// Connections to kubelets and others at a time that are kept open for a client.
+const TUNNELS: usize = 1024;
 
 /// All that the server knows.
 #[derive(Debug)]
@@ -28,6 +32,7 @@ pub(crate) struct Server {
     /// `127.0.0.1:6443`.
     pub(crate) address: String,
     pub(crate) ranges: Ranges,
+    tunnels: Arc<Semaphore>,
 }
 
 /// What the server is opened with.
@@ -59,6 +64,7 @@ impl Server {
             tokens: parts.tokens,
             address: parts.address,
             ranges: parts.ranges,
+            tunnels: Arc::new(Semaphore::new(TUNNELS)),
         })
     }
 
@@ -91,6 +97,15 @@ impl Server {
             Ok(_) => Ok(()),
             Err(_closed) => Err(ApiError::internal("the journal cannot be written")),
         }
+    }
+
+    /// Leave to open one more tunnel.
+    ///
+    /// # Errors
+    /// When there are too many.
+    pub(crate) fn tunnel_permit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        let permit = Arc::clone(&self.tunnels).try_acquire_owned();
+        permit.map_err(|_none_left| ApiError::new(429, "TooManyRequests", "too many open streams"))
     }
 
     /// How far the disk is; watchers follow it.

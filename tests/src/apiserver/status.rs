@@ -202,6 +202,11 @@ impl ApiError {
         Self::invalid_kind(&format!("{kind}.{group}"), details, "", causes)
     }
 
+    /// The same for options about an object with a name.
+    pub(crate) fn invalid_named(kind: &str, name: &str, causes: &[Cause]) -> Self {
+        Self::invalid_kind(kind, json!({"name": name, "kind": kind}), name, causes)
+    }
+
     fn invalid_kind(kind: &str, mut details: Value, name: &str, causes: &[Cause]) -> Self {
         let mut each: Vec<String> = Vec::new();
         for cause in causes {

@@ -10,6 +10,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
@@ -119,18 +120,36 @@ impl Client {
         }
     }
 
-    async fn raw(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Bytes) -> hyper::Response<Incoming> {
+    /// A connection on which anything can be said.
+    pub(crate) async fn connect(&self) -> TlsStream<TcpStream> {
         let stream = TcpStream::connect(&self.address).await.unwrap();
         let host = self.address.rsplit_once(':').unwrap().0.to_owned();
-        let stream = self
-            .tls
-            .connect(ServerName::try_from(host).unwrap(), stream)
-            .await
-            .unwrap();
+        let name = ServerName::try_from(host).unwrap();
+        self.tls.connect(name, stream).await.unwrap()
+    }
+
+    /// Host and port.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// What the client shows as its token; empty for none.
+    pub(crate) fn token(&self) -> &str {
+        self.token.as_deref().unwrap_or_default()
+    }
+
+    pub(crate) async fn raw(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> hyper::Response<Incoming> {
+        let stream = self.connect().await;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .unwrap();
-        tokio::spawn(connection);
+        tokio::spawn(connection.with_upgrades());
         let mut request = Request::builder()
             .method(method)
             .uri(path)
