@@ -40,7 +40,7 @@ async fn nonsense_kills_no_server() {
     let world = World::start().await;
     let seed = fastrand::u64(..);
     // Shown when the test fails.
-    println!("seed {seed}");
+    eprintln!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let token = world.admin.token();
     let body = json!({

@@ -82,7 +82,7 @@ pub(super) fn find(store: &Store, way: Way, target: &Target, request: &Request) 
     if node.is_empty() {
         return match way {
             Way::Logs => Ok(None),
-            _ => Err(ApiError::bad_request(format!(
+            Way::Exec | Way::Attach | Way::PortForward | Way::Proxy => Err(ApiError::bad_request(format!(
                 "pod {} does not have a host assigned",
                 target.name
             ))),
