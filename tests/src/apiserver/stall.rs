@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 /// A stream whose writes may wait for so long.
 pub(crate) struct Impatient<S> {
@@ -33,7 +33,10 @@ impl<S> Impatient<S> {
             return outcome;
         }
         let patience = self.patience;
-        let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep(patience)));
+        let waiting = self.waiting.get_or_insert_with(|| {
+            let now = Instant::now();
+            Box::pin(sleep_until(now.checked_add(patience).unwrap_or(now)))
+        });
         ready!(waiting.as_mut().poll(context));
         // The next attempt fails as well, at once.
         waiting.as_mut().reset(Instant::now());
