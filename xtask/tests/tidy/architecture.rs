@@ -11,9 +11,13 @@ use crate::source::{Source, positions, root, sources};
 const ARROWS: &[(&str, &[&str])] = &[
     ("kubelb-common", &[]),
     ("kubelb-ebpf", &["kubelb-common"]),
-    ("kubelb-agent", &["kubelb-common", "kubelb-ebpf", "kubelb-runtime"]),
+    (
+        "kubelb-agent",
+        &["kubelb-common", "kubelb-ebpf", "kubelb-runtime", "kubelb-xds"],
+    ),
     ("kubelb-api", &[]),
     ("kubelb-runtime", &[]),
+    ("kubelb-xds", &[]),
     ("xtask", &["kubelb-api"]),
     (
         "kubelb-tests",
@@ -23,6 +27,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "kubelb-agent",
             "kubelb-api",
             "kubelb-runtime",
+            "kubelb-xds",
         ],
     ),
 ];
@@ -43,6 +48,7 @@ const AYA_USERS: &[&str] = &[
 const UNSAFE_RULES: &[(&str, &str)] = &[
     ("kubelb-api/src/lib.rs", "forbid"),
     ("kubelb-runtime/src/lib.rs", "forbid"),
+    ("kubelb-xds/src/lib.rs", "forbid"),
     ("kubelb-agent/src/lib.rs", "deny"),
     ("xtask/src/main.rs", "forbid"),
 ];

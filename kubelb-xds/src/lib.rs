@@ -1,0 +1,21 @@
+//! What kubelb's manager, agents and Envoys say to each other, and both ends of an xDS session without I/O.
+//!
+//! - [`contract`]: the names, metadata and messages of the wire that kubelb adds to Envoy's.
+//! - [`resource`], [`snapshot`]: the configuration as immutable, shared, already encoded resources, and what a peer may see of it.
+//!
+//! Must not know: sockets, TLS, tonic's transport, tasks, clocks (time is an argument), the API objects that resources come from, and
+//! what an agent does with them.
+#![forbid(unsafe_code)]
+
+mod canonical;
+pub mod contract;
+pub mod resource;
+pub mod resource_type;
+pub mod snapshot;
+
+/// The messages of the xDS API, in the generation that this crate speaks.
+pub use envoy_types::pb;
+
+pub use resource::{Audience, Owner, Reference, Resource, Version};
+pub use resource_type::ResourceType;
+pub use snapshot::{Diff, Scope, Snapshot, Tenants};
