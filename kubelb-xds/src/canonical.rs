@@ -221,7 +221,7 @@ mod tests {
     use proptest::prelude::*;
     use prost::Message as _;
 
-    use super::*;
+    use super::canonical;
     use crate::pb::envoy::config::cluster::v3::Cluster;
     use crate::pb::envoy::config::core::v3::Metadata;
     use crate::pb::google::protobuf::value::Kind;
@@ -276,7 +276,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_are_too_strange(bytes in prop::collection::vec(proptest::arbitrary::any::<u8>(), 0..200)) {
+        fn no_bytes_are_too_strange(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             canonical(CLUSTER, bytes);
         }
     }

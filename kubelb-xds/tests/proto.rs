@@ -1,4 +1,5 @@
 //! The messages in Rust and those in the .proto file that other implementations use are the same.
+#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use kubelb_xds::contract::messages::{LocalPort, LocalPortProtocol, Rejection, VirtualAddress};
 use prost::Message;

@@ -217,6 +217,7 @@ impl OnUnhealthy {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "sorted right here")]
 fn sorted(fields: &Struct) -> BTreeMap<&str, Option<&Kind>> {
     let fields = fields.fields.iter();
     fields.map(|(key, value)| (key.as_str(), value.kind.as_ref())).collect()
