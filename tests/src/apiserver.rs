@@ -39,7 +39,7 @@ mod stall;
 mod status;
 mod store;
 mod table;
-mod tls;
+pub(crate) mod tls;
 mod validate;
 mod verbs;
 mod watch;
@@ -184,12 +184,7 @@ impl ApiServer {
         std::fs::create_dir_all(data).map_err(system(&data.display()))?;
         let listener = TcpListener::bind(config.listen).await.map_err(system(&config.listen))?;
         let address = listener.local_addr().map_err(system(&config.listen))?;
-        let mut names = vec![address.ip().to_string(), "localhost".to_owned()];
-        names.extend(IN_CLUSTER_NAMES.iter().map(|name| (*name).to_owned()));
-        names.extend(config.service_ranges.iter().map(|range| range.host(1).to_string()));
-        names.extend(config.advertise.iter().map(ToString::to_string));
-        names.extend(config.names.iter().cloned());
-        let tls = tls::set_up(data, &names)?;
+        let tls = tls::set_up(data, &certificate_names(&config, address.ip()))?;
 
         let random = || format!("{:032x}{:032x}", fastrand::u128(..), fastrand::u128(..));
         let token = tls::kept_secret(data, "token", random).map_err(system(&data.display()))?;
@@ -286,7 +281,18 @@ fn fixed_tokens(admin: &str, more: &[StaticToken]) -> Vec<(String, User)> {
     tokens
 }
 
-fn kubeconfig_for(url: &str, ca: &str, token: &str) -> String {
+/// What the certificate of a server that listens on `listen` is for.
+pub(crate) fn certificate_names(config: &Config, listen: IpAddr) -> Vec<String> {
+    let mut names = vec![listen.to_string(), "localhost".to_owned()];
+    names.extend(IN_CLUSTER_NAMES.iter().map(|name| (*name).to_owned()));
+    names.extend(config.service_ranges.iter().map(|range| range.host(1).to_string()));
+    names.extend(config.advertise.iter().map(ToString::to_string));
+    names.extend(config.names.iter().cloned());
+    names
+}
+
+/// A kubeconfig with one cluster, one user and one context.
+pub(crate) fn kubeconfig_for(url: &str, ca: &str, token: &str) -> String {
     format!(
         "apiVersion: v1\n\
          kind: Config\n\

@@ -8,6 +8,7 @@ pub mod agent;
 pub mod apiserver;
 pub mod capture;
 pub mod cases;
+pub mod control_plane;
 pub mod envoy;
 pub mod kernel;
 pub mod netns;

@@ -4,18 +4,58 @@ pub mod kubernetes;
 
 use std::ffi::OsStr;
 use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context as _, bail};
 
 /// Debian packages of the programs that the testbed calls, for the hint when one is missing.
-const PACKAGES: [(&str, &str); 5] = [
+const PACKAGES: [(&str, &str); 6] = [
     ("ip", "iproute2"),
     ("tc", "iproute2"),
     ("ethtool", "ethtool"),
     ("iperf3", "iperf3"),
     ("tcpdump", "tcpdump"),
+    ("curl", "curl"),
 ];
+
+/// A command that is killed when the calling *thread* ends: start it on a thread that outlives it.
+#[must_use]
+pub fn bound(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    // A Ctrl-C on the terminal is for the testbed, which then ends its children in order.
+    command.process_group(0);
+    let parent = nix::unistd::getpid();
+    let after_fork = move || {
+        nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+        // The parent may have died before the line above.
+        if nix::unistd::getppid() == parent {
+            Ok(())
+        } else {
+            Err(io::Error::from(io::ErrorKind::BrokenPipe))
+        }
+    };
+    // SAFETY: only system calls that are safe after fork; nothing is allocated or locked.
+    unsafe { command.pre_exec(after_fork) };
+    command
+}
+
+/// A program of this package, built beside the one that runs.
+///
+/// # Errors
+/// When it is not there.
+pub fn built(name: &str) -> anyhow::Result<PathBuf> {
+    // target/<profile>/deps/<test>, or target/<profile>/<program>.
+    let me = std::env::current_exe().context("cannot tell where this program is")?;
+    let mut beside = me.ancestors().skip(1).take(2).map(|directory| directory.join(name));
+    beside.find(|path| path.is_file()).with_context(|| {
+        format!(
+            "there is no {name} beside {}; `cargo test` and `cargo xtask test` build it",
+            me.display()
+        )
+    })
+}
 
 /// Runs `command` to its end and returns what it printed to standard output.
 ///

@@ -12,7 +12,8 @@ use rcgen::{
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring::default_provider;
-use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio_rustls::rustls::pki_types::pem::{self, PemObject as _};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 const CA_NAME: &str = "kubelb test API server";
 
@@ -25,6 +26,9 @@ pub enum TlsError {
     /// Making a certificate.
     #[error("cannot make a certificate")]
     Certificate(#[from] rcgen::Error),
+    /// Reading it again.
+    #[error("cannot read the certificate")]
+    Pem(#[source] pem::Error),
     /// The TLS library refuses it.
     #[error("cannot set TLS up")]
     Rustls(#[from] tokio_rustls::rustls::Error),
@@ -37,8 +41,32 @@ pub(crate) struct Tls {
     pub(crate) ca: String,
 }
 
-/// Reads or makes the authority in `directory`, and a certificate for `names` (addresses or DNS names).
+/// What a server shows to clients, PEM.
+pub(crate) struct Certificate {
+    pub(crate) ca: String,
+    pub(crate) chain: String,
+    /// PKCS #8.
+    pub(crate) key: String,
+}
+
+/// Sets TLS up with a certificate of [`certify`].
 pub(crate) fn set_up(directory: &Path, names: &[String]) -> Result<Tls, TlsError> {
+    let certificate = certify(directory, names)?;
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificate.chain.as_bytes()).collect();
+    let key = PrivateKeyDer::from_pem_slice(certificate.key.as_bytes()).map_err(TlsError::Pem)?;
+    let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain.map_err(TlsError::Pem)?, key)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Tls {
+        acceptor: TlsAcceptor::from(Arc::new(config)),
+        ca: certificate.ca,
+    })
+}
+
+/// Reads or makes the authority in `directory`, and a certificate for `names` (addresses or DNS names).
+pub(crate) fn certify(directory: &Path, names: &[String]) -> Result<Certificate, TlsError> {
     let (key_file, ca_file) = (directory.join("ca.key"), directory.join("ca.crt"));
     let params = authority();
     let key = if key_file.exists() {
@@ -63,15 +91,10 @@ pub(crate) fn set_up(directory: &Path, names: &[String]) -> Result<Tls, TlsError
     leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     let leaf_key = KeyPair::generate()?;
     let certificate = leaf.signed_by(&leaf_key, &issuer)?;
-    let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(leaf_key.serialize_der()));
-    let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], private)?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Tls {
-        acceptor: TlsAcceptor::from(Arc::new(config)),
+    Ok(Certificate {
         ca,
+        chain: certificate.pem(),
+        key: leaf_key.serialize_pem(),
     })
 }
 

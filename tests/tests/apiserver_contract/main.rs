@@ -22,7 +22,6 @@ mod discovery;
 mod kubelet;
 mod lists;
 mod proxy;
-mod real;
 mod restart;
 mod reviews;
 mod robustness;

@@ -1,68 +1,26 @@
 //! What the testbed's own server promises beyond a real one's answers: it survives being killed, and slow watchers are
 //! told. (A real server keeps its state in etcd, which is not what is tested here.)
 
-use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Command, Stdio};
-
+use kubelb_tests::control_plane::{ControlPlane, Host, Software};
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::client::{Client, revision};
-use super::world::{NAMESPACE, own};
-
-struct Process {
-    child: Child,
-    address: String,
-    client: Client,
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
-
-impl Process {
-    fn start(data: &TempDir, listen: &str) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_apiserver"))
-            .arg("--data")
-            .arg(data.path())
-            .args(["--listen", listen])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        let kubeconfig = std::fs::read_to_string(line.trim()).unwrap();
-        let after = |key: &str| {
-            let (_, rest) = kubeconfig.split_once(key).unwrap();
-            rest.lines().next().unwrap().trim().to_owned()
-        };
-        let address = after("server: https://");
-        let ca = std::fs::read_to_string(data.path().join("ca.crt")).unwrap();
-        Self {
-            client: Client::new(&address, &ca, Some(&after("token: "))),
-            child,
-            address,
-        }
-    }
-}
+use super::client::revision;
+use super::world::{NAMESPACE, client_of, config, own};
 
 #[tokio::test]
 async fn after_sigkill_a_watch_goes_on_with_no_event_lost_or_twice() {
     let data = TempDir::new().unwrap();
-    let first = Process::start(&data, "127.0.0.1:0");
+    let mut server = ControlPlane::new(config(data.path()), Software::Own);
+    server.start(Host::Here).unwrap();
+    let client = client_of(&server);
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
-    first.client.post("/api/v1/namespaces", namespace).await.ok(201);
-    let seen = first.client.config_map(NAMESPACE, "seen", json!({})).await;
-    let missed = first.client.config_map(NAMESPACE, "missed", json!({})).await;
-    let (address, client) = (first.address.clone(), first.client.clone());
-    // Drop sends SIGKILL: everything that was answered for is on the disk.
-    drop(first);
-    let _second = Process::start(&data, &address);
+    client.post("/api/v1/namespaces", namespace).await.ok(201);
+    let seen = client.config_map(NAMESPACE, "seen", json!({})).await;
+    let missed = client.config_map(NAMESPACE, "missed", json!({})).await;
+    // Everything that was answered for is on the disk.
+    server.kill().unwrap();
+    server.start(Host::Here).unwrap();
     let path = format!("/api/v1/namespaces/{NAMESPACE}/configmaps");
     assert_eq!(client.get(&format!("{path}/missed")).await.ok(200), missed);
     let mut watch = client

@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use kubelb_tests::apiserver::{ApiServer, Config, StaticToken};
+use kubelb_tests::control_plane::{ControlPlane, Host, Software};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::client::Client;
-use super::real::Real;
 
 pub(crate) const TENANT_TOKEN: &str = "tenanttoken";
 pub(crate) const TENANT: &str = "tenant-a";
@@ -19,7 +19,7 @@ pub(crate) const THINGS: &str = "/apis/rec.example.com/v1/namespaces/rec/things"
 #[expect(dead_code, reason = "held to be stopped with the test")]
 enum Running {
     Own(ApiServer),
-    Real(Real),
+    Real(Box<ControlPlane>),
 }
 
 pub(crate) struct World {
@@ -49,11 +49,12 @@ impl World {
     /// A fresh server.
     pub(crate) async fn start_empty() -> Self {
         let directory = TempDir::new().unwrap();
-        if let Some(assets) = std::env::var_os("KUBEBUILDER_ASSETS") {
-            let (real, admin) = Real::start(Path::new(&assets), directory.path()).await;
+        if Software::wanted() != Software::Own {
+            let real = ControlPlane::launch(config(directory.path()), Host::Here).unwrap();
+            let admin = client_of(&real);
             return Self {
                 admin,
-                _running: Running::Real(real),
+                _running: Running::Real(Box::new(real)),
                 _directory: directory,
             };
         }
@@ -108,17 +109,29 @@ impl World {
     }
 }
 
-/// Starts the own server in `directory`.
-pub(crate) async fn own(directory: &Path, listen: Option<SocketAddr>, watch_log: usize) -> (ApiServer, Client) {
+/// A server with two address ranges and the tenant's token.
+pub(crate) fn config(directory: &Path) -> Config {
     let mut config = Config::new(directory);
-    config.listen = listen.unwrap_or(config.listen);
-    config.watch_log = watch_log;
     config.service_ranges = vec!["10.96.0.0/16".parse().unwrap(), "fd00:96::/108".parse().unwrap()];
     config.tokens = vec![StaticToken {
         token: TENANT_TOKEN.to_owned(),
         user: TENANT.to_owned(),
         groups: Vec::new(),
     }];
+    config
+}
+
+/// The administrator of a server that was started.
+pub(crate) fn client_of(server: &ControlPlane) -> Client {
+    let address = server.address().to_string();
+    Client::new(&address, server.ca().unwrap(), Some(server.token().unwrap()))
+}
+
+/// Starts the own server in `directory`.
+pub(crate) async fn own(directory: &Path, listen: Option<SocketAddr>, watch_log: usize) -> (ApiServer, Client) {
+    let mut config = config(directory);
+    config.listen = listen.unwrap_or(config.listen);
+    config.watch_log = watch_log;
     let server = ApiServer::start(config).await.unwrap();
     let admin = Client::new(&server.address().to_string(), server.ca(), Some(server.token()));
     (server, admin)
