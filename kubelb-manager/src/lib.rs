@@ -1,0 +1,16 @@
+//! The control plane: custom resources of many tenants in, one configuration out.
+//!
+//! ```text
+//! source ──► store ──┬─► allocate ──► claims
+//!                    ├─► ir ──► xds ──► snapshot
+//!                    └─► status (with what peers report)
+//! ```
+//!
+//! Everything between a source and the outputs is a function of the objects: whole state in, whole answer out, so that every replica
+//! comes to the same one. [`hub`] joins the functions, [`run`] alone does I/O around them.
+#![forbid(unsafe_code)]
+
+pub mod ir;
+pub mod object;
+pub mod problem;
+pub mod store;
