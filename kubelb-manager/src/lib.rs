@@ -10,7 +10,9 @@
 //! comes to the same one. [`hub`] joins the functions, [`run`] alone does I/O around them.
 #![forbid(unsafe_code)]
 
+pub mod allocate;
 pub mod ir;
 pub mod object;
 pub mod problem;
+pub mod status;
 pub mod store;

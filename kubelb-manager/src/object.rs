@@ -240,7 +240,7 @@ pub fn decode(mut value: Value) -> Result<Object, Unreadable> {
             .or_insert_with(|| Value::Object(serde_json::Map::new()));
     }
     let object = match key.kind {
-        Kind::Config => Object::Config(typed(&key, value)?),
+        Kind::Config => Object::Config(closed(&key, typed(&key, value)?)?),
         Kind::Tenant => Object::Tenant(typed(&key, value)?),
         Kind::Addresses => Object::Addresses(typed(&key, value)?),
         Kind::LoadBalancer => Object::LoadBalancer(typed(&key, value)?),
@@ -261,6 +261,21 @@ fn typed<T: DeserializeOwned>(key: &ObjectKey, value: Value) -> Result<Arc<T>, U
             reason: error.into_inner().to_string(),
         })
     })
+}
+
+/// A Config that forbids what nobody can read is not taken at all: half of a prohibition would let in what the other half keeps out.
+fn closed(key: &ObjectKey, config: Arc<Config>) -> Result<Arc<Config>, Unreadable> {
+    let networks = config.spec.denied_ranges.iter().map(|range| range.parse::<ipnet::IpNet>());
+    for (index, network) in networks.enumerate() {
+        if let Err(error) = network {
+            return Err(Unreadable::Malformed(Malformed {
+                key: key.clone(),
+                field: format!("spec.deniedRanges[{index}]"),
+                reason: format!("not a network such as 203.0.113.0/24 or 2001:db8::/32: {error}"),
+            }));
+        }
+    }
+    Ok(config)
 }
 
 fn key_of(value: &Value) -> Result<ObjectKey, Unreadable> {

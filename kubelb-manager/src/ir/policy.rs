@@ -24,8 +24,6 @@ pub struct Policy {
     allowed: Option<Vec<IpNet>>,
 }
 
-/// What is wrong with a range, by its field.
-pub type RangeError = (String, String);
 
 impl Policy {
     /// What the Config and a Tenant say together.

@@ -1,0 +1,179 @@
+//! What each LoadBalancer wants of the pools: families, addresses that are asked for, and whom it shares with.
+//!
+//! Must not know: claims and free addresses.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use kubelb_api::annotations::Annotation;
+use kubelb_api::names::TenantName;
+use kubelb_api::v1alpha1 as api;
+
+use super::{IpFamily, Pools, key_of};
+use crate::object::{ObjectKey, ObjectName};
+use crate::problem::{Problem, Reason};
+use crate::store::Store;
+
+/// A port that is dialled.
+pub(super) type Port = (&'static str, i32);
+
+/// The order in which wants are served: by age, those without a date last, then by name.
+pub(super) type Rank = (bool, Option<jiff::Timestamp>, ObjectName);
+
+/// What one object wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Want {
+    /// The object.
+    pub name: ObjectName,
+    /// Its uid, empty where there are none.
+    pub uid: String,
+    /// Its tenant.
+    pub tenant: TenantName,
+    /// Families, the more important one first.
+    pub families: Vec<IpFamily>,
+    /// How many of them it cannot do without.
+    pub at_least: usize,
+    /// Addresses that it asks for.
+    pub requested: BTreeMap<IpFamily, IpAddr>,
+    /// The only pool that it takes addresses from.
+    pub pool: Option<String>,
+    /// Those of the tenant with the same word may have the same address.
+    pub sharing: Option<String>,
+    /// What it is dialled on.
+    pub(super) ports: BTreeSet<Port>,
+    /// Addresses that its status has.
+    pub unclaimed: BTreeSet<IpAddr>,
+    has_annotation: bool,
+}
+
+impl Want {
+    pub(super) fn key(&self) -> ObjectKey {
+        key_of(&self.name)
+    }
+
+    /// The field to blame when there is no such address.
+    pub(super) fn field(&self, family: IpFamily) -> String {
+        match (self.requested.contains_key(&family), self.has_annotation) {
+            (true, true) => requested_annotation(),
+            (true, false) => "spec.loadBalancerIP".to_owned(),
+            (false, _) => String::new(),
+        }
+    }
+}
+
+/// What all objects want that get their addresses from pools. One whose status has an address outside of the pools keeps that.
+#[must_use]
+pub(super) fn wants(store: &Store, pools: &Pools) -> (BTreeMap<Rank, Want>, Vec<Problem>) {
+    let mut problems = Vec::new();
+    let mut wants = BTreeMap::new();
+    for (name, object) in store.load_balancers() {
+        let Some(tenant) = TenantName::from_namespace(&name.namespace) else {
+            continue;
+        };
+        let is_served = object.metadata.deletion_timestamp.is_none()
+            && object.spec.type_ == "LoadBalancer"
+            && store.tenants().contains_key(&ObjectName::new("", tenant.as_str()));
+        if !is_served {
+            continue;
+        }
+        let want = read(name, object, tenant, pools, &mut problems);
+        let given = want.unclaimed.iter().any(|address| !pools.allow(&want, *address));
+        if given && !want.unclaimed.is_empty() {
+            continue;
+        }
+        let created = object.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        wants.insert((created.is_none(), created, name.clone()), want);
+    }
+    (wants, problems)
+}
+
+fn read(
+    name: &ObjectName,
+    object: &api::LoadBalancer,
+    tenant: TenantName,
+    pools: &Pools,
+    problems: &mut Vec<Problem>,
+) -> Want {
+    let spec = &object.spec;
+    let text = |annotation: Annotation| annotation.get(&object.metadata).map(str::trim).filter(|text| !text.is_empty());
+    let ingress = object.status.iter().filter_map(|status| status.load_balancer.as_ref()?.ingress.as_ref()).flatten();
+    let mut want = Want {
+        name: name.clone(),
+        uid: object.metadata.uid.clone().unwrap_or_default(),
+        tenant,
+        families: Vec::new(),
+        at_least: 1,
+        requested: BTreeMap::new(),
+        pool: text(Annotation::ADDRESS_POOL).map(str::to_owned),
+        sharing: text(Annotation::ALLOW_SHARED_IP).map(str::to_owned),
+        ports: spec.ports.iter().map(|port| (port.protocol.unwrap_or_default().as_str(), port.port)).collect(),
+        unclaimed: ingress.filter_map(|entry| entry.ip.as_deref()?.parse().ok()).collect(),
+        has_annotation: text(Annotation::LOAD_BALANCER_IPS).is_some(),
+    };
+    let asked: Vec<(String, &str)> = match text(Annotation::LOAD_BALANCER_IPS) {
+        Some(list) => list.split(',').map(|one| (requested_annotation(), one.trim())).collect(),
+        None => {
+            let one = spec.load_balancer_ip.as_deref().filter(|ip| !ip.is_empty());
+            one.map(|ip| ("spec.loadBalancerIP".to_owned(), ip)).into_iter().collect()
+        }
+    };
+    for (field, text) in asked {
+        let reason = match text.parse::<IpAddr>() {
+            Ok(address) if !want.requested.contains_key(&IpFamily::of(address)) => {
+                want.requested.insert(IpFamily::of(address), address);
+                continue;
+            }
+            Ok(address) => format!("{address} is the second of its family; one of each can be asked for"),
+            Err(_) => format!("{text:?} is not an IP address"),
+        };
+        problems.push(Problem::new(&want.key(), field, Reason::InvalidValue, reason));
+    }
+    (want.families, want.at_least) = families(spec, &want, pools);
+    want
+}
+
+/// As a Service's fields say it: listed families, else those of the addresses that are asked for, else what the pools have, IPv4 first.
+fn families(spec: &api::LoadBalancerSpec, want: &Want, pools: &Pools) -> (Vec<IpFamily>, usize) {
+    let listed = spec.ip_families.iter().filter_map(|family| match family.as_str() {
+        "IPv4" => Some(IpFamily::V4),
+        "IPv6" => Some(IpFamily::V6),
+        _ => None,
+    });
+    let mut families: Vec<IpFamily> = listed.collect();
+    families.dedup();
+    let said = !families.is_empty();
+    if !said {
+        families.extend(want.requested.keys());
+    }
+    let asked = families.len();
+    for family in [IpFamily::V4, IpFamily::V6] {
+        if !families.contains(&family) && pools.ranges(want, family).next().is_some() {
+            families.push(family);
+        }
+    }
+    match spec.ip_family_policy.as_deref() {
+        Some("RequireDualStack") => {
+            let missing = [IpFamily::V4, IpFamily::V6].into_iter().filter(|family| !families.contains(family));
+            let missing: Vec<IpFamily> = missing.collect();
+            families.extend(missing);
+            (families, 2)
+        }
+        Some("PreferDualStack") => (families, 1),
+        _ if said || asked > 1 => {
+            families.truncate(asked);
+            (families, asked)
+        }
+        // Without a word about families, one address: of the family that is asked for, else the first that there is.
+        _ => {
+            families.truncate(1);
+            if families.is_empty() {
+                families.push(IpFamily::V4);
+            }
+            (families, 1)
+        }
+    }
+}
+
+fn requested_annotation() -> String {
+    format!("metadata.annotations[{}]", Annotation::LOAD_BALANCER_IPS.key())
+}

@@ -1,0 +1,158 @@
+//! What objects are told about themselves: conditions, addresses, and what forwards their traffic.
+//!
+//! A patch is made only where something changes. Must not know: how it is written, and by whom.
+
+mod load_balancer;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kubelb_api::conditions::{self, ConditionStatus, ConditionType, Observation};
+use kubelb_api::names::TenantName;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::ir::Ir;
+use crate::object::{Kind, ObjectKey, ObjectName};
+use crate::problem::{Problem, Reason};
+use crate::store::Store;
+
+/// Problems shown in one condition; the rest is counted.
+const MAX_SHOWN: usize = 8;
+/// Longest message of a condition, in bytes (the API's limit is 32,768).
+const MAX_MESSAGE: usize = 4_096;
+
+/// Problems by object.
+pub type Problems = BTreeMap<ObjectKey, Vec<Problem>>;
+
+/// A new status of one object, as a whole.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StatusPatch {
+    /// The object.
+    pub object: ObjectKey,
+    /// All of its status.
+    pub status: Value,
+}
+
+/// What data planes tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reports {
+    /// Node agents that are connected.
+    pub agents: usize,
+    /// Tenants with an Envoy that is connected.
+    pub fleets: BTreeSet<TenantName>,
+    /// What is known of each object.
+    pub load_balancers: BTreeMap<ObjectName, Report>,
+}
+
+/// What data planes tell of one object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Peers that serve it as it is.
+    pub programmed: usize,
+    /// Peers that have not answered yet.
+    pub pending: usize,
+    /// What peers refused, and why.
+    pub rejected: Vec<String>,
+    /// Endpoints that are checked, and how many of them are healthy.
+    pub health: Option<Health>,
+}
+
+/// How many endpoints are healthy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// Healthy ones.
+    pub healthy: usize,
+    /// All that are checked.
+    pub checked: usize,
+}
+
+/// Computes the status of `objects`, and says where it differs from what they have.
+#[must_use]
+pub fn compute(
+    store: &Store,
+    ir: &Ir,
+    problems: &Problems,
+    reports: &Reports,
+    objects: impl IntoIterator<Item = ObjectKey>,
+    now: &Time,
+) -> Vec<StatusPatch> {
+    let one = |object: ObjectKey| {
+        let problems = problems.get(&object).map_or(&[][..], Vec::as_slice);
+        let status = match object.kind {
+            Kind::LoadBalancer => load_balancer::status(store, ir, problems, reports, &object.name, now),
+            Kind::Addresses => {
+                let object = store.addresses().get(&object.name)?;
+                let mut status = object.status.clone().unwrap_or_default();
+                let changed = accepted(&mut status.conditions, object.metadata.generation, problems, now);
+                changed.then(|| serde_json::to_value(status).ok()).flatten()
+            }
+            Kind::Config => {
+                let object = store.configs().get(&object.name)?;
+                let mut status = object.status.clone().unwrap_or_default();
+                let changed = accepted(&mut status.conditions, object.metadata.generation, problems, now);
+                changed.then(|| serde_json::to_value(status).ok()).flatten()
+            }
+            // Their statuses belong to those who make what they stand for.
+            Kind::Tenant | Kind::AddressClaim | Kind::VirtualAddressOwner | Kind::SyncSecret => None,
+        }?;
+        Some(StatusPatch { object, status })
+    };
+    objects.into_iter().filter_map(one).collect()
+}
+
+/// The one condition of an object of which every part counts by itself.
+fn accepted(conditions: &mut Vec<Condition>, generation: Option<i64>, problems: &[Problem], now: &Time) -> bool {
+    let whole = problems.iter().find(|problem| problem.field.is_empty());
+    let (status, reason) = match (whole, problems) {
+        (Some(problem), _) => (ConditionStatus::False, problem.reason.as_str()),
+        (None, []) => (ConditionStatus::True, "Accepted"),
+        (None, [_, ..]) => (ConditionStatus::True, "PartiallyInvalid"),
+    };
+    let message = sentences(problems.iter(), "");
+    let observation = Observation {
+        condition: ConditionType::Accepted,
+        status,
+        reason,
+        message: &message,
+        generation,
+    };
+    conditions::set(conditions, &observation, now)
+}
+
+/// Problems in a row, `otherwise` when there are none.
+fn sentences<'a>(problems: impl Iterator<Item = &'a Problem>, otherwise: &str) -> String {
+    let mut text = String::new();
+    let mut left_out = 0_usize;
+    for (index, problem) in problems.enumerate() {
+        let sentence = if problem.field.is_empty() {
+            problem.message.clone()
+        } else {
+            format!("{}: {}", problem.field, problem.message)
+        };
+        if index >= MAX_SHOWN || text.len() + sentence.len() > MAX_MESSAGE {
+            left_out += 1;
+            continue;
+        }
+        if !text.is_empty() {
+            text.push_str("; ");
+        }
+        text.push_str(&sentence);
+    }
+    if left_out > 0 {
+        text.push_str(&format!("; and {left_out} more"));
+    }
+    if text.is_empty() { otherwise.to_owned() } else { text }
+}
+
+fn of(condition: ConditionType) -> impl Fn(&&Problem) -> bool {
+    move |problem| problem.reason.condition() == condition
+}
+
+/// Reasons that leave nothing of an object.
+const fn is_fatal(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::NotATenant | Reason::TenantNotFound | Reason::Disabled | Reason::ConfigInvalid | Reason::Malformed
+    )
+}

@@ -1,0 +1,208 @@
+//! The status of a LoadBalancer.
+//!
+//! Must not know: other kinds. Each condition is about one question, and none is left open in silence.
+
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1::{LoadBalancerIngress, LoadBalancerStatus as CoreStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kubelb_api::conditions::{self, ConditionStatus, ConditionType, Observation};
+use kubelb_api::names::AddressName;
+use kubelb_api::v1alpha1 as api;
+use serde_json::Value;
+
+use super::{Health, Report, Reports, is_fatal, of, sentences};
+use crate::ir::{DataPlane, Ir, LoadBalancer};
+use crate::object::ObjectName;
+use crate::problem::{Problem, Reason};
+use crate::store::Store;
+
+/// Answer to the question of one condition.
+struct Answer {
+    condition: ConditionType,
+    status: ConditionStatus,
+    reason: &'static str,
+    message: String,
+}
+
+impl Answer {
+    fn new(condition: ConditionType, status: impl Into<ConditionStatus>, reason: &'static str, message: String) -> Self {
+        Self {
+            condition,
+            status: status.into(),
+            reason,
+            message,
+        }
+    }
+}
+
+/// All of the status, `None` when it is as it should be.
+pub(super) fn status(
+    store: &Store,
+    ir: &Ir,
+    problems: &[Problem],
+    reports: &Reports,
+    name: &ObjectName,
+    now: &Time,
+) -> Option<Value> {
+    let object = store.load_balancers().get(name)?;
+    let served = ir.load_balancer(name).map(AsRef::as_ref);
+    let mut status = object.status.clone().unwrap_or_default();
+    let none = Report::default();
+    let report = reports.load_balancers.get(name).unwrap_or(&none);
+    let answers = [
+        accepted(object, served, problems),
+        resolved(problems),
+        assigned(object, served, problems),
+        programmed(served, reports, report),
+        healthy(served, problems, report),
+    ];
+    for answer in &answers {
+        let observation = Observation {
+            condition: answer.condition,
+            status: answer.status,
+            reason: answer.reason,
+            message: &answer.message,
+            generation: object.metadata.generation,
+        };
+        conditions::set(&mut status.conditions, &observation, now);
+    }
+    status.data_plane = served.map(|served| api::DataPlane {
+        mode: match served.data_plane.mode {
+            DataPlane::Ebpf => api::DataPlaneMode::Ebpf,
+            DataPlane::Envoy => api::DataPlaneMode::Envoy,
+            DataPlane::KubeProxy => api::DataPlaneMode::KubeProxy,
+        },
+        reason: Some(served.data_plane.reason.to_owned()),
+    });
+    if let Some(served) = served {
+        tell_addresses(store, served, &mut status);
+    }
+    if object.status.as_ref() == Some(&status) {
+        return None;
+    }
+    serde_json::to_value(status).ok()
+}
+
+/// Addresses that the object holds by a claim; others are told by whoever gave them.
+fn tell_addresses(store: &Store, served: &LoadBalancer, status: &mut api::LoadBalancerStatus) {
+    let is_claimed = |address: &IpAddr| {
+        let name = AddressName::new(*address).to_string();
+        store.address_claims().contains_key(&ObjectName::new("", &name))
+    };
+    if served.addresses.is_empty() || !served.addresses.iter().all(is_claimed) {
+        return;
+    }
+    let ingress = served.addresses.iter().map(|address| LoadBalancerIngress {
+        ip: Some(address.to_string()),
+        ip_mode: Some("VIP".to_owned()),
+        ..LoadBalancerIngress::default()
+    });
+    status.load_balancer = Some(CoreStatus {
+        ingress: Some(ingress.collect()),
+    });
+}
+
+fn accepted(object: &api::LoadBalancer, served: Option<&LoadBalancer>, problems: &[Problem]) -> Answer {
+    let answer = |status: bool, reason, message| Answer::new(ConditionType::Accepted, status, reason, message);
+    let ours = || problems.iter().filter(of(ConditionType::Accepted));
+    let said = sentences(ours(), "");
+    let first = ours().find(|problem| is_fatal(problem.reason)).or_else(|| ours().next());
+    match (served, first) {
+        (None, first) if object.metadata.deletion_timestamp.is_some() => {
+            answer(false, first.map_or("Deleting", |_| "Deleting"), "the object is being deleted".to_owned())
+        }
+        (None, first) => answer(false, first.map_or("Invalid", |problem| problem.reason.as_str()), said),
+        (Some(_), _) if object.spec.ports.is_empty() => {
+            answer(false, "NoPorts", "spec.ports: there is no port to serve".to_owned())
+        }
+        (Some(served), Some(first)) if served.listeners.is_empty() && !served.addresses.is_empty() => {
+            answer(false, first.reason.as_str(), said)
+        }
+        (Some(_), Some(_)) => answer(true, "PartiallyInvalid", said),
+        (Some(_), None) => answer(true, "Accepted", String::new()),
+    }
+}
+
+fn resolved(problems: &[Problem]) -> Answer {
+    let condition = ConditionType::ResolvedRefs;
+    match problems.iter().find(of(condition)) {
+        Some(problem) => {
+            let message = sentences(problems.iter().filter(of(condition)), "");
+            Answer::new(condition, false, problem.reason.as_str(), message)
+        }
+        None => Answer::new(condition, true, "ResolvedRefs", String::new()),
+    }
+}
+
+fn assigned(object: &api::LoadBalancer, served: Option<&LoadBalancer>, problems: &[Problem]) -> Answer {
+    let condition = ConditionType::AddressAssigned;
+    let said = sentences(problems.iter().filter(of(condition)), "");
+    let first = problems.iter().find(of(condition)).map(|problem| problem.reason.as_str());
+    let has_addresses = served.is_some_and(|served| !served.addresses.is_empty());
+    match (has_addresses, first) {
+        (true, None) => Answer::new(condition, true, "AddressAssigned", String::new()),
+        (true, Some(reason)) => Answer::new(condition, true, reason, said),
+        (false, Some(reason)) => Answer::new(condition, false, reason, said),
+        (false, None) if object.spec.type_ == "LoadBalancer" => {
+            Answer::new(condition, false, "Pending", "no address has been given yet".to_owned())
+        }
+        (false, None) => {
+            let message = format!("spec.type {} asks for no address", object.spec.type_);
+            Answer::new(condition, false, "NotRequested", message)
+        }
+    }
+}
+
+fn programmed(served: Option<&LoadBalancer>, reports: &Reports, report: &Report) -> Answer {
+    let answer = |status: ConditionStatus, reason, message: String| {
+        Answer::new(ConditionType::Programmed, status, reason, message)
+    };
+    let Some(served) = served.filter(|served| !served.listeners.is_empty()) else {
+        return answer(ConditionStatus::False, "NothingToServe", "nothing of it can be served".to_owned());
+    };
+    let missing = match served.data_plane.mode {
+        DataPlane::KubeProxy => {
+            let message = "the Service in the management cluster takes its traffic".to_owned();
+            return answer(ConditionStatus::True, "KubeProxy", message);
+        }
+        DataPlane::Ebpf => (reports.agents == 0).then_some(("NoNodeAgent", "no node agent is connected".to_owned())),
+        DataPlane::Envoy => (!reports.fleets.contains(&served.tenant)).then(|| {
+            let message = format!("no Envoy is connected, which it needs: {}", served.data_plane.reason);
+            ("NoEnvoyFleet", message)
+        }),
+    };
+    if let Some((reason, message)) = missing {
+        answer(ConditionStatus::False, reason, message)
+    } else if !report.rejected.is_empty() {
+        answer(ConditionStatus::False, "Rejected", report.rejected.join("; "))
+    } else if report.pending > 0 || report.programmed == 0 {
+        let message = format!("{} of {} data planes serve it", report.programmed, report.programmed + report.pending);
+        answer(ConditionStatus::False, "Pending", message)
+    } else {
+        let message = format!("{} data planes serve it", report.programmed);
+        answer(ConditionStatus::True, "Programmed", message)
+    }
+}
+
+fn healthy(served: Option<&LoadBalancer>, problems: &[Problem], report: &Report) -> Answer {
+    let condition = ConditionType::BackendsHealthy;
+    let ours = || problems.iter().filter(of(condition));
+    let none = ours().find(|problem| problem.reason == Reason::NoEndpoints);
+    let said = |text: String| sentences(ours(), &text);
+    match (served, none, report.health) {
+        (None, _, _) => Answer::new(condition, ConditionStatus::Unknown, "NotServed", String::new()),
+        (Some(_), Some(problem), _) => Answer::new(condition, false, problem.reason.as_str(), said(String::new())),
+        (Some(_), None, None | Some(Health { checked: 0, .. })) => {
+            let message = said("no data plane has said anything about them".to_owned());
+            Answer::new(condition, ConditionStatus::Unknown, "NoReports", message)
+        }
+        (Some(_), None, Some(Health { healthy: 0, checked })) => {
+            let message = format!("none of {checked} is healthy, so all of them get traffic");
+            Answer::new(condition, false, "NoneHealthy", message)
+        }
+        (Some(_), None, Some(Health { healthy, checked })) => {
+            Answer::new(condition, true, "BackendsHealthy", said(format!("{healthy} of {checked} are healthy")))
+        }
+    }
+}
