@@ -174,7 +174,12 @@ impl<'a> Book<'a> {
             let Ok(address) = name.name.parse::<AddressName>().map(AddressName::address) else {
                 continue;
             };
-            for holder in claim.spec.holders.iter().filter(|holder| holder.kind == Kind::LoadBalancer.as_str()) {
+            for holder in claim
+                .spec
+                .holders
+                .iter()
+                .filter(|holder| holder.kind == Kind::LoadBalancer.as_str())
+            {
                 let key = (holder.namespace.as_str(), holder.name.as_str(), holder.uid.as_str());
                 claims.entry(key).or_default().push(address);
             }
@@ -268,11 +273,15 @@ impl<'a> Book<'a> {
         let shared = want.sharing.as_ref().and_then(|word| {
             let candidates = self.shared.get(&(want.tenant.as_str().to_owned(), word.clone()))?;
             let mut candidates = candidates.iter().filter(of_family);
-            candidates.find(|address| self.may_hold(want, **address).is_ok()).copied()
+            candidates
+                .find(|address| self.may_hold(want, **address).is_ok())
+                .copied()
         });
-        let adopted = want.unclaimed.iter().filter(of_family).find(|address| {
-            pools.allow(want, **address) && self.may_hold(want, **address).is_ok()
-        });
+        let adopted = want
+            .unclaimed
+            .iter()
+            .filter(of_family)
+            .find(|address| pools.allow(want, **address) && self.may_hold(want, **address).is_ok());
         if let Some(address) = shared.or(adopted.copied()) {
             self.hold(want, address);
             return Ok(address);
@@ -341,7 +350,10 @@ impl<'a> Book<'a> {
 
 fn foreign(entry: &Entry) -> Vec<Holder> {
     let before = entry.before.iter().flatten();
-    before.filter(|holder| holder.kind != Kind::LoadBalancer.as_str()).cloned().collect()
+    before
+        .filter(|holder| holder.kind != Kind::LoadBalancer.as_str())
+        .cloned()
+        .collect()
 }
 
 fn claim(name: AddressName, tenant: &str, holders: Vec<Holder>) -> AddressClaim {

@@ -14,5 +14,6 @@ pub mod allocate;
 pub mod ir;
 pub mod object;
 pub mod problem;
+pub mod source;
 pub mod status;
 pub mod store;

@@ -265,7 +265,11 @@ fn typed<T: DeserializeOwned>(key: &ObjectKey, value: Value) -> Result<Arc<T>, U
 
 /// A Config that forbids what nobody can read is not taken at all: half of a prohibition would let in what the other half keeps out.
 fn closed(key: &ObjectKey, config: Arc<Config>) -> Result<Arc<Config>, Unreadable> {
-    let networks = config.spec.denied_ranges.iter().map(|range| range.parse::<ipnet::IpNet>());
+    let networks = config
+        .spec
+        .denied_ranges
+        .iter()
+        .map(|range| range.parse::<ipnet::IpNet>());
     for (index, network) in networks.enumerate() {
         if let Err(error) = network {
             return Err(Unreadable::Malformed(Malformed {
@@ -294,7 +298,10 @@ fn key_of(value: &Value) -> Result<ObjectKey, Unreadable> {
     };
     let is_ours = api_version.split_once('/').is_some_and(|(group, _)| group == GROUP);
     if is_ours && api_version != API_VERSION {
-        return nameless("apiVersion", &format!("{api_version:?} is not known; use {API_VERSION}"));
+        return nameless(
+            "apiVersion",
+            &format!("{api_version:?} is not known; use {API_VERSION}"),
+        );
     }
     let Some(known) = Kind::from_name(kind).filter(|_| is_ours) else {
         return Err(Unreadable::Foreign {
@@ -303,11 +310,17 @@ fn key_of(value: &Value) -> Result<ObjectKey, Unreadable> {
         });
     };
     let Some(name) = text("/metadata/name").filter(|name| kubelb_api::names::is_subdomain(name)) else {
-        return nameless("metadata.name", "must be a DNS name of small letters, digits, '-' and '.'");
+        return nameless(
+            "metadata.name",
+            "must be a DNS name of small letters, digits, '-' and '.'",
+        );
     };
     let namespace = text("/metadata/namespace").unwrap_or_default();
     if known.is_namespaced() && !kubelb_api::names::is_label(namespace) {
-        return nameless("metadata.namespace", "must be a DNS label: small letters, digits and '-'");
+        return nameless(
+            "metadata.namespace",
+            "must be a DNS label: small letters, digits and '-'",
+        );
     }
     let namespace = if known.is_namespaced() { namespace } else { "" };
     Ok(ObjectKey::new(known, namespace, name))
@@ -352,8 +365,14 @@ mod tests {
         for (object, field) in [
             (json!({"kind": "Tenant"}), "apiVersion"),
             (json!({"apiVersion": "kubelb.k8c.io/v1alpha1"}), "kind"),
-            (json!({"apiVersion": "kubelb.k8c.io/v1beta1", "kind": "Tenant"}), "apiVersion"),
-            (json!({"apiVersion": "kubelb.k8c.io/v1alpha1", "kind": "Tenant"}), "metadata.name"),
+            (
+                json!({"apiVersion": "kubelb.k8c.io/v1beta1", "kind": "Tenant"}),
+                "apiVersion",
+            ),
+            (
+                json!({"apiVersion": "kubelb.k8c.io/v1alpha1", "kind": "Tenant"}),
+                "metadata.name",
+            ),
             (
                 json!({"apiVersion": "kubelb.k8c.io/v1alpha1", "kind": "Config", "metadata": {"name": "a"}}),
                 "metadata.namespace",

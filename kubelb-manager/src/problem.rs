@@ -41,7 +41,10 @@ impl From<&Malformed> for Problem {
             &malformed.key,
             malformed.field.clone(),
             Reason::Malformed,
-            format!("{}; the last version that could be read stays in force", malformed.reason),
+            format!(
+                "{}; the last version that could be read stays in force",
+                malformed.reason
+            ),
         )
     }
 }

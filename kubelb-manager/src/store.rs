@@ -268,7 +268,11 @@ mod tests {
         let changed: Vec<String> = store.take_changed().iter().map(ToString::to_string).collect();
         assert_eq!(
             changed,
-            ["LoadBalancer tenant-x/a", "LoadBalancer tenant-x/b", "LoadBalancer tenant-x/c"]
+            [
+                "LoadBalancer tenant-x/a",
+                "LoadBalancer tenant-x/b",
+                "LoadBalancer tenant-x/c"
+            ]
         );
     }
 }

@@ -41,9 +41,9 @@ impl Range {
             None => Err(format!(
                 "{text:?} is neither a network such as 203.0.113.0/24 nor a range such as 203.0.113.10-203.0.113.20"
             )),
-            Some((first, last)) if IpFamily::of(first) != IpFamily::of(last) || first > last => {
-                Err(format!("{text:?} does not go from a lower to a higher address of the same family"))
-            }
+            Some((first, last)) if IpFamily::of(first) != IpFamily::of(last) || first > last => Err(format!(
+                "{text:?} does not go from a lower to a higher address of the same family"
+            )),
             Some((first, last)) => Ok(Self { first, last }),
         }
     }
@@ -77,7 +77,9 @@ pub(super) fn successor(address: IpAddr) -> Option<IpAddr> {
 pub(super) fn problems(store: &Store, namespace: &str) -> Vec<Problem> {
     let key = ObjectKey::new(Kind::Config, namespace, DEFAULT_CONFIG);
     let config = store.configs().get(&key.name);
-    let pools = config.into_iter().flat_map(|config| config.spec.address_pools.iter().enumerate());
+    let pools = config
+        .into_iter()
+        .flat_map(|config| config.spec.address_pools.iter().enumerate());
     let mut problems = Vec::new();
     for (place, pool) in pools {
         for (index, range) in pool.ranges.iter().enumerate() {
@@ -124,7 +126,8 @@ impl Pools {
     /// Whether the tenant may have this address.
     #[must_use]
     pub fn allow(&self, want: &Want, address: IpAddr) -> bool {
-        self.of(want).any(|pool| pool.ranges.iter().any(|range| range.contains(address)))
+        self.of(want)
+            .any(|pool| pool.ranges.iter().any(|range| range.contains(address)))
     }
 
     /// Ranges that the tenant gets addresses from.
@@ -145,7 +148,11 @@ impl Pool {
     fn read(pool: &AddressPool) -> Self {
         Self {
             name: pool.name.clone(),
-            ranges: pool.ranges.iter().filter_map(|range| Range::parse(range).ok()).collect(),
+            ranges: pool
+                .ranges
+                .iter()
+                .filter_map(|range| Range::parse(range).ok())
+                .collect(),
             tenants: pool.tenants.iter().cloned().collect(),
         }
     }
@@ -163,9 +170,18 @@ mod tests {
             ("2001:db8::/126", "2001:db8::", "2001:db8::3"),
         ] {
             let range = Range::parse(text).unwrap();
-            assert_eq!((range.first().to_string(), range.last().to_string()), (first.to_owned(), last.to_owned()));
+            assert_eq!(
+                (range.first().to_string(), range.last().to_string()),
+                (first.to_owned(), last.to_owned())
+            );
         }
-        for text in ["203.0.113.1", "203.0.113.2-203.0.113.1", "203.0.113.1-2001:db8::1", "a-b", ""] {
+        for text in [
+            "203.0.113.1",
+            "203.0.113.2-203.0.113.1",
+            "203.0.113.1-2001:db8::1",
+            "a-b",
+            "",
+        ] {
             assert!(Range::parse(text).is_err(), "{text}");
         }
         assert_eq!(successor("255.255.255.255".parse().unwrap()), None);

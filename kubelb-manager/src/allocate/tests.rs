@@ -50,7 +50,10 @@ fn settle(store: &mut Store) -> (Vec<String>, Vec<String>) {
     let first = plan(store, NAMESPACE);
     carry_out(store, &first);
     let second = plan(store, NAMESPACE);
-    assert!(second.delete.is_empty() && second.write.is_empty(), "not settled: {second:?}");
+    assert!(
+        second.delete.is_empty() && second.write.is_empty(),
+        "not settled: {second:?}"
+    );
     assert_eq!(first.problems, second.problems);
     let held = store.address_claims().values().map(|claim| {
         let names: Vec<&str> = claim.spec.holders.iter().map(|holder| holder.name.as_str()).collect();
@@ -66,17 +69,26 @@ fn the_first_free_address_of_a_pool_that_the_tenant_may_use() {
         {"name": "of-y", "ranges": ["203.0.113.0/30"], "tenants": ["y"]},
         {"name": "of-all", "ranges": ["198.51.100.7-198.51.100.8"]},
     ]);
-    let mut store = store(pools, &[plain("x", "a"), plain("x", "b"), plain("x", "c"), plain("y", "d")]);
+    let mut store = store(
+        pools,
+        &[plain("x", "a"), plain("x", "b"), plain("x", "c"), plain("y", "d")],
+    );
     let (held, problems) = settle(&mut store);
     assert_eq!(held, ["198.51.100.7 a", "198.51.100.8 b", "203.0.113.0 d"]);
     assert_eq!(problems.len(), 1);
-    assert!(problems[0].contains("tenant-x/c") && problems[0].contains("given out"), "{problems:?}");
+    assert!(
+        problems[0].contains("tenant-x/c") && problems[0].contains("given out"),
+        "{problems:?}"
+    );
     store.delete(&ObjectKey::new(Kind::LoadBalancer, "tenant-x", "a"));
     // What is freed is given out by the next plan: claims are deleted before they are made anew.
     let freeing = plan(&store, NAMESPACE);
     assert_eq!(freeing.delete.len(), 1);
     carry_out(&mut store, &freeing);
-    assert_eq!(settle(&mut store).0, ["198.51.100.7 c", "198.51.100.8 b", "203.0.113.0 d"]);
+    assert_eq!(
+        settle(&mut store).0,
+        ["198.51.100.7 c", "198.51.100.8 b", "203.0.113.0 d"]
+    );
 }
 
 #[test]
@@ -96,12 +108,18 @@ fn an_address_that_is_asked_for() {
     let (held, problems) = settle(&mut store);
     assert_eq!(held, ["203.0.113.5 a", "203.0.113.9 d", "2001:db8::9 d"]);
     assert_eq!(problems.len(), 3, "{problems:?}");
-    assert!(problems[0].contains("tenant-x/b: spec.loadBalancerIP: 203.0.113.5 is in use"), "{problems:?}");
+    assert!(
+        problems[0].contains("tenant-x/b: spec.loadBalancerIP: 203.0.113.5 is in use"),
+        "{problems:?}"
+    );
     // A change of mind gets the new one, then gives the old one back.
     store.apply(Ok(decode(wants_one("x", "a", &ip("203.0.113.7"), &none)).unwrap()));
     let change = plan(&store, NAMESPACE);
     carry_out(&mut store, &change);
-    assert_eq!(settle(&mut store).0, ["203.0.113.5 b", "203.0.113.7 a", "203.0.113.9 d", "2001:db8::9 d"]);
+    assert_eq!(
+        settle(&mut store).0,
+        ["203.0.113.5 b", "203.0.113.7 a", "203.0.113.9 d", "2001:db8::9 d"]
+    );
     // One that cannot be had leaves what there is.
     store.apply(Ok(decode(wants_one("x", "a", &ip("203.0.113.5"), &none)).unwrap()));
     assert_eq!(settle(&mut store).0[1], "203.0.113.7 a");
@@ -113,12 +131,22 @@ fn families() {
     let cases = [
         (json!({}), vec!["203.0.113.0 a"]),
         (json!({"ipFamilies": ["IPv6"]}), vec!["2001:db8:: a"]),
-        (json!({"ipFamilyPolicy": "PreferDualStack"}), vec!["203.0.113.0 a", "2001:db8:: a"]),
-        (json!({"ipFamilies": ["IPv6", "IPv4"]}), vec!["203.0.113.0 a", "2001:db8:: a"]),
+        (
+            json!({"ipFamilyPolicy": "PreferDualStack"}),
+            vec!["203.0.113.0 a", "2001:db8:: a"],
+        ),
+        (
+            json!({"ipFamilies": ["IPv6", "IPv4"]}),
+            vec!["203.0.113.0 a", "2001:db8:: a"],
+        ),
     ];
     for (spec, wanted) in cases {
         let mut store = store(pools.clone(), &[wants_one("x", "a", &spec, &json!({}))]);
-        assert_eq!(settle(&mut store), (wanted.iter().map(ToString::to_string).collect(), Vec::new()), "{spec}");
+        assert_eq!(
+            settle(&mut store),
+            (wanted.iter().map(ToString::to_string).collect(), Vec::new()),
+            "{spec}"
+        );
     }
     let only_v4 = json!([{"name": "a", "ranges": ["203.0.113.0/24"]}]);
     for (policy, problems) in [("PreferDualStack", 0), ("RequireDualStack", 1)] {
@@ -141,7 +169,10 @@ fn an_address_is_shared_inside_a_tenant_when_ports_differ() {
         wants_one("y", "e", &port(55, "TCP"), &word),
     ];
     let (held, problems) = settle(&mut store(pools, &objects));
-    assert_eq!(held, ["203.0.113.0 a,b", "203.0.113.1 c", "203.0.113.2 d", "203.0.113.3 e"]);
+    assert_eq!(
+        held,
+        ["203.0.113.0 a,b", "203.0.113.1 c", "203.0.113.2 d", "203.0.113.3 e"]
+    );
     assert_eq!(problems, Vec::<String>::new());
 }
 
@@ -153,9 +184,17 @@ fn an_address_given_otherwise_is_left_alone_and_not_given_out() {
         object["status"] = json!({"loadBalancer": {"ingress": [{"ip": ip}]}});
         object
     };
-    let objects = [with_status("z", "203.0.113.0"), with_status("elsewhere", "192.0.2.1"), plain("x", "a")];
+    let objects = [
+        with_status("z", "203.0.113.0"),
+        with_status("elsewhere", "192.0.2.1"),
+        plain("x", "a"),
+    ];
     let (held, _) = settle(&mut store(pools, &objects));
-    assert_eq!(held, ["203.0.113.0 z", "203.0.113.1 a"], "what is in a pool gets its claim");
+    assert_eq!(
+        held,
+        ["203.0.113.0 z", "203.0.113.1 a"],
+        "what is in a pool gets its claim"
+    );
 }
 
 #[test]

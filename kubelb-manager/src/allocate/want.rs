@@ -95,8 +95,17 @@ fn read(
     problems: &mut Vec<Problem>,
 ) -> Want {
     let spec = &object.spec;
-    let text = |annotation: Annotation| annotation.get(&object.metadata).map(str::trim).filter(|text| !text.is_empty());
-    let ingress = object.status.iter().filter_map(|status| status.load_balancer.as_ref()?.ingress.as_ref()).flatten();
+    let text = |annotation: Annotation| {
+        annotation
+            .get(&object.metadata)
+            .map(str::trim)
+            .filter(|text| !text.is_empty())
+    };
+    let ingress = object
+        .status
+        .iter()
+        .filter_map(|status| status.load_balancer.as_ref()?.ingress.as_ref())
+        .flatten();
     let mut want = Want {
         name: name.clone(),
         uid: object.metadata.uid.clone().unwrap_or_default(),
@@ -106,15 +115,24 @@ fn read(
         requested: BTreeMap::new(),
         pool: text(Annotation::ADDRESS_POOL).map(str::to_owned),
         sharing: text(Annotation::ALLOW_SHARED_IP).map(str::to_owned),
-        ports: spec.ports.iter().map(|port| (port.protocol.unwrap_or_default().as_str(), port.port)).collect(),
+        ports: spec
+            .ports
+            .iter()
+            .map(|port| (port.protocol.unwrap_or_default().as_str(), port.port))
+            .collect(),
         unclaimed: ingress.filter_map(|entry| entry.ip.as_deref()?.parse().ok()).collect(),
         has_annotation: text(Annotation::LOAD_BALANCER_IPS).is_some(),
     };
     let asked: Vec<(String, &str)> = match text(Annotation::LOAD_BALANCER_IPS) {
-        Some(list) => list.split(',').map(|one| (requested_annotation(), one.trim())).collect(),
+        Some(list) => list
+            .split(',')
+            .map(|one| (requested_annotation(), one.trim()))
+            .collect(),
         None => {
             let one = spec.load_balancer_ip.as_deref().filter(|ip| !ip.is_empty());
-            one.map(|ip| ("spec.loadBalancerIP".to_owned(), ip)).into_iter().collect()
+            one.map(|ip| ("spec.loadBalancerIP".to_owned(), ip))
+                .into_iter()
+                .collect()
         }
     };
     for (field, text) in asked {
@@ -153,7 +171,9 @@ fn families(spec: &api::LoadBalancerSpec, want: &Want, pools: &Pools) -> (Vec<Ip
     }
     match spec.ip_family_policy.as_deref() {
         Some("RequireDualStack") => {
-            let missing = [IpFamily::V4, IpFamily::V6].into_iter().filter(|family| !families.contains(family));
+            let missing = [IpFamily::V4, IpFamily::V6]
+                .into_iter()
+                .filter(|family| !families.contains(family));
             let missing: Vec<IpFamily> = missing.collect();
             families.extend(missing);
             (families, 2)

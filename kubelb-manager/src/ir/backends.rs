@@ -41,7 +41,10 @@ pub(super) fn read(
     let mut hosts: BTreeMap<Location, u16> = BTreeMap::new();
     let mut problems = Vec::new();
     if addresses.len() > MAX_ADDRESSES {
-        let message = format!("has {} addresses; those after the first {MAX_ADDRESSES} get no traffic", addresses.len());
+        let message = format!(
+            "has {} addresses; those after the first {MAX_ADDRESSES} get no traffic",
+            addresses.len()
+        );
         problems.push(Problem::new(object, field, Reason::InvalidValue, message));
     }
     for (index, address) in addresses.iter().enumerate().take(MAX_ADDRESSES) {
@@ -64,7 +67,11 @@ pub(super) fn read(
         };
         match hosts.get(&location) {
             Some(known) if *known != weight => {
-                refuse(part, Reason::InvalidValue, format!("{location} is listed twice, with two weights"));
+                refuse(
+                    part,
+                    Reason::InvalidValue,
+                    format!("{location} is listed twice, with two weights"),
+                );
             }
             Some(_) => {}
             None => {
@@ -79,7 +86,12 @@ type Refusal = (&'static str, Reason, String);
 
 /// The address counts where both are given. KubeLB's CCM writes names as addresses when it is told to use nodes' names.
 fn locate(address: &EndpointAddress, policy: &Policy) -> Result<(&'static str, Location), Refusal> {
-    let given = |text: &Option<String>| text.as_deref().map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned);
+    let given = |text: &Option<String>| {
+        text.as_deref()
+            .map(str::trim)
+            .filter(|text| !text.is_empty())
+            .map(str::to_owned)
+    };
     let (part, text) = match (given(&address.ip), given(&address.hostname)) {
         (Some(ip), _) => (".ip", ip),
         (None, Some(name)) => (".hostname", name),
@@ -167,7 +179,12 @@ mod tests {
     fn a_name_in_place_of_an_address_is_a_name() {
         let policy = Policy::new(None, &TenantSpec::default());
         let object = ObjectKey::new(Kind::Addresses, "tenant-x", "default");
-        let (backends, problems) = read(&object, "spec.addresses", &[at("Node.example.com"), at("10.0.0.1")], &policy);
+        let (backends, problems) = read(
+            &object,
+            "spec.addresses",
+            &[at("Node.example.com"), at("10.0.0.1")],
+            &policy,
+        );
         assert_eq!(problems, []);
         assert_eq!(backends.dns.len(), 2, "addresses are among the names");
         assert_eq!(backends.dns[1].location, Location::Name("node.example.com".into()));

@@ -114,7 +114,12 @@ impl Builder {
                 .map(|object| self.draft(store, &name, object, &mut policies, &mut update));
             let old = self.drafts.remove(&name);
             for (draft, is_new) in [(&old, false), (&draft, true)] {
-                let Some(Draft { load_balancer: Some(served), age, .. }) = draft else {
+                let Some(Draft {
+                    load_balancer: Some(served),
+                    age,
+                    ..
+                }) = draft
+                else {
                     continue;
                 };
                 addresses.extend(&served.addresses);
@@ -191,7 +196,12 @@ impl Builder {
         // Addresses that nobody refers to are read too, so that their owner hears of mistakes.
         for key in changed.iter().filter(|key| key.kind == Kind::Addresses) {
             if store.addresses().contains_key(&key.name) {
-                self.resolve(store, &key.name, &Self::policy(store, &self.config, &key.name.namespace), update);
+                self.resolve(
+                    store,
+                    &key.name,
+                    &Self::policy(store, &self.config, &key.name.namespace),
+                    update,
+                );
             }
         }
         stale
@@ -205,9 +215,15 @@ impl Builder {
             let of_tenant = |holder: &&api::Holder| {
                 TenantName::from_namespace(&holder.namespace).is_some_and(|tenant| tenant.as_str() == claim.spec.tenant)
             };
-            let holders = claim.spec.holders.iter().filter(|holder| holder.kind == Kind::LoadBalancer.as_str());
+            let holders = claim
+                .spec
+                .holders
+                .iter()
+                .filter(|holder| holder.kind == Kind::LoadBalancer.as_str());
             let holders = holders.filter(of_tenant);
-            holders.map(|holder| ObjectName::new(&holder.namespace, &holder.name)).collect()
+            holders
+                .map(|holder| ObjectName::new(&holder.namespace, &holder.name))
+                .collect()
         });
         let old = match &holders {
             Some(holders) => self.claims.insert(address, holders.clone()),
@@ -224,7 +240,10 @@ impl Builder {
         self.claimed.retain(|_, addresses| !addresses.is_empty());
         stale.extend(old.into_iter().flatten());
         stale.extend(holders.into_iter().flatten());
-        let mentioning = self.drafts.iter().filter(|(_, draft)| draft.mentioned.contains(&address));
+        let mentioning = self
+            .drafts
+            .iter()
+            .filter(|(_, draft)| draft.mentioned.contains(&address));
         stale.extend(mentioning.map(|(name, _)| name.clone()));
     }
 
@@ -244,7 +263,8 @@ impl Builder {
         let of_tenant = object.spec.load_balancer.as_ref().and_then(|settings| settings.disable);
         let of_all = settings.and_then(|config| config.spec.load_balancer.as_ref()?.disable);
         if of_tenant.or(of_all) == Some(true) {
-            let message = "load balancers are switched off for this tenant (spec.loadBalancer.disable of Tenant or Config)";
+            let message =
+                "load balancers are switched off for this tenant (spec.loadBalancer.disable of Tenant or Config)";
             return Err((Reason::Disabled, message.to_owned()));
         }
         let policy = Policy::new(settings.map(|config| &config.spec), &object.spec);
@@ -296,7 +316,9 @@ impl Builder {
                 if found.is_none() {
                     let message = format!("there is no Addresses {}", reference.name);
                     let field = "spec.endpoints[0].addressesReference.name";
-                    draft.problems.push(Problem::new(&key, field, Reason::RefNotFound, message));
+                    draft
+                        .problems
+                        .push(Problem::new(&key, field, Reason::RefNotFound, message));
                 }
                 found.unwrap_or_default()
             }
@@ -322,7 +344,13 @@ impl Builder {
     }
 
     /// The backends of an Addresses; `None` when there is no such object.
-    fn resolve(&mut self, store: &Store, name: &ObjectName, policy: &TenantPolicy, update: &mut Update) -> Option<Backends> {
+    fn resolve(
+        &mut self,
+        store: &Store,
+        name: &ObjectName,
+        policy: &TenantPolicy,
+        update: &mut Update,
+    ) -> Option<Backends> {
         if let Some(known) = self.backends.get(name) {
             return Some(known.clone());
         }
@@ -425,12 +453,18 @@ fn owned_address(key: &ObjectKey) -> Option<IpAddr> {
 fn mentioned(object: &api::LoadBalancer) -> BTreeSet<IpAddr> {
     let status = object.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     let ingress = status.and_then(|status| status.ingress.as_deref()).unwrap_or_default();
-    ingress.iter().filter_map(|entry| entry.ip.as_deref()?.parse().ok()).collect()
+    ingress
+        .iter()
+        .filter_map(|entry| entry.ip.as_deref()?.parse().ok())
+        .collect()
 }
 
 /// Whether that changed anything. What did not change stays the same allocation.
 fn put(ir: &mut Ir, tenant: &TenantName, name: &Arc<str>, served: Option<Arc<LoadBalancer>>) -> bool {
-    let known = ir.tenants.get(tenant).and_then(|tenant| tenant.load_balancers.get(name));
+    let known = ir
+        .tenants
+        .get(tenant)
+        .and_then(|tenant| tenant.load_balancers.get(name));
     if known == served.as_ref() {
         return false;
     }
@@ -451,4 +485,3 @@ impl Age {
         Self(created.is_none(), created)
     }
 }
-

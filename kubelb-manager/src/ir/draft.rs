@@ -47,7 +47,11 @@ struct Vip {
 }
 
 /// Reads one object.
-pub(super) fn read(name: &ObjectName, object: &api::LoadBalancer, context: &Context<'_>) -> (LoadBalancer, Vec<Problem>) {
+pub(super) fn read(
+    name: &ObjectName,
+    object: &api::LoadBalancer,
+    context: &Context<'_>,
+) -> (LoadBalancer, Vec<Problem>) {
     let key = ObjectKey {
         kind: Kind::LoadBalancer,
         name: name.clone(),
@@ -74,7 +78,11 @@ pub(super) fn read(name: &ObjectName, object: &api::LoadBalancer, context: &Cont
                 delivered_to_vip: vip.delivered,
             });
             strongest = strongest.max(Some(choice));
-            let family = if has_names { Family::Dns } else { Family::of(vip.address) };
+            let family = if has_names {
+                Family::Dns
+            } else {
+                Family::of(vip.address)
+            };
             let hosts = match family {
                 Family::V4 => &context.backends.v4,
                 Family::V6 => &context.backends.v6,
@@ -149,7 +157,12 @@ fn unserved_fields(key: &ObjectKey, object: &api::LoadBalancer, problems: &mut V
         if version != PROXY_PROTOCOL_V2 {
             let message = format!("{version:?} is not known; no header is sent. Use {PROXY_PROTOCOL_V2}");
             say(field, Reason::InvalidValue, message);
-        } else if object.spec.ports.iter().any(|port| port.protocol == Some(api::Protocol::Udp)) {
+        } else if object
+            .spec
+            .ports
+            .iter()
+            .any(|port| port.protocol == Some(api::Protocol::Udp))
+        {
             let message = "there is no PROXY protocol for UDP; UDP ports are served without".to_owned();
             say(field, Reason::Unsupported, message);
         }
@@ -165,11 +178,19 @@ fn ports(key: &ObjectKey, spec: &api::LoadBalancerSpec, problems: &mut Vec<Probl
     for (index, port) in spec.ports.iter().enumerate() {
         let at = |field: &str| format!("spec.ports[{index}]{field}");
         if index >= MAX_PORTS {
-            refuse(at(""), Reason::InvalidPort, format!("an object has {MAX_PORTS} ports at most"));
+            refuse(
+                at(""),
+                Reason::InvalidPort,
+                format!("an object has {MAX_PORTS} ports at most"),
+            );
             break;
         }
         let Some(frontend) = port_number(port.port) else {
-            refuse(at(".port"), Reason::InvalidPort, format!("{} is no port; use 1 to 65535", port.port));
+            refuse(
+                at(".port"),
+                Reason::InvalidPort,
+                format!("{} is no port; use 1 to 65535", port.port),
+            );
             continue;
         };
         let protocol = protocol_of(port.protocol);
@@ -184,7 +205,11 @@ fn ports(key: &ObjectKey, spec: &api::LoadBalancerSpec, problems: &mut Vec<Probl
         };
         let by_name = port.name.as_ref().filter(|name| !name.is_empty()).and_then(named);
         let Some((place, pair)) = by_name.or_else(|| backends.get(index).map(|pair| (index, pair))) else {
-            refuse(at(""), Reason::NoBackendPort, "no port of spec.endpoints[0] belongs to it".to_owned());
+            refuse(
+                at(""),
+                Reason::NoBackendPort,
+                "no port of spec.endpoints[0] belongs to it".to_owned(),
+            );
             continue;
         };
         let field = |name: &str| format!("spec.endpoints[0].ports[{place}].{name}");
@@ -199,7 +224,11 @@ fn ports(key: &ObjectKey, spec: &api::LoadBalancerSpec, problems: &mut Vec<Probl
                 protocol,
                 backend,
             }),
-            None => refuse(field("port"), Reason::InvalidPort, format!("{} is no port; use 1 to 65535", pair.port)),
+            None => refuse(
+                field("port"),
+                Reason::InvalidPort,
+                format!("{} is no port; use 1 to 65535", pair.port),
+            ),
         }
     }
     ports
@@ -253,6 +282,11 @@ fn missing_backends(key: &ObjectKey, backends: &Backends, lonely: &BTreeSet<IpAd
     for vip in lonely {
         let family = if vip.is_ipv4() { "IPv4" } else { "IPv6" };
         let message = format!("no backend has an {family} address, so connections to {vip} are refused");
-        problems.push(Problem::new(key, "spec.endpoints[0]", Reason::NoEndpointsOfFamily, message));
+        problems.push(Problem::new(
+            key,
+            "spec.endpoints[0]",
+            Reason::NoEndpointsOfFamily,
+            message,
+        ));
     }
 }

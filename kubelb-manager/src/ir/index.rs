@@ -94,7 +94,10 @@ impl Index {
             port: NonZeroU16::MIN,
             protocol: Protocol::Tcp,
         };
-        let of_address = self.frontends.range(first..).take_while(|(frontend, _)| frontend.address == address);
+        let of_address = self
+            .frontends
+            .range(first..)
+            .take_while(|(frontend, _)| frontend.address == address);
         let served = of_address.filter_map(|(frontend, claimants)| {
             let (_, data_plane) = claimants.iter().find(|(claimant, _)| claimant.tenant == *owner)?;
             (*data_plane == DataPlane::Envoy).then_some((frontend.protocol, frontend.port))
@@ -118,7 +121,12 @@ impl Index {
             .collect();
         for address in &taken_away {
             let message = format!("{address} belongs to another tenant");
-            problems.push(Problem::new(key, "status.loadBalancer.ingress", Reason::AddressConflict, message));
+            problems.push(Problem::new(
+                key,
+                "status.loadBalancer.ingress",
+                Reason::AddressConflict,
+                message,
+            ));
         }
         let mut lost = BTreeSet::new();
         for listener in &load_balancer.listeners {
@@ -128,7 +136,9 @@ impl Index {
                 continue;
             }
             let claimants = self.frontends.get(&frontend).into_iter().flatten();
-            let winner = claimants.map(|(other, _)| other).find(|other| other.tenant == claimant.tenant);
+            let winner = claimants
+                .map(|(other, _)| other)
+                .find(|other| other.tenant == claimant.tenant);
             if let Some(winner) = winner.filter(|winner| *winner != claimant) {
                 let Frontend { address, port, .. } = frontend;
                 let message = format!("port {port} of {address} is served for {}, which is older", winner.name);

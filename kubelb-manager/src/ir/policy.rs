@@ -14,7 +14,16 @@ use crate::problem::Reason;
 const MAX_NAME: usize = 253;
 
 /// Last labels of names that mean something inside of the management cluster or of a node only.
-const LOCAL_DOMAINS: &[&str] = &["local", "localhost", "svc", "internal", "localdomain", "home", "lan", "arpa"];
+const LOCAL_DOMAINS: &[&str] = &[
+    "local",
+    "localhost",
+    "svc",
+    "internal",
+    "localdomain",
+    "home",
+    "lan",
+    "arpa",
+];
 
 /// What holds for the endpoints of one tenant.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,7 +32,6 @@ pub struct Policy {
     /// `None`: whatever is not denied.
     allowed: Option<Vec<IpNet>>,
 }
-
 
 impl Policy {
     /// What the Config and a Tenant say together.
@@ -250,7 +258,12 @@ mod tests {
     #[test]
     fn names_that_could_mean_the_management_cluster_are_refused() {
         let open = policy(&[], &[]);
-        for name in ["node-1.example.com", "a_b.example.org", "EXAMPLE.com", "xn--a.example.com"] {
+        for name in [
+            "node-1.example.com",
+            "a_b.example.org",
+            "EXAMPLE.com",
+            "xn--a.example.com",
+        ] {
             assert!(open.check_name(name).is_ok(), "{name}");
         }
         for name in [

@@ -102,7 +102,13 @@ impl Reader<'_> {
     fn source_ranges(&mut self, ranges: &[String]) -> Vec<IpNet> {
         let mut read = Vec::with_capacity(ranges.len());
         if ranges.len() > MAX_RANGES {
-            self.refuse("spec.sourceRanges", format!("has {} networks, {MAX_RANGES} are allowed; nobody is let in by the others", ranges.len()));
+            self.refuse(
+                "spec.sourceRanges",
+                format!(
+                    "has {} networks, {MAX_RANGES} are allowed; nobody is let in by the others",
+                    ranges.len()
+                ),
+            );
         }
         for (index, range) in ranges.iter().enumerate().take(MAX_RANGES) {
             match network(range) {
@@ -153,12 +159,18 @@ impl Reader<'_> {
             }
         };
         let healthy_threshold = threshold("healthyThreshold", given.healthy_threshold, DEFAULT_HEALTHY_THRESHOLD);
-        let unhealthy_threshold =
-            threshold("unhealthyThreshold", given.unhealthy_threshold, DEFAULT_UNHEALTHY_THRESHOLD);
+        let unhealthy_threshold = threshold(
+            "unhealthyThreshold",
+            given.unhealthy_threshold,
+            DEFAULT_UNHEALTHY_THRESHOLD,
+        );
         let port = given.port.and_then(|port| {
             let read = port_number(port);
             if read.is_none() {
-                self.refuse("spec.healthCheck.port", "must be 1 to 65535; the endpoint's own port is checked");
+                self.refuse(
+                    "spec.healthCheck.port",
+                    "must be 1 to 65535; the endpoint's own port is checked",
+                );
             }
             read
         });
@@ -166,8 +178,12 @@ impl Reader<'_> {
         HealthCheck {
             probe: self.probe(given),
             port,
-            interval: self.duration(field("interval"), given.interval, MIN_INTERVAL).unwrap_or(DEFAULT_CHECK),
-            timeout: self.duration(field("timeout"), given.timeout, MIN_CHECK_TIMEOUT).unwrap_or(DEFAULT_CHECK),
+            interval: self
+                .duration(field("interval"), given.interval, MIN_INTERVAL)
+                .unwrap_or(DEFAULT_CHECK),
+            timeout: self
+                .duration(field("timeout"), given.timeout, MIN_CHECK_TIMEOUT)
+                .unwrap_or(DEFAULT_CHECK),
             healthy_threshold,
             unhealthy_threshold,
         }
@@ -178,7 +194,10 @@ impl Reader<'_> {
         match given.type_.unwrap_or_default() {
             HealthCheckType::Tcp => {
                 if given.http.is_some() {
-                    self.refuse("spec.healthCheck.http", "is for type HTTP; a connection is all that is checked");
+                    self.refuse(
+                        "spec.healthCheck.http",
+                        "is for type HTTP; a connection is all that is checked",
+                    );
                 }
                 Probe::Tcp
             }
@@ -187,12 +206,20 @@ impl Reader<'_> {
                 let path = http.path.unwrap_or_else(|| "/".to_owned());
                 let path_fits = path.starts_with('/') && path.len() <= MAX_PATH && visible(&path);
                 if !path_fits {
-                    self.refuse("spec.healthCheck.http.path", "must start with '/' and be visible ASCII; / holds");
+                    self.refuse(
+                        "spec.healthCheck.http.path",
+                        "must start with '/' and be visible ASCII; / holds",
+                    );
                 }
                 let host = http.host.filter(|host| !host.is_empty());
-                let host_fits = host.as_deref().is_none_or(|host| host.len() <= MAX_HOST && visible(host));
+                let host_fits = host
+                    .as_deref()
+                    .is_none_or(|host| host.len() <= MAX_HOST && visible(host));
                 if !host_fits {
-                    self.refuse("spec.healthCheck.http.host", "must be visible ASCII; the endpoint's address holds");
+                    self.refuse(
+                        "spec.healthCheck.http.host",
+                        "must be visible ASCII; the endpoint's address holds",
+                    );
                 }
                 Probe::Http {
                     path: if path_fits { path } else { "/".to_owned() },
@@ -222,7 +249,11 @@ mod tests {
 
     fn problems_of(spec: &LoadBalancerSpec) -> (Traffic, Vec<String>) {
         let mut problems = Vec::new();
-        let traffic = read(&ObjectKey::new(Kind::LoadBalancer, "tenant-x", "a"), spec, &mut problems);
+        let traffic = read(
+            &ObjectKey::new(Kind::LoadBalancer, "tenant-x", "a"),
+            spec,
+            &mut problems,
+        );
         (traffic, problems.into_iter().map(|problem| problem.field).collect())
     }
 
@@ -231,10 +262,17 @@ mod tests {
         let (traffic, problems) = problems_of(&LoadBalancerSpec::default());
         assert!(problems.is_empty());
         let check = traffic.health_check(Protocol::Tcp).unwrap();
-        assert_eq!((check.interval, check.timeout), (Duration::from_secs(5), Duration::from_secs(5)));
+        assert_eq!(
+            (check.interval, check.timeout),
+            (Duration::from_secs(5), Duration::from_secs(5))
+        );
         assert_eq!((check.healthy_threshold, check.unhealthy_threshold), (2, 3));
         assert_eq!(check.probe, Probe::Tcp);
-        assert_eq!(traffic.health_check(Protocol::Udp), None, "nothing answers a connection there");
+        assert_eq!(
+            traffic.health_check(Protocol::Udp),
+            None,
+            "nothing answers a connection there"
+        );
     }
 
     #[test]

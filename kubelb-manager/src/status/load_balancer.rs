@@ -26,7 +26,12 @@ struct Answer {
 }
 
 impl Answer {
-    fn new(condition: ConditionType, status: impl Into<ConditionStatus>, reason: &'static str, message: String) -> Self {
+    fn new(
+        condition: ConditionType,
+        status: impl Into<ConditionStatus>,
+        reason: &'static str,
+        message: String,
+    ) -> Self {
         Self {
             condition,
             status: status.into(),
@@ -107,11 +112,15 @@ fn accepted(object: &api::LoadBalancer, served: Option<&LoadBalancer>, problems:
     let answer = |status: bool, reason, message| Answer::new(ConditionType::Accepted, status, reason, message);
     let ours = || problems.iter().filter(of(ConditionType::Accepted));
     let said = sentences(ours(), "");
-    let first = ours().find(|problem| is_fatal(problem.reason)).or_else(|| ours().next());
+    let first = ours()
+        .find(|problem| is_fatal(problem.reason))
+        .or_else(|| ours().next());
     match (served, first) {
-        (None, first) if object.metadata.deletion_timestamp.is_some() => {
-            answer(false, first.map_or("Deleting", |_| "Deleting"), "the object is being deleted".to_owned())
-        }
+        (None, first) if object.metadata.deletion_timestamp.is_some() => answer(
+            false,
+            first.map_or("Deleting", |_| "Deleting"),
+            "the object is being deleted".to_owned(),
+        ),
         (None, first) => answer(false, first.map_or("Invalid", |problem| problem.reason.as_str()), said),
         (Some(_), _) if object.spec.ports.is_empty() => {
             answer(false, "NoPorts", "spec.ports: there is no port to serve".to_owned())
@@ -138,7 +147,10 @@ fn resolved(problems: &[Problem]) -> Answer {
 fn assigned(object: &api::LoadBalancer, served: Option<&LoadBalancer>, problems: &[Problem]) -> Answer {
     let condition = ConditionType::AddressAssigned;
     let said = sentences(problems.iter().filter(of(condition)), "");
-    let first = problems.iter().find(of(condition)).map(|problem| problem.reason.as_str());
+    let first = problems
+        .iter()
+        .find(of(condition))
+        .map(|problem| problem.reason.as_str());
     let has_addresses = served.is_some_and(|served| !served.addresses.is_empty());
     match (has_addresses, first) {
         (true, None) => Answer::new(condition, true, "AddressAssigned", String::new()),
@@ -159,7 +171,11 @@ fn programmed(served: Option<&LoadBalancer>, reports: &Reports, report: &Report)
         Answer::new(ConditionType::Programmed, status, reason, message)
     };
     let Some(served) = served.filter(|served| !served.listeners.is_empty()) else {
-        return answer(ConditionStatus::False, "NothingToServe", "nothing of it can be served".to_owned());
+        return answer(
+            ConditionStatus::False,
+            "NothingToServe",
+            "nothing of it can be served".to_owned(),
+        );
     };
     let missing = match served.data_plane.mode {
         DataPlane::KubeProxy => {
@@ -177,7 +193,11 @@ fn programmed(served: Option<&LoadBalancer>, reports: &Reports, report: &Report)
     } else if !report.rejected.is_empty() {
         answer(ConditionStatus::False, "Rejected", report.rejected.join("; "))
     } else if report.pending > 0 || report.programmed == 0 {
-        let message = format!("{} of {} data planes serve it", report.programmed, report.programmed + report.pending);
+        let message = format!(
+            "{} of {} data planes serve it",
+            report.programmed,
+            report.programmed + report.pending
+        );
         answer(ConditionStatus::False, "Pending", message)
     } else {
         let message = format!("{} data planes serve it", report.programmed);
@@ -201,8 +221,11 @@ fn healthy(served: Option<&LoadBalancer>, problems: &[Problem], report: &Report)
             let message = format!("none of {checked} is healthy, so all of them get traffic");
             Answer::new(condition, false, "NoneHealthy", message)
         }
-        (Some(_), None, Some(Health { healthy, checked })) => {
-            Answer::new(condition, true, "BackendsHealthy", said(format!("{healthy} of {checked} are healthy")))
-        }
+        (Some(_), None, Some(Health { healthy, checked })) => Answer::new(
+            condition,
+            true,
+            "BackendsHealthy",
+            said(format!("{healthy} of {checked} are healthy")),
+        ),
     }
 }

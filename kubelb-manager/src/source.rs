@@ -1,0 +1,6 @@
+//! Where objects come from.
+//!
+//! Owns the ways in; what objects mean is not known here.
+
+pub mod lines;
+pub mod manifest;
