@@ -20,7 +20,10 @@ use crate::ir::{ClusterId, DataPlane, Ir, LoadBalancer, Protocol, Update, Virtua
 #[must_use]
 pub fn translate(ir: &Ir) -> Snapshot {
     let load_balancers = ir.load_balancers().flat_map(|load_balancer| resources(load_balancer));
-    let addresses = ir.addresses.iter().map(|(address, known)| virtual_address(*address, known));
+    let addresses = ir
+        .addresses
+        .iter()
+        .map(|(address, known)| virtual_address(*address, known));
     Snapshot::default().update(load_balancers.chain(addresses), &[])
 }
 
@@ -30,9 +33,17 @@ pub fn follow(snapshot: &Snapshot, before: &Ir, after: &Ir, update: &Update) -> 
     let mut changed = Vec::new();
     let mut removed = BTreeSet::new();
     for name in &update.load_balancers {
-        let old = before.load_balancer(name).into_iter().flat_map(|load_balancer| resources(load_balancer));
+        let old = before
+            .load_balancer(name)
+            .into_iter()
+            .flat_map(|load_balancer| resources(load_balancer));
         removed.extend(old.map(|resource| (resource.kind(), Arc::clone(resource.name()))));
-        changed.extend(after.load_balancer(name).into_iter().flat_map(|load_balancer| resources(load_balancer)));
+        changed.extend(
+            after
+                .load_balancer(name)
+                .into_iter()
+                .flat_map(|load_balancer| resources(load_balancer)),
+        );
     }
     for address in &update.addresses {
         match after.addresses.get(address) {
@@ -59,7 +70,11 @@ fn resources(load_balancer: &LoadBalancer) -> Vec<Resource> {
             resources.push(listener::resource(load_balancer, one, audience));
         }
     }
-    for one in load_balancer.clusters.iter().filter(|cluster| used.contains(&cluster.id)) {
+    for one in load_balancer
+        .clusters
+        .iter()
+        .filter(|cluster| used.contains(&cluster.id))
+    {
         // A cluster serves the same port of all addresses of its family, and so one data plane.
         let audience = audience(one.data_plane).unwrap_or(Audience::Agents);
         resources.extend(cluster::resources(load_balancer, one, audience));

@@ -151,57 +151,53 @@ impl Builder {
     /// LoadBalancers that have to be read again; what they are read with is renewed on the way.
     fn stale(&mut self, store: &Store, changed: &BTreeSet<ObjectKey>, update: &mut Update) -> BTreeSet<ObjectName> {
         let mut stale = BTreeSet::new();
+        let mut lists = BTreeSet::new();
         for key in changed {
             match key.kind {
                 Kind::LoadBalancer => {
                     stale.insert(key.name.clone());
                 }
                 Kind::Addresses => {
-                    self.backends.remove(&key.name);
-                    let referring = store.load_balancers_in(&key.name.namespace).map(|(name, _)| name);
-                    stale.extend(
-                        referring
-                            .filter(|name| {
-                                let draft = self.drafts.get(*name);
-                                draft.is_none_or(|draft| draft.reference.as_ref() == Some(&key.name))
-                            })
-                            .cloned(),
-                    );
-                    if !store.addresses().contains_key(&key.name) {
-                        self.note(key.clone(), malformed(store, key), update);
-                    }
+                    lists.insert(key.name.clone());
+                    let in_namespace = store.load_balancers_in(&key.name.namespace).map(|(name, _)| name);
+                    let refers = |name: &&ObjectName| {
+                        let draft = self.drafts.get(*name);
+                        draft.is_none_or(|draft| draft.reference.as_ref() == Some(&key.name))
+                    };
+                    stale.extend(in_namespace.filter(refers).cloned());
                 }
                 Kind::Tenant => {
                     let namespace = format!("tenant-{}", key.name.name);
-                    self.backends.retain(|name, _| *name.namespace != *namespace);
+                    let in_namespace = |name: &&ObjectName| *name.namespace == *namespace;
+                    lists.extend(store.addresses().keys().filter(in_namespace).cloned());
                     stale.extend(store.load_balancers_in(&namespace).map(|(name, _)| name.clone()));
-                    self.note(key.clone(), malformed(store, key), update);
                 }
-                Kind::Config => {
-                    if *key == self.config {
-                        self.backends.clear();
-                        stale.extend(store.load_balancers().keys().cloned());
-                    }
-                    self.note(key.clone(), malformed(store, key), update);
+                Kind::Config if *key == self.config => {
+                    lists.extend(store.addresses().keys().cloned());
+                    stale.extend(store.load_balancers().keys().cloned());
                 }
-                Kind::AddressClaim => {
-                    self.claim(store, key, &mut stale);
-                    self.note(key.clone(), malformed(store, key), update);
-                }
-                Kind::VirtualAddressOwner | Kind::SyncSecret => {
-                    self.note(key.clone(), malformed(store, key), update);
-                }
+                Kind::AddressClaim => self.claim(store, key, &mut stale),
+                Kind::Config | Kind::VirtualAddressOwner | Kind::SyncSecret => {}
+            }
+            if !matches!(key.kind, Kind::LoadBalancer | Kind::Addresses) {
+                self.note(key.clone(), malformed(store, key), update);
             }
         }
-        // Addresses that nobody refers to are read too, so that their owner hears of mistakes.
-        for key in changed.iter().filter(|key| key.kind == Kind::Addresses) {
-            if store.addresses().contains_key(&key.name) {
-                self.resolve(
-                    store,
-                    &key.name,
-                    &Self::policy(store, &self.config, &key.name.namespace),
-                    update,
-                );
+        // All are forgotten before one is read; and those that nobody refers to are read too, so that their owner hears of mistakes.
+        for name in &lists {
+            self.backends.remove(name);
+        }
+        let mut policies = Policies::new();
+        for name in lists {
+            let policy = policies
+                .entry(Arc::clone(&name.namespace))
+                .or_insert_with(|| Self::policy(store, &self.config, &name.namespace));
+            if self.resolve(store, &name, policy, update).is_none() {
+                let key = ObjectKey {
+                    kind: Kind::Addresses,
+                    name,
+                };
+                self.note(key.clone(), malformed(store, &key), update);
             }
         }
         stale

@@ -152,7 +152,10 @@ fn unserved_fields(key: &ObjectKey, object: &api::LoadBalancer, problems: &mut V
         let message = format!("{policy:?} is not known; Cluster holds");
         say("spec.externalTrafficPolicy".to_owned(), Reason::InvalidValue, message);
     }
-    if let Some(version) = Annotation::PROXY_PROTOCOL.get(&object.metadata) {
+    if let Some(version) = Annotation::PROXY_PROTOCOL
+        .get(&object.metadata)
+        .filter(|version| !version.is_empty())
+    {
         let field = format!("metadata.annotations[{}]", Annotation::PROXY_PROTOCOL.key());
         if version != PROXY_PROTOCOL_V2 {
             let message = format!("{version:?} is not known; no header is sent. Use {PROXY_PROTOCOL_V2}");

@@ -71,7 +71,11 @@ fn message(load_balancer: &LoadBalancer, cluster: &Cluster, name: &str, affinity
     let is_envoy = cluster.data_plane == DataPlane::Envoy;
     // Envoy keeps a client with its backend by hashing only.
     let hashes = cluster.algorithm == Algorithm::Maglev || (is_envoy && affinity.is_some());
-    let policy = if hashes { pb::cluster::LbPolicy::Maglev } else { pb::cluster::LbPolicy::RoundRobin };
+    let policy = if hashes {
+        pb::cluster::LbPolicy::Maglev
+    } else {
+        pb::cluster::LbPolicy::RoundRobin
+    };
     let metadata = Metadata {
         tenant: Some(load_balancer.tenant.to_string()),
         affinity_timeout: affinity,
@@ -150,7 +154,11 @@ fn assignment(cluster: &Cluster, name: &str) -> eds::ClusterLoadAssignment {
     };
     eds::ClusterLoadAssignment {
         cluster_name: name.to_owned(),
-        endpoints: if group.lb_endpoints.is_empty() { Vec::new() } else { vec![group] },
+        endpoints: if group.lb_endpoints.is_empty() {
+            Vec::new()
+        } else {
+            vec![group]
+        },
         ..eds::ClusterLoadAssignment::default()
     }
 }
@@ -172,7 +180,12 @@ fn endpoint(cluster: &Cluster, host: &Host) -> eds::LbEndpoint {
     };
     let is_draining = host.weight == 0;
     eds::LbEndpoint {
-        health_status: if is_draining { core::HealthStatus::Draining } else { core::HealthStatus::Unknown }.into(),
+        health_status: if is_draining {
+            core::HealthStatus::Draining
+        } else {
+            core::HealthStatus::Unknown
+        }
+        .into(),
         // Envoy takes no weight of 0.
         load_balancing_weight: (host.weight > 1).then(|| number(host.weight.into())),
         host_identifier: Some(eds::lb_endpoint::HostIdentifier::Endpoint(endpoint)),

@@ -25,12 +25,17 @@ pub(super) fn resource(load_balancer: &LoadBalancer, listener: &Listener, audien
     let frontend = &listener.frontend;
     let name = listener_name(load_balancer, frontend);
     let targets = listener.targets.iter();
-    let clusters: Vec<(String, u32)> =
-        targets.map(|target| (cluster_name(load_balancer, target.cluster), target.weight)).collect();
+    let clusters: Vec<(String, u32)> = targets
+        .map(|target| (cluster_name(load_balancer, target.cluster), target.weight))
+        .collect();
     let is_envoy = listener.data_plane == DataPlane::Envoy;
     let mut message = pb::Listener {
         name,
-        address: Some(wire::address(frontend.address.to_string(), frontend.port.get(), frontend.protocol)),
+        address: Some(wire::address(
+            frontend.address.to_string(),
+            frontend.port.get(),
+            frontend.protocol,
+        )),
         metadata: metadata(load_balancer, listener).encode(),
         // The VIP may be on the node only later, or for a while not at all.
         freebind: is_envoy.then_some(BoolValue { value: true }),
@@ -120,7 +125,9 @@ fn udp_proxy(name: &str, listener: &Listener, clusters: &[(String, u32)]) -> udp
         cluster: cluster.map(|(name, _)| name.clone()).unwrap_or_default(),
     };
     let action = matcher::matcher::OnMatch {
-        on_match: Some(matcher::matcher::on_match::OnMatch::Action(extension(UDP_ROUTE, &route))),
+        on_match: Some(matcher::matcher::on_match::OnMatch::Action(extension(
+            UDP_ROUTE, &route,
+        ))),
         ..matcher::matcher::OnMatch::default()
     };
     let hash = udp::udp_proxy_config::HashPolicy {
@@ -130,7 +137,9 @@ fn udp_proxy(name: &str, listener: &Listener, clusters: &[(String, u32)]) -> udp
         stat_prefix: name.to_owned(),
         idle_timeout: listener.timeouts.udp_idle.map(duration),
         hash_policies: listener.affinity.map(|_| hash).into_iter().collect(),
-        route_specifier: Some(udp::udp_proxy_config::RouteSpecifier::Matcher(sources(listener, action))),
+        route_specifier: Some(udp::udp_proxy_config::RouteSpecifier::Matcher(sources(
+            listener, action,
+        ))),
         ..udp::UdpProxyConfig::default()
     }
 }
@@ -162,9 +171,9 @@ fn sources(listener: &Listener, action: matcher::matcher::OnMatch) -> matcher::M
         on_match: Some(action),
     };
     matcher::Matcher {
-        matcher_type: Some(matcher::matcher::MatcherType::MatcherList(matcher::matcher::MatcherList {
-            matchers: vec![field],
-        })),
+        matcher_type: Some(matcher::matcher::MatcherType::MatcherList(
+            matcher::matcher::MatcherList { matchers: vec![field] },
+        )),
         ..matcher::Matcher::default()
     }
 }

@@ -45,7 +45,12 @@ pub(super) fn cluster_name(load_balancer: &LoadBalancer, id: ClusterId) -> Strin
     match id.family {
         Family::V4 => named(contract::Family::V4),
         Family::V6 => named(contract::Family::V6),
-        Family::Dns => format!("{}/{}-{}/dns", load_balancer.name, id.port, protocol(id.protocol).as_str()),
+        Family::Dns => format!(
+            "{}/{}-{}/dns",
+            load_balancer.name,
+            id.port,
+            protocol(id.protocol).as_str()
+        ),
     }
 }
 

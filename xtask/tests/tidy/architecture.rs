@@ -16,6 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &["kubelb-common", "kubelb-ebpf", "kubelb-runtime", "kubelb-xds"],
     ),
     ("kubelb-api", &[]),
+    ("kubelb-manager", &["kubelb-api", "kubelb-runtime", "kubelb-xds"]),
     ("kubelb-runtime", &[]),
     ("kubelb-xds", &[]),
     ("xtask", &["kubelb-api"]),
@@ -26,6 +27,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "kubelb-ebpf",
             "kubelb-agent",
             "kubelb-api",
+            "kubelb-manager",
             "kubelb-runtime",
             "kubelb-xds",
         ],
@@ -47,6 +49,7 @@ const AYA_USERS: &[&str] = &[
 /// Crate roots with an attribute that a workspace lint cannot say (it would hold for every package).
 const UNSAFE_RULES: &[(&str, &str)] = &[
     ("kubelb-api/src/lib.rs", "forbid"),
+    ("kubelb-manager/src/lib.rs", "forbid"),
     ("kubelb-runtime/src/lib.rs", "forbid"),
     ("kubelb-xds/src/lib.rs", "forbid"),
     ("kubelb-agent/src/lib.rs", "deny"),

@@ -1,8 +1,17 @@
-//! Objects through every step, compared with what was right before: `tests/golden/<case>/in.yaml` in, `ir.yaml` and `status.yaml` out.
+//! Objects through every step, compared with what was right before: `<case>/in.yaml` in, `ir.yaml`, `xds.yaml` and
+//! `status.yaml` out.
 //!
 //! `KUBELB_BLESS=1 cargo test -p kubelb-manager --test golden` writes the outputs anew; what changed is then seen in the diff.
 
 #![forbid(unsafe_code)]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "all of this is test code"
+)]
+
+mod message;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,7 +22,8 @@ use kubelb_manager::object::{Kind, Object, ObjectName};
 use kubelb_manager::source::manifest;
 use kubelb_manager::status::{Health, Problems, Report, Reports};
 use kubelb_manager::store::Store;
-use kubelb_manager::{allocate, ir, status};
+use kubelb_manager::{allocate, ir, status, xds};
+use kubelb_xds::ResourceType;
 use serde::Serialize;
 
 const NAMESPACE: &str = "kubelb";
@@ -21,10 +31,8 @@ const NAMESPACE: &str = "kubelb";
 #[test]
 fn every_case_gives_what_it_gave() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    let mut cases: Vec<PathBuf> = fs::read_dir(&root)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
+    let entries = fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().path());
+    let mut cases: Vec<PathBuf> = entries.filter(|path| path.is_dir()).collect();
     cases.sort();
     assert!(cases.len() >= 20, "cases are missing");
     let bless = std::env::var_os("KUBELB_BLESS").is_some();
@@ -88,7 +96,22 @@ fn outputs(case: &Path) -> Vec<(&'static str, String)> {
         claims,
         problems,
     };
-    vec![("ir.yaml", yaml(&shown)), ("status.yaml", yaml(&patches))]
+    vec![
+        ("ir.yaml", yaml(&shown)),
+        ("xds.yaml", yaml(&resources(&ir))),
+        ("status.yaml", yaml(&patches)),
+    ]
+}
+
+fn resources(ir: &ir::Ir) -> Vec<serde_json::Value> {
+    let snapshot = xds::translate(ir);
+    let kinds = ResourceType::ALL.into_iter();
+    let all = kinds.flat_map(|kind| snapshot.table(kind).values().cloned().collect::<Vec<_>>());
+    all.map(|resource| {
+        let for_whom = format!("{:?} of {:?}", resource.audience(), resource.owner());
+        serde_json::json!({"for": for_whom, "resource": message::show(&resource.any_bytes())})
+    })
+    .collect()
 }
 
 /// One agent and no Envoy; every object is served and has two endpoints, of which one is healthy.
