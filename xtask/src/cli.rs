@@ -52,6 +52,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Measure the testbed's API server
+    BenchApi {
+        /// Passed on to the bench
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
 }
 
 /// Runs the task that the command line names.
@@ -90,5 +96,6 @@ pub(crate) fn run() -> anyhow::Result<()> {
         Task::Test(options) => test::run(&workspace, &options),
         Task::Demo { args } => demo::run(&workspace, demo::Show::Demo, &args),
         Task::Bench { args } => demo::run(&workspace, demo::Show::Bench, &args),
+        Task::BenchApi { args } => demo::run(&workspace, demo::Show::BenchApi, &args),
     }
 }

@@ -1,4 +1,4 @@
-//! The programs that show the system to a person: demo and bench, binaries of the testbed package.
+//! The programs that show the system to a person: demo and benches, binaries of the testbed package.
 
 use crate::agent::{self, Profile};
 use crate::ebpf::Object;
@@ -13,6 +13,8 @@ pub(crate) enum Show {
     Demo,
     /// What the data path costs.
     Bench,
+    /// What the testbed's API server does in a second.
+    BenchApi,
 }
 
 impl Show {
@@ -20,6 +22,7 @@ impl Show {
         match self {
             Self::Demo => "demo",
             Self::Bench => "bench",
+            Self::BenchApi => "bench-api",
         }
     }
 
@@ -27,7 +30,15 @@ impl Show {
     fn profile(self) -> Profile {
         match self {
             Self::Demo => Profile::Dev,
-            Self::Bench => Profile::Release,
+            Self::Bench | Self::BenchApi => Profile::Release,
+        }
+    }
+
+    /// Programs that it starts, beside itself.
+    fn beside(self) -> &'static [&'static str] {
+        match self {
+            Self::Demo | Self::Bench => &[],
+            Self::BenchApi => &["--bin", "apiserver"],
         }
     }
 }
@@ -35,14 +46,16 @@ impl Show {
 /// Sets up, builds, and runs it with `args`.
 ///
 /// # Errors
-/// When the user is not root, or a step fails.
+/// When the user is not root (but for the API server's bench), or a step fails.
 pub(crate) fn run(workspace: &Workspace, show: Show, args: &[String]) -> anyhow::Result<()> {
-    root::require(show.name(), "it makes network namespaces and loads eBPF programs")?;
+    if show != Show::BenchApi {
+        root::require(show.name(), "it makes network namespaces and loads eBPF programs")?;
+    }
     let mut steps = Steps::new();
     steps.run("setup", || setup::ensure(workspace))?;
     let object = steps.run("build-ebpf", || ebpf::build(workspace, Object::Product))?;
     let bench_object = match show {
-        Show::Demo => None,
+        Show::Demo | Show::BenchApi => None,
         Show::Bench => Some(steps.run("build the bench's programs", || ebpf::build(workspace, Object::Bench))?),
     };
     let binary = steps.run("build the agent", || agent::build(workspace, &object, show.profile()))?;
@@ -64,7 +77,7 @@ pub(crate) fn run(workspace: &Workspace, show: Show, args: &[String]) -> anyhow:
         &[]
     };
     steps.run(&format!("build the {}", show.name()), || {
-        process::run(cargo().arg("build").args(package).args(release))
+        process::run(cargo().arg("build").args(package).args(show.beside()).args(release))
     })?;
     // From here on screen and Ctrl-C are the program's own: it cleans up when it is interrupted.
     process::replace(

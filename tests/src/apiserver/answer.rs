@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::call::{Form, Request};
 use super::resource::Resource;
 use super::status::ApiError;
+use super::store::Stored;
 use super::table;
 use super::watch::Watch;
 
@@ -81,11 +82,15 @@ impl Answer {
         request: &Request,
         resource: &Resource,
         code: u16,
-        object: &Value,
+        object: &Stored,
         now: jiff::Timestamp,
     ) -> Self {
+        let form = request.form();
+        if form == Form::Full {
+            return Self::bytes(code, "application/json", super::body::json(resource, object));
+        }
         let shown = super::body::present(resource, object);
-        match request.form() {
+        match form {
             Form::Full => Self::json(code, &shown),
             Form::Metadata => Self::json(code, &table::partial(&shown)),
             Form::Table => {

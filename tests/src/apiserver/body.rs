@@ -1,5 +1,6 @@
 //! Bodies: JSON, YAML and protobuf read into objects; unknown fields found; objects put into the version asked for.
 
+use hyper::body::Bytes;
 use serde_json::Value;
 
 use super::call::{Request, Target};
@@ -9,6 +10,7 @@ use super::protobuf;
 use super::resource::{Resource, group_version};
 use super::schema::{Definitions, Shape};
 use super::status::{ApiError, Cause};
+use super::store::Stored;
 use super::validate;
 
 const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
@@ -180,6 +182,17 @@ pub(crate) fn clean(
         .iter()
         .map(|field| format!("unknown field \"{field}\""))
         .collect())
+}
+
+/// The same as JSON; what all see alike is written once for all.
+pub(crate) fn json(resource: &Resource, object: &Stored) -> Bytes {
+    let alike = resource.group != "events.k8s.io"
+        && (resource.is_builtin() || text(object, "/apiVersion") == resource.api_version());
+    if alike {
+        object.json().clone()
+    } else {
+        Bytes::from(present(resource, object).to_string())
+    }
 }
 
 /// An object as this version of its resource shows it.

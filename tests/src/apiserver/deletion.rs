@@ -10,6 +10,7 @@ use super::object::{field_mut, finalizers, is_deleting, items, meta, metadata_mu
 use super::resource::Resource;
 use super::server::{Txn, rfc3339};
 use super::status::ApiError;
+use super::store::Stored;
 use super::write::{check_identity, store_or_end};
 
 /// What a delete asks for, from its body and query.
@@ -50,16 +51,16 @@ impl DeleteOptions {
 /// What became of an object.
 pub(crate) enum Deleted {
     /// It is gone.
-    Gone(Arc<Value>),
+    Gone(Arc<Stored>),
     /// It is on its way.
-    Waiting(Arc<Value>),
+    Waiting(Arc<Stored>),
 }
 
 /// Begins or ends the deletion of `live`.
 pub(crate) fn delete(
     txn: &mut Txn<'_>,
     resource: &Resource,
-    live: &Arc<Value>,
+    live: &Arc<Stored>,
     options: &DeleteOptions,
 ) -> Result<Deleted, ApiError> {
     check_preconditions(resource, live, options)?;
@@ -158,7 +159,7 @@ pub(crate) fn finalize_namespace(
     target: &Target,
     live: &Value,
     object: &Value,
-) -> Result<Arc<Value>, ApiError> {
+) -> Result<Arc<Stored>, ApiError> {
     check_identity(target, live, &mut object.clone())?;
     let mut next = live.clone();
     let finalizers = object.pointer("/spec/finalizers").cloned().unwrap_or(json!([]));

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::store::{Event, Key, Store};
+use super::store::{Event, Key, Store, Stored};
 
 /// Changes on their way to the disk. A writer that finds this full waits for the disk.
 const QUEUE: usize = 4096;
@@ -65,7 +65,7 @@ struct Line {
     snapshot: bool,
 }
 
-/// Same as [`Line`], without owning the object.
+/// Same as [`Line`] but for the object, which is JSON already.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct LineOut<'a> {
@@ -76,8 +76,6 @@ struct LineOut<'a> {
     namespace: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     name: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    object: Option<&'a Value>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     snapshot: bool,
 }
@@ -231,10 +229,9 @@ impl Writer {
                 resource: &event.resource,
                 namespace: &event.namespace,
                 name: &event.name,
-                object: event.after.as_deref(),
                 snapshot: false,
             };
-            append(&mut self.file, &line)?;
+            append(&mut self.file, &line, event.after.as_deref())?;
             self.written = event.revision;
         }
         self.file.flush()?;
@@ -254,7 +251,7 @@ impl Writer {
                 Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
                 Err(TryLockError::WouldBlock) => return Ok(()),
             };
-            let objects: Vec<(Arc<str>, Key, Arc<Value>)> = store
+            let objects: Vec<(Arc<str>, Key, Arc<Stored>)> = store
                 .all()
                 .map(|(resource, key, object)| (Arc::clone(resource), key.clone(), Arc::clone(object)))
                 .collect();
@@ -267,20 +264,18 @@ impl Writer {
             resource: "",
             namespace: "",
             name: "",
-            object: None,
             snapshot: true,
         };
-        append(&mut file, &start)?;
+        append(&mut file, &start, None)?;
         for (resource, (namespace, name), object) in &objects {
             let line = LineOut {
                 revision,
                 resource,
                 namespace,
                 name,
-                object: Some(object),
                 snapshot: true,
             };
-            append(&mut file, &line)?;
+            append(&mut file, &line, Some(object))?;
         }
         file.flush()?;
         file.get_ref().sync_all()?;
@@ -292,7 +287,14 @@ impl Writer {
     }
 }
 
-fn append(file: &mut BufWriter<File>, line: &LineOut<'_>) -> io::Result<()> {
-    serde_json::to_writer(&mut *file, line)?;
-    file.write_all(b"\n")
+fn append(file: &mut BufWriter<File>, line: &LineOut<'_>, object: Option<&Stored>) -> io::Result<()> {
+    let mut text = serde_json::to_vec(line)?;
+    // The object is the last field.
+    text.pop();
+    file.write_all(&text)?;
+    if let Some(object) = object {
+        file.write_all(b",\"object\":")?;
+        file.write_all(object.json())?;
+    }
+    file.write_all(b"}\n")
 }

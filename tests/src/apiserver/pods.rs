@@ -120,6 +120,14 @@ fn spend_budget(txn: &mut Txn<'_>, pod: &Value) -> Result<(), ApiError> {
         }
     };
     let number = |pointer: &str| budget.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
+    if !is_ready(pod) {
+        // Whoever serves no one costs nothing, as long as enough others do.
+        let (healthy, desired) = (number("/status/currentHealthy"), number("/status/desiredHealthy"));
+        let always = text(budget, "/spec/unhealthyPodEvictionPolicy") == "AlwaysAllow";
+        if always || (desired > 0 && healthy >= desired) {
+            return Ok(());
+        }
+    }
     let allowed = number("/status/disruptionsAllowed");
     if number("/status/observedGeneration") < number("/metadata/generation") || allowed < 1 {
         let why = format!(
@@ -141,6 +149,12 @@ fn spend_budget(txn: &mut Txn<'_>, pod: &Value) -> Result<(), ApiError> {
         txn.put(resource, next);
     }
     Ok(())
+}
+
+fn is_ready(pod: &Value) -> bool {
+    items(pod, "/status/conditions")
+        .iter()
+        .any(|condition| text(condition, "/type") == "Ready" && text(condition, "/status") == "True")
 }
 
 #[cfg(test)]

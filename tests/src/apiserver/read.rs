@@ -6,6 +6,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hyper::body::Bytes;
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::answer::Answer;
@@ -15,7 +16,7 @@ use super::object::{meta, name};
 use super::selectors::{Fields, Labels};
 use super::server::Server;
 use super::status::ApiError;
-use super::store::{Key, Store};
+use super::store::{Key, Store, Stored};
 use super::table;
 
 /// Which objects a request is about.
@@ -136,7 +137,7 @@ pub(crate) fn list(server: &Server, request: &Request, target: &Target) -> Resul
 
 struct Page {
     revision: u64,
-    items: Vec<Arc<Value>>,
+    items: Vec<Arc<Stored>>,
     next: Option<Continue>,
     remaining: usize,
 }
@@ -151,7 +152,7 @@ fn page(
 ) -> Result<Page, ApiError> {
     let table = target.resource.table();
     let past = past(store, &table, revision)?;
-    let mut objects: BTreeMap<&Key, &Arc<Value>> = store.list(&table, filter.namespace()).collect();
+    let mut objects: BTreeMap<&Key, &Arc<Stored>> = store.list(&table, filter.namespace()).collect();
     for (key, object) in &past {
         match object {
             Some(object) => objects.insert(key, object),
@@ -181,7 +182,7 @@ fn page(
 }
 
 /// How objects of `table` that changed after `revision` were then; `None` for those that were not there.
-fn past(store: &Store, table: &str, revision: u64) -> Result<BTreeMap<Key, Option<Arc<Value>>>, ApiError> {
+fn past(store: &Store, table: &str, revision: u64) -> Result<BTreeMap<Key, Option<Arc<Stored>>>, ApiError> {
     let mut past = BTreeMap::new();
     if revision == store.revision() {
         return Ok(past);
@@ -199,7 +200,7 @@ fn past(store: &Store, table: &str, revision: u64) -> Result<BTreeMap<Key, Optio
     Ok(past)
 }
 
-fn render(request: &Request, target: &Target, items: &[Arc<Value>], metadata: Value) -> Answer {
+fn render(request: &Request, target: &Target, items: &[Arc<Stored>], metadata: Value) -> Answer {
     let resource = &target.resource;
     match request.form() {
         Form::Table => {
@@ -232,17 +233,28 @@ fn render(request: &Request, target: &Target, items: &[Arc<Value>], metadata: Va
                 if index > 0 {
                     text.push(',');
                 }
-                let mut item = body::present(resource, item);
-                if resource.is_builtin() {
+                if resource.is_builtin() && resource.group != "events.k8s.io" {
                     // The list says what its items are.
-                    let map = super::object::as_map(&mut item);
-                    map.remove("kind");
-                    map.remove("apiVersion");
+                    text.push_str(&serde_json::to_string(&Item(item)).unwrap_or_default());
+                } else if resource.is_builtin() {
+                    let item = body::present(resource, item);
+                    text.push_str(&serde_json::to_string(&Item(&item)).unwrap_or_default());
+                } else {
+                    text.push_str(&String::from_utf8_lossy(&body::json(resource, item)));
                 }
-                text.push_str(&item.to_string());
             }
             text.push_str("]}");
             Answer::bytes(200, "application/json", Bytes::from(text))
         }
+    }
+}
+
+/// An object without what it is.
+struct Item<'a>(&'a Value);
+
+impl Serialize for Item<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let fields = self.0.as_object().into_iter().flatten();
+        serializer.collect_map(fields.filter(|(key, _)| !matches!(key.as_str(), "kind" | "apiVersion")))
     }
 }

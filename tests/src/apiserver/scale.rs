@@ -13,6 +13,7 @@ use super::patch;
 use super::schema::Shape;
 use super::server::{Server, Txn};
 use super::status::ApiError;
+use super::store::Stored;
 use super::verbs;
 use super::write::{self, Ownership};
 
@@ -113,10 +114,10 @@ fn set(
     txn: &mut Txn<'_>,
     request: &Request,
     target: &Target,
-    live: &Arc<Value>,
+    live: &Arc<Stored>,
     scale: &Value,
     paths: &Paths,
-) -> Result<Arc<Value>, ApiError> {
+) -> Result<Arc<Stored>, ApiError> {
     let replicas = scale.pointer("/spec/replicas").cloned().unwrap_or(json!(0));
     let mut object = Value::clone(live);
     if let Some((parent, key)) = paths.replicas.rsplit_once('/')

@@ -16,7 +16,7 @@ use super::ranges::Ranges;
 use super::resource::{Registry, Resource};
 use super::schema::Definitions;
 use super::status::ApiError;
-use super::store::{Event, Store};
+use super::store::{Event, Store, Stored};
 
 /// Connections to kubelets and others at a time that are kept open for a client.
 const TUNNELS: usize = 1024;
@@ -154,14 +154,14 @@ impl Txn<'_> {
         rfc3339(self.now)
     }
 
-    pub(crate) fn get(&self, resource: &Resource, namespace: &str, name: &str) -> Option<Arc<Value>> {
+    pub(crate) fn get(&self, resource: &Resource, namespace: &str, name: &str) -> Option<Arc<Stored>> {
         self.store.get(&resource.table(), namespace, name).cloned()
     }
 
     /// Stores an object and answers it as it is stored.
-    pub(crate) fn put(&mut self, resource: &Resource, object: Value) -> Arc<Value> {
+    pub(crate) fn put(&mut self, resource: &Resource, object: Value) -> Arc<Stored> {
         if self.dry_run {
-            return Arc::new(object);
+            return Arc::new(Stored::new(object));
         }
         let namespace = object::meta(&object, "namespace").to_owned();
         let name = object::name(&object).to_owned();

@@ -4,12 +4,43 @@
 //! bounds the memory of any number of slow watchers by the ring alone.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
 
+use hyper::body::Bytes;
 use serde_json::Value;
 
 /// Namespace (empty when cluster-scoped) and name.
 pub(crate) type Key = (String, String);
+
+/// An object as it is stored. As JSON it is written once, whoever asks first: the journal, an answer, a watcher.
+#[derive(Debug, Default)]
+pub(crate) struct Stored {
+    object: Value,
+    json: OnceLock<Bytes>,
+}
+
+impl Stored {
+    pub(crate) fn new(object: Value) -> Self {
+        Self {
+            object,
+            json: OnceLock::new(),
+        }
+    }
+
+    /// The object as JSON.
+    pub(crate) fn json(&self) -> &Bytes {
+        self.json.get_or_init(|| Bytes::from(self.object.to_string()))
+    }
+}
+
+impl Deref for Stored {
+    type Target = Value;
+
+    fn deref(&self) -> &Value {
+        &self.object
+    }
+}
 
 /// One change. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -20,9 +51,9 @@ pub(crate) struct Event {
     pub(crate) namespace: Arc<str>,
     pub(crate) name: Arc<str>,
     /// `None` when the object is new.
-    pub(crate) before: Option<Arc<Value>>,
+    pub(crate) before: Option<Arc<Stored>>,
     /// `None` when the object is gone.
-    pub(crate) after: Option<Arc<Value>>,
+    pub(crate) after: Option<Arc<Stored>>,
 }
 
 /// Why the log can't be read from a revision.
@@ -38,7 +69,7 @@ pub(crate) struct Compacted {
 #[derive(Debug)]
 pub(crate) struct Store {
     revision: u64,
-    objects: BTreeMap<Arc<str>, BTreeMap<Key, Arc<Value>>>,
+    objects: BTreeMap<Arc<str>, BTreeMap<Key, Arc<Stored>>>,
     log: VecDeque<Event>,
     capacity: usize,
     /// Events up to and including this one are not in the log.
@@ -62,7 +93,7 @@ impl Store {
         self.revision
     }
 
-    pub(crate) fn get(&self, resource: &str, namespace: &str, name: &str) -> Option<&Arc<Value>> {
+    pub(crate) fn get(&self, resource: &str, namespace: &str, name: &str) -> Option<&Arc<Stored>> {
         // A tuple of owned strings as the key costs an allocation per lookup; the map stays simple.
         let key = (namespace.to_owned(), name.to_owned());
         self.objects.get(resource)?.get(&key)
@@ -73,7 +104,7 @@ impl Store {
         &'a self,
         resource: &str,
         namespace: Option<&'a str>,
-    ) -> impl Iterator<Item = (&'a Key, &'a Arc<Value>)> {
+    ) -> impl Iterator<Item = (&'a Key, &'a Arc<Stored>)> {
         self.objects.get(resource).into_iter().flat_map(move |objects| {
             let from = (namespace.unwrap_or_default().to_owned(), String::new());
             objects
@@ -83,7 +114,7 @@ impl Store {
     }
 
     /// Everything, for a snapshot.
-    pub(crate) fn all(&self) -> impl Iterator<Item = (&Arc<str>, &Key, &Arc<Value>)> {
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&Arc<str>, &Key, &Arc<Stored>)> {
         self.objects
             .iter()
             .flat_map(|(resource, objects)| objects.iter().map(move |(key, object)| (resource, key, object)))
@@ -93,7 +124,7 @@ impl Store {
     pub(crate) fn put(&mut self, resource: &str, namespace: &str, name: &str, mut object: Value) -> Event {
         let revision = self.revision.saturating_add(1);
         set_revision(&mut object, revision);
-        self.record(revision, resource, namespace, name, Some(Arc::new(object)))
+        self.record(revision, resource, namespace, name, Some(Arc::new(Stored::new(object))))
     }
 
     /// Removes an object; `None` when there is none.
@@ -105,7 +136,13 @@ impl Store {
 
     /// Takes back a change that was recorded before, with the revision it had then.
     pub(crate) fn replay(&mut self, revision: u64, resource: &str, key: &Key, object: Option<Value>) {
-        self.record(revision, resource, &key.0, &key.1, object.map(Arc::new));
+        self.record(
+            revision,
+            resource,
+            &key.0,
+            &key.1,
+            object.map(|object| Arc::new(Stored::new(object))),
+        );
     }
 
     /// Puts an object back that a snapshot holds: it is not an event.
@@ -113,7 +150,7 @@ impl Store {
         self.objects
             .entry(Arc::from(resource))
             .or_default()
-            .insert(key, Arc::new(object));
+            .insert(key, Arc::new(Stored::new(object)));
     }
 
     fn record(
@@ -122,7 +159,7 @@ impl Store {
         resource: &str,
         namespace: &str,
         name: &str,
-        after: Option<Arc<Value>>,
+        after: Option<Arc<Stored>>,
     ) -> Event {
         let key = (namespace.to_owned(), name.to_owned());
         let resource: Arc<str> = match self.objects.get_key_value(resource) {

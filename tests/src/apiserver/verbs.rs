@@ -20,6 +20,7 @@ use super::scale;
 use super::schema::Shape;
 use super::server::{Server, Txn};
 use super::status::{ApiError, Cause};
+use super::store::Stored;
 use super::watch;
 use super::write::{self, Ownership};
 
@@ -50,7 +51,7 @@ pub(crate) fn serve(server: &Arc<Server>, request: &Request, target: &Target) ->
 }
 
 /// The object of the path as it is now.
-pub(crate) fn live(txn: &Txn<'_>, target: &Target) -> Result<Arc<Value>, ApiError> {
+pub(crate) fn live(txn: &Txn<'_>, target: &Target) -> Result<Arc<Stored>, ApiError> {
     txn.get(&target.resource, &target.namespace, &target.name)
         .ok_or_else(|| ApiError::not_found(&target.resource, &target.name))
 }
@@ -248,7 +249,7 @@ fn delete_collection(server: &Server, request: &Request, target: &Target) -> Res
     let resource = &target.resource;
     let filter = read::Filter::of(request, target)?;
     let mut txn = server.begin(options.dry_run);
-    let chosen: Vec<Arc<Value>> = txn
+    let chosen: Vec<Arc<Stored>> = txn
         .store
         .list(&resource.table(), filter.namespace())
         .map(|(_, object)| object)

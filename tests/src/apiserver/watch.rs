@@ -17,13 +17,15 @@ use super::read::{Filter, revision_of};
 use super::resource::{Registry, Resource};
 use super::server::{self, Server};
 use super::status::ApiError;
-use super::store::{Compacted, Event, set_revision};
+use super::store::{Compacted, Event, Stored, set_revision};
 use super::table;
 
 /// Events read from the log at once, under its lock.
 const BATCH: usize = 256;
-/// Lines on their way to a client.
-const QUEUE: usize = 64;
+/// Pieces on their way to a client.
+const QUEUE: usize = 8;
+/// Lines go out together up to about this size (bytes).
+const CHUNK: usize = 64 << 10;
 /// How often a watcher that asks for it learns how far the server is.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(10);
 /// A watch ends at the latest after this, so that clients come back.
@@ -34,6 +36,8 @@ const LONGEST: Duration = Duration::from_secs(30 * 60);
 pub(crate) struct Watch {
     server: Arc<Server>,
     resource: Arc<Resource>,
+    /// Where its objects are kept.
+    table: String,
     filter: Filter,
     form: Form,
     include_object: bool,
@@ -50,7 +54,7 @@ pub(crate) struct Watch {
 
 #[derive(Debug)]
 enum Line {
-    Change(&'static str, Arc<Value>),
+    Change(&'static str, Arc<Stored>),
     Bookmark { ends_initial_events: bool },
     Error(ApiError),
 }
@@ -106,6 +110,7 @@ pub(crate) fn start(server: &Arc<Server>, request: &Request, target: &Target) ->
     Ok(Watch {
         server: Arc::clone(server),
         resource: Arc::clone(&target.resource),
+        table: target.resource.table(),
         filter,
         form: request.form(),
         include_object: request.query.get("includeObject") != "None",
@@ -135,9 +140,13 @@ impl Watch {
         let end = began.checked_add(self.longest)?;
         let mut bookmark = interval_at(began.checked_add(BOOKMARK_EVERY)?, BOOKMARK_EVERY);
         let mut on_disk = self.server.on_disk();
+        let mut chunk = Vec::new();
         while let Some(line) = self.first.pop_front() {
             let last = matches!(line, Line::Error(_));
-            lines.send(self.render(&line)).await.ok()?;
+            self.render(&line, &mut chunk);
+            if last || self.first.is_empty() || chunk.len() >= CHUNK {
+                lines.send(Bytes::from(std::mem::take(&mut chunk))).await.ok()?;
+            }
             if last {
                 return None;
             }
@@ -150,15 +159,21 @@ impl Watch {
                     Ok(changes) if changes.is_empty() => break,
                     Ok(changes) => changes,
                     Err(compacted) => {
-                        let error = Line::Error(ApiError::expired(compacted.to_string()));
-                        return lines.send(self.render(&error)).await.ok();
+                        let mut chunk = Vec::new();
+                        self.render(&Line::Error(ApiError::expired(compacted.to_string())), &mut chunk);
+                        return lines.send(Bytes::from(chunk)).await.ok();
                     }
                 };
-                for event in changes {
+                // What came to the disk together goes out together.
+                let mut rest = changes.iter().peekable();
+                while let Some(event) = rest.next() {
                     self.position = event.revision;
-                    if let Some(line) = self.line(&event) {
+                    if let Some(line) = self.line(event) {
+                        self.render(&line, &mut chunk);
+                    }
+                    if !chunk.is_empty() && (rest.peek().is_none() || chunk.len() >= CHUNK) {
                         tokio::select! {
-                            sent = lines.send(self.render(&line)) => sent.ok()?,
+                            sent = lines.send(Bytes::from(std::mem::take(&mut chunk))) => sent.ok()?,
                             () = sleep_until(end) => return None,
                         }
                     }
@@ -196,15 +211,17 @@ impl Watch {
     }
 
     async fn bookmark(&mut self, lines: &mpsc::Sender<Bytes>) -> Option<()> {
-        let line = self.render(&Line::Bookmark {
+        let mut chunk = Vec::new();
+        let line = Line::Bookmark {
             ends_initial_events: false,
-        });
-        lines.send(line).await.ok()
+        };
+        self.render(&line, &mut chunk);
+        lines.send(Bytes::from(chunk)).await.ok()
     }
 
     /// What a change means to this watcher: an object that stops matching is gone for it.
     fn line(&self, event: &Event) -> Option<Line> {
-        if *event.resource != *self.resource.table() {
+        if *event.resource != *self.table {
             return None;
         }
         let matched = event.before.as_ref().is_some_and(|object| self.filter.matches(object));
@@ -215,20 +232,28 @@ impl Watch {
             (true, true) => Some(Line::Change("MODIFIED", event.after.clone()?)),
             (true, false) => {
                 // As it was last seen, with the revision of its end.
-                let mut last = Value::clone(event.before.as_ref()?);
+                let mut last = Value::clone(event.before.as_deref()?);
                 set_revision(&mut last, event.revision);
-                Some(Line::Change("DELETED", Arc::new(last)))
+                Some(Line::Change("DELETED", Arc::new(Stored::new(last))))
             }
         }
     }
 
-    fn render(&mut self, line: &Line) -> Bytes {
+    /// Appends a line to what is sent next.
+    fn render(&mut self, line: &Line, chunk: &mut Vec<u8>) {
         let (kind, object) = match line {
+            Line::Change(kind, object) if self.form == Form::Full => {
+                chunk.extend_from_slice(format!("{{\"type\":\"{kind}\",\"object\":").as_bytes());
+                chunk.extend_from_slice(&body::json(&self.resource, object));
+                chunk.extend_from_slice(b"}\n");
+                return;
+            }
             Line::Change(kind, object) => (*kind, self.shown(object)),
             Line::Bookmark { ends_initial_events } => ("BOOKMARK", self.bookmark_object(*ends_initial_events)),
             Line::Error(error) => ("ERROR", error.to_json()),
         };
-        Bytes::from(format!("{}\n", json!({"type": kind, "object": object})))
+        chunk.extend_from_slice(json!({"type": kind, "object": object}).to_string().as_bytes());
+        chunk.push(b'\n');
     }
 
     fn shown(&mut self, object: &Value) -> Value {

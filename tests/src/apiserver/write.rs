@@ -16,6 +16,7 @@ use super::resource::Resource;
 use super::schema::Shape;
 use super::server::Txn;
 use super::status::{ApiError, Cause};
+use super::store::Stored;
 use super::validate;
 
 /// How often another generated name is tried.
@@ -58,7 +59,7 @@ pub(crate) fn create(
     target: &Target,
     mut object: Value,
     ownership: &Ownership,
-) -> Result<Arc<Value>, ApiError> {
+) -> Result<Arc<Stored>, ApiError> {
     let resource = &target.resource;
     if !meta(&object, "resourceVersion").is_empty() {
         let mut error = ApiError::new(500, "", "resourceVersion should not be set on objects to be created");
@@ -200,10 +201,10 @@ fn check(
 pub(crate) fn update(
     txn: &mut Txn<'_>,
     target: &Target,
-    live: &Arc<Value>,
+    live: &Arc<Stored>,
     mut object: Value,
     ownership: &Ownership,
-) -> Result<Arc<Value>, ApiError> {
+) -> Result<Arc<Stored>, ApiError> {
     let resource = &target.resource;
     check_identity(target, live, &mut object)?;
     for key in [
@@ -265,7 +266,7 @@ pub(crate) fn update(
 }
 
 /// Stores an object, or removes it when nothing holds its deletion up any more.
-pub(crate) fn store_or_end(txn: &mut Txn<'_>, resource: &Resource, object: Value) -> Arc<Value> {
+pub(crate) fn store_or_end(txn: &mut Txn<'_>, resource: &Resource, object: Value) -> Arc<Stored> {
     let graceful = object
         .pointer("/metadata/deletionGracePeriodSeconds")
         .and_then(Value::as_i64)
@@ -275,7 +276,7 @@ pub(crate) fn store_or_end(txn: &mut Txn<'_>, resource: &Resource, object: Value
     if ends {
         txn.remove(resource, &object);
         crd::object_gone(resource, txn);
-        return Arc::new(object);
+        return Arc::new(Stored::new(object));
     }
     let stored = txn.put(resource, object);
     kinds::written(resource, &stored, txn);

@@ -191,7 +191,8 @@ async fn a_budget_keeps_pods_from_being_evicted() {
     for name in ["p", "q"] {
         world.admin.post(PODS, pod(name, json!({}))).await.ok(201);
         bind(&world.admin, name).await.ok(201);
-        let running = json!({"status": {"phase": "Running"}});
+        let ready = json!({"type": "Ready", "status": "True"});
+        let running = json!({"status": {"phase": "Running", "conditions": [ready]}});
         world
             .admin
             .merge(&format!("{PODS}/{name}/status"), running)

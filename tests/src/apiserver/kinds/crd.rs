@@ -12,6 +12,7 @@ use super::super::resource::{Column, Custom, Resource, custom_verbs};
 use super::super::schema::{Shape, complete};
 use super::super::server::Txn;
 use super::super::status::Cause;
+use super::super::store::Stored;
 
 /// Where definitions are kept.
 pub(crate) const TABLE: &str = "customresourcedefinitions.apiextensions.k8s.io";
@@ -179,7 +180,7 @@ pub(crate) fn delete_objects(definition: &Value, txn: &mut Txn<'_>) -> bool {
     let Some(resource) = registry.any_version(group, plural).cloned() else {
         return true;
     };
-    let objects: Vec<Arc<Value>> = txn
+    let objects: Vec<Arc<Stored>> = txn
         .store
         .list(&resource.table(), None)
         .map(|(_, object)| Arc::clone(object))
