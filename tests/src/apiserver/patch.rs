@@ -45,6 +45,7 @@ fn merge_map(target: &mut Map<String, Value>, patch: &Map<String, Value>, shape:
     if let Some(Value::Array(keep)) = patch.get("$retainKeys") {
         target.retain(|name, _| keep.iter().any(|kept| kept == name));
     }
+    let before = ordered_lists(target, patch);
     for (name, value) in patch {
         if let Some(list) = name.strip_prefix("$deleteFromPrimitiveList/") {
             if let (Some(Value::Array(items)), Value::Array(gone)) = (target.get_mut(list), value) {
@@ -54,14 +55,25 @@ fn merge_map(target: &mut Map<String, Value>, patch: &Map<String, Value>, shape:
             merge_field(target, name, value, shape.field(name))?;
         }
     }
-    for (name, value) in patch {
-        if let (Some(list), Value::Array(order)) = (name.strip_prefix("$setElementOrder/"), value)
-            && let Some(Value::Array(items)) = target.get_mut(list)
-        {
-            set_order(items, order, shape.field(list).patch_key());
+    for (name, before, order) in before {
+        if let Some(Value::Array(items)) = target.get_mut(name) {
+            arrange(items, order, &before, shape.field(name).patch_key());
         }
     }
     Ok(())
+}
+
+/// The lists whose order the patch gives: name, items as they are, order.
+fn ordered_lists<'p>(
+    target: &Map<String, Value>,
+    patch: &'p Map<String, Value>,
+) -> Vec<(&'p str, Vec<Value>, &'p [Value])> {
+    let list = |(name, order): (&'p String, &'p Value)| {
+        let name = name.strip_prefix("$setElementOrder/")?;
+        let items = target.get(name).and_then(Value::as_array).cloned();
+        Some((name, items.unwrap_or_default(), order.as_array()?.as_slice()))
+    };
+    patch.iter().filter_map(list).collect()
 }
 
 fn directive(patch: &Map<String, Value>) -> Result<Option<&str>, ApiError> {
@@ -106,12 +118,14 @@ fn merge_field(target: &mut Map<String, Value>, name: &str, value: &Value, shape
 }
 
 fn merge_list(items: &mut Vec<Value>, patch: &[Value], shape: Shape<'_>) -> Result<(), ApiError> {
+    let before = items.clone();
     let Some(key) = shape.patch_key() else {
         for value in patch {
             if !items.contains(value) {
                 items.push(value.clone());
             }
         }
+        arrange(items, patch, &before, None);
         return Ok(());
     };
     let replaces = |value: &Value| value.get("$patch").and_then(Value::as_str) == Some("replace");
@@ -143,24 +157,35 @@ fn merge_list(items: &mut Vec<Value>, patch: &[Value], shape: Shape<'_>) -> Resu
             }
         }
     }
+    arrange(items, patch, &before, Some(key));
     Ok(())
 }
 
-/// Items that `order` names come in that order; the others keep their place behind what they followed.
-fn set_order(items: &mut [Value], order: &[Value], key: Option<&str>) {
-    let identity = |value: &Value| match key {
-        Some(key) => value.get(key).cloned(),
-        None => Some(value.clone()),
+/// Brings the items that `order` names into that order, and the others between them: each before the first of the named that
+/// it stood before, so that what is new comes before what the patch does not speak of.
+fn arrange(items: &mut Vec<Value>, order: &[Value], before: &[Value], key: Option<&str>) {
+    let is_same = |one: &Value, other: &Value| match key {
+        Some(key) => one.get(key) == other.get(key),
+        None => one == other,
     };
-    let wanted: Vec<Option<Value>> = order.iter().map(identity).collect();
-    let mut last = 0;
-    items.sort_by_cached_key(|item| {
-        let own = identity(item);
-        if let Some(position) = wanted.iter().position(|one| *one == own) {
-            last = position;
+    let place = |list: &[Value], value: &Value| list.iter().position(|one| is_same(one, value));
+    let (mut named, mut others): (Vec<_>, Vec<_>) = std::mem::take(items)
+        .into_iter()
+        .partition(|item| place(order, item).is_some());
+    named.sort_by_cached_key(|item| place(order, item));
+    others.sort_by_cached_key(|item| place(before, item));
+    let mut named = named.into_iter().peekable();
+    for other in others {
+        let stood_before = |next: &Value| match (place(before, &other), place(before, next)) {
+            (Some(this), Some(next)) => this < next,
+            (None, _) | (_, None) => false,
+        };
+        while let Some(next) = named.next_if(|next| !stood_before(next)) {
+            items.push(next);
         }
-        last
-    });
+        items.push(other);
+    }
+    items.extend(named);
 }
 
 #[cfg(test)]
@@ -188,6 +213,14 @@ mod tests {
             renamed["spec"]["ports"],
             json!([{"port": 80, "name": "web"}, {"port": 53, "name": "b"}])
         );
+        let more = patched(
+            service.clone(),
+            &json!({"spec": {"ports": [{"port": 99, "name": "c"}]}}),
+        );
+        assert_eq!(more["spec"]["ports"][0]["port"], 99, "what is new comes first: {more}");
+        let order = json!([{"port": 53}, {"port": 80}]);
+        let turned = patched(service.clone(), &json!({"spec": {"$setElementOrder/ports": order}}));
+        assert_eq!(turned["spec"]["ports"][0]["port"], 53);
         let less = patched(service, &json!({"spec": {"ports": [{"$patch": "delete", "port": 53}]}}));
         assert_eq!(less["spec"]["ports"], json!([{"port": 80, "name": "a"}]));
     }

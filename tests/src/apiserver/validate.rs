@@ -145,6 +145,13 @@ fn check_at(value: &Value, shape: Shape<'_>, path: &str, depth: usize, causes: &
                 kind_of(value)
             );
             causes.push(Cause::wrong_type(path, kind_of(value), &why));
+            return;
+        }
+        check_enum(value, node, path, causes);
+        match value {
+            Value::String(text) => check_string(text, node, path, causes),
+            Value::Number(number) => check_number(number.as_f64().unwrap_or_default(), value, node, path, causes),
+            Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => {}
         }
         return;
     }

@@ -1,0 +1,147 @@
+//! helm's life of a release: lint, template, install, upgrade, rollback, uninstall; with this project's chart and a small one.
+
+use super::running::{Running, refuses, says};
+
+const MANAGER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/kubelb-manager");
+/// Rendering offline takes an old version of Kubernetes for granted.
+const VERSION: &str = "--kube-version=1.36.0";
+
+const CHART: &str = "apiVersion: v2\nname: small\nversion: 0.1.0\nappVersion: 1.0.0\n";
+const VALUES: &str = "port: 80\ntext: first\n";
+const TEMPLATES: &str = r#"
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: "{{ .Release.Name }}-text", labels: {app.kubernetes.io/managed-by: "{{ .Release.Service }}"}}
+data: {text: "{{ .Values.text }}", served: "{{ .Capabilities.APIVersions.Has "discovery.k8s.io/v1/EndpointSlice" }}"}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: "{{ .Release.Name }}"}
+spec: {selector: {app: x}, ports: [{port: {{ .Values.port }}}]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: "{{ .Release.Name }}"}
+rules: [{apiGroups: [""], resources: [pods], verbs: [get]}]
+"#;
+
+fn start() -> Running {
+    let running = Running::start();
+    running.write("small/Chart.yaml", CHART);
+    running.write("small/values.yaml", VALUES);
+    running.write("small/templates/all.yaml", TEMPLATES);
+    running
+}
+
+impl Running {
+    #[track_caller]
+    fn helm_says(&self, line: &str) -> String {
+        says(&mut self.helm(line), "")
+    }
+}
+
+#[test]
+fn the_manager_s_chart_is_clean_and_renders_every_definition() {
+    let running = start();
+    let linted = running.helm_says(&format!("lint --strict {MANAGER}"));
+    assert!(linted.contains("0 chart(s) failed"), "{linted}");
+    let rendered = running.helm_says(&format!("template m {MANAGER} {VERSION}"));
+    assert_eq!(
+        rendered.matches("kind: CustomResourceDefinition").count(),
+        9,
+        "{rendered}"
+    );
+    let without = running.helm_says(&format!("template m {MANAGER} {VERSION} --set crds.install=false"));
+    assert!(!without.contains("CustomResourceDefinition"), "{without}");
+    // What is rendered is what the server takes.
+    running.says_of("apply --server-side -f -", &rendered);
+}
+
+#[test]
+fn the_manager_s_definitions_come_with_the_release_and_stay_after_it() {
+    let running = start();
+    running.helm_says(&format!(
+        "upgrade --install m {MANAGER} --namespace kubelb --create-namespace --wait"
+    ));
+    running.says("wait --for=condition=Established --timeout=30s crd/loadbalancers.kubelb.k8c.io");
+    let tenant = "---\n{apiVersion: kubelb.k8c.io/v1alpha1, kind: Tenant, metadata: {name: t}}";
+    running.says_of("create -f -", tenant);
+    let removed = running.helm_says("uninstall m --namespace kubelb");
+    assert!(removed.contains("kept due to the resource policy"), "{removed}");
+    assert!(running.says("get tenants").contains('t'));
+    // The next release takes over what the last one left.
+    running.helm_says(&format!("install m {MANAGER} --namespace kubelb"));
+    running.helm_says(&format!("upgrade m {MANAGER} --namespace kubelb --atomic"));
+    assert_eq!(running.field("tenants/t", ".metadata.name"), "t");
+}
+
+#[test]
+fn an_upgrade_changes_what_differs_and_a_rollback_brings_it_back() {
+    let running = start();
+    let installed = running.helm_says("install s small --wait");
+    assert!(installed.contains("STATUS: deployed"), "{installed}");
+    assert_eq!(
+        running.field("cm/s-text", ".data"),
+        r#"{"served":"true","text":"first"}"#
+    );
+    assert!(refuses(&mut running.helm("install s small"), "").contains("cannot re-use a name"));
+
+    // A hand's change to another field stays; helm compares three states.
+    running.says("label svc s mine=kept");
+    running.helm_says("upgrade s small --set port=81,text=second");
+    assert_eq!(running.field("cm/s-text", ".data.text"), "second");
+    assert_eq!(running.field("svc/s", ".spec.ports[*].port"), "81");
+    assert_eq!(running.field("svc/s", ".metadata.labels.mine"), "kept");
+
+    running.helm_says("rollback s 1 --wait");
+    assert_eq!(running.field("cm/s-text", ".data.text"), "first");
+    assert_eq!(running.field("svc/s", ".spec.ports[*].port"), "80");
+    let history = running.helm_says("history s");
+    assert!(
+        history.contains("Rollback to 1") && history.contains("superseded"),
+        "{history}"
+    );
+    assert!(running.helm_says("status s").contains("REVISION: 3"));
+    assert!(running.helm_says("list --all-namespaces").contains("small-0.1.0"));
+    assert!(running.helm_says("get manifest s").contains("text: \"first\""));
+    assert!(running.helm_says("get values s --revision 2").contains("text: second"));
+    assert!(running.helm_says("get all s").contains("kind: Role"));
+
+    assert!(running.helm_says("uninstall s --wait").contains("uninstalled"));
+    assert_eq!(
+        running.says("get cm,svc,role -l app.kubernetes.io/managed-by=Helm --ignore-not-found"),
+        ""
+    );
+    assert_eq!(running.helm_says("list -q"), "");
+}
+
+#[test]
+fn an_atomic_upgrade_that_the_server_refuses_leaves_the_old_state() {
+    let running = start();
+    running.helm_says("install s small");
+    let refused = refuses(
+        &mut running.helm("upgrade s small --atomic --timeout 30s --set port=80000,text=second"),
+        "",
+    );
+    assert!(
+        refused.contains("spec.ports[0].port: Invalid value: 80000"),
+        "{refused}"
+    );
+    assert_eq!(running.field("cm/s-text", ".data.text"), "first");
+    assert!(running.helm_says("history s").contains("Rollback to 1"));
+    let refused = refuses(&mut running.helm("install other small --set port=80000"), "");
+    assert!(refused.contains("Invalid value: 80000"), "{refused}");
+    running.helm_says("upgrade --install other small --set port=82");
+    assert_eq!(running.field("svc/other", ".spec.ports[*].port"), "82");
+}
+
+#[test]
+fn what_belongs_to_nobody_or_to_another_release_is_not_taken() {
+    let running = start();
+    running.says("create cm s-text");
+    let refused = refuses(&mut running.helm("install s small"), "");
+    assert!(refused.contains("invalid ownership metadata"), "{refused}");
+    running.says("delete cm s-text");
+    running.helm_says("install s small --dry-run");
+    assert_eq!(running.says("get svc s --ignore-not-found"), "");
+}
