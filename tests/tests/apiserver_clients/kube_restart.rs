@@ -16,10 +16,13 @@ use kube::{Api, Client, Error, Resource as _, ResourceExt as _};
 use kubelb_tests::wait;
 use serde_json::json;
 use tokio::task::JoinHandle;
+use tokio::time::interval;
 
 use super::running::Running;
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two tries.
+const STEP: Duration = Duration::from_millis(20);
 const WRITERS: usize = 3;
 const KILLS: usize = 3;
 /// Acknowledged writes between two kills.
@@ -49,12 +52,14 @@ async fn persist<F>(write: impl Fn() -> F) -> Option<ConfigMap>
 where
     F: Future<Output = Result<ConfigMap, Error>>,
 {
+    let mut again = interval(STEP);
     loop {
+        again.tick().await;
         match write().await {
             Ok(written) => return Some(written),
             Err(Error::Api(status)) if status.is_already_exists() => return None,
             Err(error) if is_answer(&error) => panic!("{error}"),
-            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            Err(_) => {}
         }
     }
 }
@@ -351,13 +356,14 @@ async fn a_controller_goes_on_where_it_was() {
     let controlling = tokio::spawn(controller.for_each(async |_| {}));
     let children = async |value: &str| {
         let settled = async {
+            let mut again = interval(STEP);
             loop {
+                again.tick().await;
                 let children = api.list(&ListParams::default().labels("role=child")).await;
                 let right = |child: &&ConfigMap| child.data.as_ref().is_some_and(|data| data["value"] == value);
                 if children.is_ok_and(|list| list.iter().filter(right).count() == PARENTS) {
                     break;
                 }
-                tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
         let in_time = tokio::time::timeout(PATIENCE, settled).await;
