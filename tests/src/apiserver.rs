@@ -12,6 +12,7 @@ mod call;
 mod cel;
 mod deletion;
 mod discovery;
+mod escalation;
 mod fields;
 mod fieldset;
 mod http;

@@ -3,6 +3,7 @@
 //!
 //! A rule that can't be evaluated here rejects the definition: a rule that never fires would be worse than none.
 
+mod format;
 mod network;
 
 use std::collections::{BTreeMap, HashMap};
@@ -99,7 +100,7 @@ impl Rules {
             .into_iter()
             .find(|function| !self.knows(function))
             .or_else(|| {
-                let known = ["self", "oldSelf"];
+                let known = ["self", "oldSelf", format::NAMESPACE];
                 let variables = references.variables().into_iter();
                 // Variables of macros are among them; they have no way to leave their macro.
                 variables
@@ -139,6 +140,7 @@ impl Rules {
         operator
             || OWN_FUNCTIONS.contains(&function)
             || network::FUNCTIONS.contains(&function)
+            || format::FUNCTIONS.contains(&function)
             || STANDARD.contains(&function)
     }
 
@@ -227,6 +229,7 @@ impl Rules {
             context.add_variable_from_value("oldSelf", to_cel(old));
         }
         network::add(&mut context);
+        format::add(&mut context);
         drop(context.add_function("isURL", |text: Arc<String>| is_url(&text)));
         context
     }
@@ -321,6 +324,24 @@ mod tests {
         assert!(check("cidr('10.0.0.0/8').containsIP(self)", &json!("10.1.2.3"), None).is_empty());
         assert_eq!(check("ip(self).family() == 6", &json!("10.1.2.3"), None).len(), 1);
         assert!(check("duration(self) >= duration('1s')", &json!("1500ms"), None).is_empty());
+        // Nothing is not null: a rule that takes it for null never holds, here as on a real server.
+        for (rule, text, holds) in [
+            ("!format.dns1123Label().validate(self).hasValue()", "web", true),
+            ("!format.dns1123Label().validate(self).hasValue()", "Web!", false),
+            (
+                "size(self) == 0 || format.dns1123Label().validate(self) == null",
+                "",
+                true,
+            ),
+            (
+                "size(self) == 0 || format.dns1123Label().validate(self) == null",
+                "web",
+                false,
+            ),
+            ("!format.named('uuid').value().validate(self).hasValue()", "web", false),
+        ] {
+            assert_eq!(check(rule, &json!(text), None).is_empty(), holds, "{rule} of {text:?}");
+        }
         assert_eq!(check("self.size() <= 1", &json!({"a": 1, "b": 2}), None).len(), 1);
     }
 

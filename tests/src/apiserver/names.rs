@@ -46,7 +46,7 @@ pub(crate) fn check(resource: &Resource, name: &str) -> Result<(), String> {
     if valid { Ok(()) } else { Err(why.to_owned()) }
 }
 
-fn is_label(text: &str) -> bool {
+pub(crate) fn is_label(text: &str) -> bool {
     let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     text.starts_with(inner) && text.ends_with(inner) && text.chars().all(|c| inner(c) || c == '-')
 }
@@ -74,7 +74,7 @@ pub(crate) fn check_labels(object: &Value, causes: &mut Vec<Cause>) {
     }
 }
 
-fn is_value(text: &str) -> bool {
+pub(crate) fn is_value(text: &str) -> bool {
     let end = |c: char| c.is_ascii_alphanumeric();
     text.is_empty()
         || (text.starts_with(end)

@@ -8,6 +8,7 @@ use super::answer::Answer;
 use super::body;
 use super::call::{Request, Target};
 use super::deletion::{self, DeleteOptions, Deleted};
+use super::escalation;
 use super::identity::User;
 use super::managed;
 use super::object::{as_map, field_mut, meta, name, set_meta};
@@ -80,6 +81,7 @@ fn create(server: &Server, request: &Request, target: &Target) -> Result<Answer,
     }
     let (object, warnings) = object_of(server, request, target)?;
     let mut txn = server.begin(request.dry_run()?);
+    may_grant(&txn, request, target, &object, None)?;
     let stored = write::create(&mut txn, target, object, &Ownership::of(request))?;
     let now = txn.now;
     let revision = txn.end();
@@ -99,6 +101,7 @@ fn update(server: &Server, request: &Request, target: &Target) -> Result<Answer,
         if !may || !target.subresource.is_empty() {
             return Err(ApiError::not_found(resource, &target.name));
         }
+        may_grant(&txn, request, target, &object, None)?;
         let stored = write::create(&mut txn, target, object, &Ownership::of(request))?;
         let now = txn.now;
         let revision = txn.end();
@@ -108,6 +111,7 @@ fn update(server: &Server, request: &Request, target: &Target) -> Result<Answer,
         let cause = Cause::invalid("metadata.resourceVersion", &json!(0), "must be specified for an update");
         return Err(ApiError::invalid(resource, &target.name, &[cause]));
     }
+    may_grant(&txn, request, target, &object, Some(&live))?;
     let stored = if target.subresource == "finalize" {
         deletion::finalize_namespace(&mut txn, target, &live, &object)?
     } else {
@@ -141,6 +145,7 @@ fn patch_verb(server: &Server, request: &Request, target: &Target) -> Result<Ans
     }
     body::identify(target, &mut object)?;
     let warnings = body::clean(request, resource, &server.definitions, &mut object)?;
+    may_grant(&txn, request, target, &object, Some(&live))?;
     let stored = write::update(&mut txn, target, &live, object, &Ownership::of(request))?;
     let now = txn.now;
     let revision = txn.end();
@@ -184,6 +189,7 @@ fn apply(server: &Server, request: &Request, target: &Target) -> Result<Answer, 
     };
     as_map(&mut applied);
     set_meta(&mut merged, "name", target.name.as_str());
+    may_grant(&txn, request, target, &merged, live.as_deref().map(|live| &**live))?;
     let at = txn.now;
     let (code, stored) = match live {
         Some(live) => {
@@ -199,6 +205,24 @@ fn apply(server: &Server, request: &Request, target: &Target) -> Result<Answer, 
     Ok(Answer::object(request, resource, code, &stored, at)
         .warning(warnings)
         .after(revision))
+}
+
+/// Whether whoever asks may give away what the object grants.
+fn may_grant(
+    txn: &Txn<'_>,
+    request: &Request,
+    target: &Target,
+    object: &Value,
+    live: Option<&Value>,
+) -> Result<(), ApiError> {
+    escalation::check(
+        &txn.store,
+        &request.user,
+        &target.resource,
+        &target.namespace,
+        object,
+        live,
+    )
 }
 
 fn options(server: &Server, request: &Request) -> Result<DeleteOptions, ApiError> {

@@ -70,3 +70,61 @@ async fn a_role_opens_what_it_names_and_nothing_else() {
     assert_eq!(status["message"], wanted);
     assert_eq!(status["details"], json!({"name": "a", "kind": "configmaps"}));
 }
+
+#[tokio::test]
+async fn no_one_gives_away_what_they_do_not_have() {
+    let world = World::start().await;
+    let group = "rbac.authorization.k8s.io";
+    let path = format!("/apis/{group}/v1/namespaces/{NAMESPACE}");
+    let role = |name: &str, groups: &str, resources: &[&str], verbs: &[&str]| {
+        json!({
+            "apiVersion": format!("{group}/v1"), "kind": "Role", "metadata": {"name": name},
+            "rules": [{"apiGroups": [groups], "resources": resources, "verbs": verbs}],
+        })
+    };
+    let binding = |name: &str, role: &str| {
+        json!({
+            "apiVersion": format!("{group}/v1"), "kind": "RoleBinding", "metadata": {"name": name},
+            "roleRef": {"apiGroup": group, "kind": "Role", "name": role},
+            "subjects": [{"kind": "User", "name": TENANT, "apiGroup": group}],
+        })
+    };
+    // The tenant may read ConfigMaps, and write roles and bindings.
+    world.allow_tenant().await;
+    let writes = role("writes", group, &["roles", "rolebindings"], &["create", "update"]);
+    let secrets = role("secrets", "", &["secrets"], &["get"]);
+    for object in [writes, secrets] {
+        world.admin.post(&format!("{path}/roles"), object).await.ok(201);
+    }
+    world
+        .admin
+        .post(&format!("{path}/rolebindings"), binding("writes", "writes"))
+        .await
+        .ok(201);
+    let tenant = world.tenant();
+    let less = role("less", "", &["configmaps"], &["get"]);
+    tenant.post(&format!("{path}/roles"), less).await.ok(201);
+    let more = role("more", "", &["configmaps"], &["get", "delete"]);
+    let status = tenant
+        .post(&format!("{path}/roles"), more)
+        .await
+        .fails(403, "Forbidden");
+    let message = status["message"].as_str().unwrap();
+    assert!(message.starts_with("roles.rbac.authorization.k8s.io \"more\" is forbidden: user \"tenant-a\""));
+    assert!(message.contains("is attempting to grant RBAC permissions not currently held:"));
+    let bindings = format!("{path}/rolebindings");
+    tenant.post(&bindings, binding("less", "less")).await.ok(201);
+    tenant
+        .post(&bindings, binding("secrets", "secrets"))
+        .await
+        .fails(403, "Forbidden");
+
+    // Who may bind a role may do so without having it.
+    let bind = json!({
+        "apiVersion": format!("{group}/v1"), "kind": "Role", "metadata": {"name": "bind"},
+        "rules": [{"apiGroups": [group], "resources": ["roles"], "verbs": ["bind"], "resourceNames": ["secrets"]}],
+    });
+    world.admin.post(&format!("{path}/roles"), bind).await.ok(201);
+    world.admin.post(&bindings, binding("bind", "bind")).await.ok(201);
+    tenant.post(&bindings, binding("secrets", "secrets")).await.ok(201);
+}
