@@ -9,6 +9,7 @@ pub mod apiserver;
 pub mod capture;
 pub mod cases;
 pub mod control_plane;
+pub mod controllers;
 pub mod envoy;
 pub mod kernel;
 pub mod netns;
