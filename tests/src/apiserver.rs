@@ -103,6 +103,8 @@ pub struct Config {
     pub tokens: Vec<StaticToken>,
     /// Changes that a watcher can look back; older ones are answered with 410.
     pub watch_log: usize,
+    /// Size of the journal at which it is replaced by a snapshot (bytes).
+    pub compact_at: u64,
     /// Address at which Pods reach the server behind the Service `kubernetes`; the one it listens on when absent.
     pub advertise: Option<IpAddr>,
     /// Where cluster addresses come from: one range, or one of each family, the preferred one first.
@@ -123,6 +125,7 @@ impl Config {
             names: Vec::new(),
             tokens: Vec::new(),
             watch_log: 65_536,
+            compact_at: 256 << 20,
             advertise: None,
             service_ranges: vec![ServiceRange::usual()],
             node_ports: 30_000..=32_767,
@@ -200,6 +203,7 @@ impl ApiServer {
                     node_ports: config.node_ports,
                 },
                 watch_log: config.watch_log,
+                compact_at: config.compact_at,
             },
         )?);
         let advertised = SocketAddr::new(config.advertise.unwrap_or(address.ip()), address.port());

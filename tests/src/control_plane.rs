@@ -91,7 +91,7 @@ struct Access {
 }
 
 impl ControlPlane {
-    /// Nothing runs yet. Of `config`, the limits of the own server (`watch_log`, `stalled_after`) mean nothing to the real one.
+    /// Nothing runs yet. Of `config`, the limits of the own server (`watch_log`, `compact_at`, `stalled_after`) mean nothing to the real one.
     #[must_use]
     pub fn new(config: Config, software: Software) -> Self {
         Self {
@@ -254,6 +254,7 @@ fn own_arguments(config: &Config) -> Vec<String> {
         format!("--data={}", config.data.display()),
         format!("--listen={}", config.listen),
         format!("--watch-log={}", config.watch_log),
+        format!("--compact-at={}", config.compact_at),
         format!("--service-cluster-ip-range={}", ranges(config)),
         format!("--service-node-port-range={}", node_ports(config)),
     ];

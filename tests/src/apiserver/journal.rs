@@ -18,8 +18,6 @@ use super::store::{Event, Key, Store, Stored};
 
 /// Changes on their way to the disk. A writer that finds this full waits for the disk.
 const QUEUE: usize = 4096;
-/// When the file has grown to this it is replaced by a snapshot, bytes.
-const COMPACT_AT: u64 = 256 << 20;
 const FILE: &str = "journal.jsonl";
 
 /// Why the journal can't be used.
@@ -135,7 +133,9 @@ fn take(store: &mut Store, line: Line, capacity: usize) {
 
 impl Journal {
     /// Appends to the journal of `directory` what is sent from now on; `store` is what snapshots are taken of.
-    pub(crate) fn start(directory: &Path, store: Arc<Mutex<Store>>) -> Result<Self, JournalError> {
+    ///
+    /// A file that has grown to `compact_at` bytes, and to twice its last snapshot, is replaced by a snapshot.
+    pub(crate) fn start(directory: &Path, store: Arc<Mutex<Store>>, compact_at: u64) -> Result<Self, JournalError> {
         let path = directory.join(FILE);
         let failed = |source| JournalError::File {
             path: path.clone(),
@@ -158,6 +158,8 @@ impl Journal {
             store,
             durable,
             written: 0,
+            compact_at,
+            snapshot: 0,
         };
         let thread = std::thread::Builder::new()
             .name("journal".to_owned())
@@ -203,6 +205,10 @@ struct Writer {
     durable: watch::Sender<u64>,
     /// Of the last change in the file.
     written: u64,
+    /// The least size at which the file is replaced (bytes).
+    compact_at: u64,
+    /// Size of the last snapshot (bytes).
+    snapshot: u64,
 }
 
 impl Writer {
@@ -236,7 +242,8 @@ impl Writer {
         }
         self.file.flush()?;
         self.file.get_ref().sync_data()?;
-        if self.file.get_mut().seek(SeekFrom::End(0))? > COMPACT_AT {
+        let size = self.file.get_mut().seek(SeekFrom::End(0))?;
+        if size > self.compact_at.max(self.snapshot.saturating_mul(2)) {
             self.compact()?;
         }
         self.durable.send_replace(self.written);
@@ -279,7 +286,11 @@ impl Writer {
         }
         file.flush()?;
         file.get_ref().sync_all()?;
+        self.snapshot = file.get_ref().metadata()?.len();
         std::fs::rename(&next, &self.path)?;
+        if let Some(directory) = self.path.parent() {
+            File::open(directory)?.sync_all()?;
+        }
         self.file = BufWriter::new(OpenOptions::new().append(true).open(&self.path)?);
         // Changes up to here are in the snapshot; those still queued are skipped when they come.
         self.written = revision;

@@ -42,6 +42,8 @@ pub(crate) struct Parts {
     pub(crate) ranges: Ranges,
     /// Events that watchers can look back.
     pub(crate) watch_log: usize,
+    /// Size of the journal at which it is replaced by a snapshot (bytes).
+    pub(crate) compact_at: u64,
 }
 
 impl Server {
@@ -57,7 +59,7 @@ impl Server {
         }
         let store = Arc::new(Mutex::new(store));
         Ok(Self {
-            journal: Journal::start(directory, Arc::clone(&store))?,
+            journal: Journal::start(directory, Arc::clone(&store), parts.compact_at)?,
             store,
             registry: RwLock::new(Arc::new(registry)),
             definitions,

@@ -28,6 +28,9 @@ struct Args {
     /// Changes that a watcher can look back.
     #[arg(long, default_value_t = 65_536)]
     watch_log: usize,
+    /// Size of the journal at which it is replaced by a snapshot (bytes).
+    #[arg(long, default_value_t = 256 << 20)]
+    compact_at: u64,
     /// Address at which Pods reach the server; the one it listens on when absent.
     #[arg(long)]
     advertise_address: Option<IpAddr>,
@@ -67,6 +70,7 @@ async fn main() -> anyhow::Result<()> {
         names: args.name,
         tokens: args.token,
         watch_log: args.watch_log,
+        compact_at: args.compact_at,
         advertise: args.advertise_address,
         service_ranges: args.service_cluster_ip_range,
         node_ports: args.service_node_port_range,
