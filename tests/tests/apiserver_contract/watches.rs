@@ -117,3 +117,17 @@ async fn a_revision_that_is_gone_or_none_is_told() {
     let wanted = r#"resourceVersion: Invalid value: "abc": strconv.ParseUint: parsing "abc": invalid syntax"#;
     assert_eq!(status["message"], wanted);
 }
+
+#[tokio::test]
+async fn a_watch_ends_with_the_definition_of_its_kind() {
+    let world = World::start().await;
+    world.define_things().await;
+    world.thing(json!({"name": "t"}), json!({"port": 80})).await;
+    let mut watch = world.admin.watch(THINGS, "").await;
+    assert_eq!(watch.event().await.0, "ADDED");
+    let definition = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/things.rec.example.com";
+    world.admin.delete(definition).await.ok(200);
+    while let Some(event) = watch.next().await {
+        assert_eq!(event["type"], "DELETED", "{event}");
+    }
+}
