@@ -2,15 +2,18 @@
 //!
 //! - [`contract`]: the names, metadata and messages of the wire that kubelb adds to Envoy's.
 //! - [`resource`], [`snapshot`]: the configuration as immutable, shared, already encoded resources, and what a peer may see of it.
+//! - [`server`]: a peer's stream as the manager sees it. [`client`]: a stream as an agent sees it.
 //!
 //! Must not know: sockets, TLS, tonic's transport, tasks, clocks (time is an argument), the API objects that resources come from, and
 //! what an agent does with them.
 #![forbid(unsafe_code)]
 
 mod canonical;
+pub mod client;
 pub mod contract;
 pub mod resource;
 pub mod resource_type;
+pub mod server;
 pub mod snapshot;
 
 /// The messages of the xDS API, in the generation that this crate speaks.

@@ -1,0 +1,68 @@
+//! Sessions against models of peers: whatever happens, in whatever order, in the end a peer has what it asked for and may see, and on the way
+//! nothing was sent that would cost traffic.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests say what they expect")]
+
+mod peer;
+mod run;
+mod world;
+
+use kubelb_xds::ResourceType;
+use kubelb_xds::server::Variant;
+use proptest::prelude::*;
+
+use crate::peer::Manner;
+use crate::run::{Op, Run};
+use crate::world::World;
+
+fn kinds() -> impl Strategy<Value = ResourceType> {
+    prop::sample::select(ResourceType::ALL.to_vec())
+}
+
+fn ops() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        6 => Just(Op::Deliver),
+        4 => World::strategy().prop_map(Op::Snapshot),
+        2 => kinds().prop_map(Op::Wildcard),
+        1 => kinds().prop_map(Op::NoWildcard),
+        3 => (kinds(), 0_u8..8).prop_map(|(kind, name)| Op::Subscribe(kind, name)),
+        3 => (kinds(), 0_u8..8).prop_map(|(kind, name)| Op::Unsubscribe(kind, name)),
+        1 => kinds().prop_map(Op::StaleNonce),
+        1 => Just(Op::Reconnect),
+        1 => (0_u8..4).prop_map(Op::Scope),
+        1 => (0_u16..7_000).prop_map(Op::Wait),
+        1 => (kinds(), 0_u8..8).prop_map(|(kind, name)| Op::Hate(kind, name)),
+    ]
+}
+
+fn run(variant: Variant, manner: Manner, legacy: bool, ops: Vec<Op>) {
+    let mut run = Run::new(variant, manner);
+    if legacy {
+        run.open_as_envoy_does();
+    }
+    for op in ops {
+        run.apply(op);
+    }
+    run.settle();
+    run.check();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_delta_peer_ends_with_what_it_may_see(
+        manner in prop::sample::select(Manner::ALL.to_vec()),
+        legacy in any::<bool>(),
+        ops in prop::collection::vec(ops(), 1..60),
+    ) {
+        run(Variant::Delta, manner, legacy, ops);
+    }
+
+    #[test]
+    fn a_state_of_the_world_peer_ends_with_what_it_may_see(
+        legacy in any::<bool>(),
+        ops in prop::collection::vec(ops(), 1..60),
+    ) {
+        run(Variant::StateOfTheWorld, Manner::WholeResponse, legacy, ops);
+    }
+}
