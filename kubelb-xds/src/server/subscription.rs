@@ -102,7 +102,11 @@ impl Session {
             .filter(|name| *name != WILDCARD && !peer.names.contains(name.as_str()))
             .collect();
         let added = self.add_names(kind, new.into_iter(), output);
-        self.types.get_mut(kind).dirty.extend(added);
+        // Also what it has by the wildcard: nobody knows what it has done in between.
+        let peer = self.types.get_mut(kind);
+        peer.forced
+            .extend(added.iter().filter(|name| peer.known.contains_key(*name)).cloned());
+        peer.dirty.extend(added);
         self.forget_uncovered(kind);
         if wildcard && !was_wildcard {
             self.touch_type(kind);

@@ -65,6 +65,13 @@ impl Held {
     pub(crate) fn covers(&self, name: &str) -> bool {
         self.wildcard || self.names.contains(name)
     }
+
+    pub(crate) fn forget_unwanted(&mut self) {
+        let Self {
+            has, names, wildcard, ..
+        } = self;
+        has.retain(|name, _| *wildcard || names.contains(name));
+    }
 }
 
 impl Peer {
@@ -85,8 +92,8 @@ impl Peer {
         self.types.get_mut(&kind).unwrap()
     }
 
-    /// Reads the oldest unread response. Returns the answer, and whether it was taken.
-    pub(crate) fn read(&mut self) -> Option<(Response, Answer, bool)> {
+    /// Reads the oldest unread response.
+    pub(crate) fn read(&mut self) -> Option<(Response, Answer)> {
         let response = self.inbox.pop_front()?;
         let kind = response.kind();
         let bad: Vec<(String, Version)> = response
@@ -114,7 +121,7 @@ impl Peer {
                 ..self.sotw_request(kind)
             }),
         };
-        Some((response, answer, bad.is_empty()))
+        Some((response, answer))
     }
 
     pub(crate) fn sotw_request(&self, kind: ResourceType) -> DiscoveryRequest {

@@ -9,7 +9,7 @@ use kubelb_xds::server::{Config, Output, Response, Session, Variant};
 use kubelb_xds::{ResourceType, Scope, Snapshot, Version};
 
 use crate::peer::{Answer, Manner, Peer};
-use crate::world::{World, name, scope};
+use crate::world::{SLOTS, World, name, scope};
 
 #[derive(Clone, Debug)]
 pub(crate) enum Op {
@@ -23,7 +23,8 @@ pub(crate) enum Op {
     Reconnect,
     Scope(u8),
     Wait(u16),
-    Hate(ResourceType, u8),
+    /// From now on it rejects this, unless it has been offered before.
+    Hate(ResourceType, u8, u8),
 }
 
 pub(crate) struct Run {
@@ -33,8 +34,8 @@ pub(crate) struct Run {
     snapshot: Option<Arc<Snapshot>>,
     now: Instant,
     opened: Instant,
-    /// Clusters that the session knows to be acknowledged, and those that came back acknowledged of each type.
-    acked: BTreeSet<(ResourceType, String)>,
+    hates: BTreeSet<(ResourceType, u8, u8)>,
+    offered: BTreeSet<(ResourceType, String, Version)>,
     messages: usize,
 }
 
@@ -53,7 +54,8 @@ impl Run {
             snapshot: None,
             now,
             opened: now,
-            acked: BTreeSet::new(),
+            hates: BTreeSet::new(),
+            offered: BTreeSet::new(),
             messages: 0,
         }
     }
@@ -78,6 +80,7 @@ impl Run {
             Op::Deliver => self.deliver(),
             Op::Snapshot(world) => {
                 let snapshot = world.build(self.snapshot.as_deref());
+                self.begin_to_hate(&world, &snapshot);
                 self.snapshot = Some(Arc::clone(&snapshot));
                 let output = self.session.on_snapshot(snapshot, self.now);
                 self.sent(output);
@@ -106,21 +109,21 @@ impl Run {
                 self.sent(output);
             }
             Op::Wait(milliseconds) => self.wait(Duration::from_millis(milliseconds.into())),
-            Op::Hate(kind, slot) => {
-                let found = self
-                    .snapshot
-                    .as_ref()
-                    .and_then(|snapshot| snapshot.get(kind, &name(slot)));
-                // What it has it does not begin to hate.
-                if let Some(found) = found
-                    && self.peer.types[&kind]
-                        .has
-                        .get(&name(slot))
-                        .is_none_or(|(version, _)| *version != found.version())
-                    && !self.acked.contains(&(kind, name(slot)))
-                    && self.peer.inbox.is_empty()
-                {
-                    self.peer.hates.insert((kind, name(slot), found.version()));
+            Op::Hate(kind, slot, number) => {
+                self.hates.insert((kind, slot, number));
+            }
+        }
+    }
+
+    fn begin_to_hate(&mut self, world: &World, snapshot: &Snapshot) {
+        for kind in ResourceType::ALL {
+            for (slot, name) in (0..SLOTS).map(|slot| (slot, name(slot))) {
+                let Some(resource) = snapshot.get(kind, &name) else {
+                    continue;
+                };
+                let this = (kind, name, resource.version());
+                if self.offered.insert(this.clone()) && self.hates.contains(&(kind, slot, world.number(kind, slot))) {
+                    self.peer.hates.insert(this);
                 }
             }
         }
@@ -153,10 +156,10 @@ impl Run {
         {
             held.has.remove(name);
         }
-        let crate::peer::Held {
-            has, names, wildcard, ..
-        } = held;
-        has.retain(|name, _| *wildcard || names.contains(name));
+        // State of the world: what it does not want any more it keeps until it can say so.
+        if variant == Variant::Delta || self.peer.inbox.iter().all(|response| response.kind() != kind) {
+            self.peer.held(kind).forget_unwanted();
+        }
         let output = match variant {
             Variant::Delta => self.session.on_delta_request(
                 DeltaDiscoveryRequest {
@@ -204,7 +207,6 @@ impl Run {
 
     fn reconnect(&mut self) {
         self.peer.inbox.clear();
-        self.acked.clear();
         self.opened = self.now;
         self.session = Session::new(self.peer.variant, self.scope.clone(), config(), self.now);
         if let Some(snapshot) = &self.snapshot {
@@ -260,18 +262,11 @@ impl Run {
     }
 
     fn deliver(&mut self) {
-        let Some((response, answer, good)) = self.peer.read() else {
+        let Some((response, answer)) = self.peer.read() else {
             return;
         };
         let kind = response.kind();
-        if good {
-            for resource in response.resources() {
-                self.acked.insert((kind, resource.name().to_string()));
-            }
-            for name in response.removed() {
-                self.acked.remove(&(kind, name.to_string()));
-            }
-        }
+        self.peer.held(kind).forget_unwanted();
         let output = match answer {
             Answer::Delta(request) => self.session.on_delta_request(request, self.now),
             Answer::Sotw(request) => self.session.on_sotw_request(&request, self.now),
@@ -346,9 +341,15 @@ impl Run {
         let clusters = &self.peer.types[&ResourceType::Cluster];
         let exists = snapshot.visible(&self.scope, ResourceType::Cluster, name).is_some();
         // A change of subscription under an old nonce does not count; it comes again with the answer to what is on its way.
-        let heard = self.peer.variant == Variant::Delta || self.peer.inbox.iter().all(|response| response.kind() != ResourceType::Cluster);
+        let heard = self.peer.variant == Variant::Delta
+            || self
+                .peer
+                .inbox
+                .iter()
+                .all(|response| response.kind() != ResourceType::Cluster);
         if exists && clusters.requested && clusters.covers(name) && heard {
-            let acked = self.session.acked(ResourceType::Cluster, name).is_some();
+            // Or brought along from another stream, and its new version rejected.
+            let acked = self.session.acked(ResourceType::Cluster, name).is_some() || clusters.has.contains_key(name);
             assert!(acked, "{name} is named, and not acknowledged");
         }
     }

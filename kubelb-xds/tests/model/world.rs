@@ -35,7 +35,9 @@ impl fmt::Debug for World {
             routes,
             addresses,
         } = self;
-        let text = format!("clusters {clusters:?} endpoints {endpoints:?} listeners {listeners:?} routes {routes:?} addresses {addresses:?}");
+        let text = format!(
+            "clusters {clusters:?} endpoints {endpoints:?} listeners {listeners:?} routes {routes:?} addresses {addresses:?}"
+        );
         formatter.write_str(&text)
     }
 }
@@ -123,6 +125,18 @@ impl World {
         let snapshot = Snapshot::build(all, previous).unwrap();
         snapshot.check_references().unwrap();
         Arc::new(snapshot)
+    }
+
+    /// What is in the slot of a type, 0 to 3.
+    pub(crate) fn number(&self, kind: ResourceType, slot: u8) -> u8 {
+        let at = usize::from(slot);
+        match kind {
+            ResourceType::Cluster => self.clusters[at],
+            ResourceType::Endpoints => self.endpoints[at],
+            ResourceType::Listener => self.listeners[at].0,
+            ResourceType::Route => self.routes[at].0,
+            ResourceType::Secret | ResourceType::VirtualAddress => self.addresses[at],
+        }
     }
 
     fn links(&self, slot: u8, mask: u8) -> Vec<Reference> {
