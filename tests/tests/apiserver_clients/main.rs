@@ -10,6 +10,8 @@
     reason = "a test fails by panicking, also in what its tests share"
 )]
 
+#[cfg(feature = "soak")]
+mod go;
 mod helm;
 mod kube_restart;
 mod kube_rs;
