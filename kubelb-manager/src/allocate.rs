@@ -13,8 +13,8 @@ use kubelb_api::names::AddressName;
 use kubelb_api::v1alpha1::{AddressClaim, AddressClaimSpec, Holder};
 
 pub use pool::{Pools, Range};
-pub use want::Want;
 use want::wants;
+pub use want::{Want, wants_the_same};
 
 use crate::object::{Kind, ObjectKey, ObjectName};
 use crate::problem::{Problem, Reason};

@@ -11,10 +11,15 @@
 #![forbid(unsafe_code)]
 
 pub mod allocate;
+pub mod args;
+mod desk;
+pub mod hub;
 pub mod ir;
 pub mod object;
 pub mod problem;
+pub mod run;
 pub mod source;
+pub mod state;
 pub mod status;
 pub mod store;
 pub mod xds;

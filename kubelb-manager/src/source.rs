@@ -2,5 +2,7 @@
 //!
 //! Owns the ways in; what objects mean is not known here.
 
+pub mod catalog;
+pub mod directory;
 pub mod lines;
 pub mod manifest;

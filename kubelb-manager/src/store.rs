@@ -109,6 +109,30 @@ impl Store {
         read.chain(unread).collect()
     }
 
+    /// Whether there is such an object, also when it cannot be read.
+    #[must_use]
+    pub fn contains(&self, key: &ObjectKey) -> bool {
+        self.malformed.contains_key(key) || self.get(key).is_some()
+    }
+
+    /// The last version of an object that could be read.
+    #[must_use]
+    pub fn get(&self, key: &ObjectKey) -> Option<Object> {
+        let name = &key.name;
+        match key.kind {
+            Kind::Config => self.configs.get(name).cloned().map(Object::Config),
+            Kind::Tenant => self.tenants.get(name).cloned().map(Object::Tenant),
+            Kind::Addresses => self.addresses.get(name).cloned().map(Object::Addresses),
+            Kind::LoadBalancer => self.load_balancers.get(name).cloned().map(Object::LoadBalancer),
+            Kind::AddressClaim => self.address_claims.get(name).cloned().map(Object::AddressClaim),
+            Kind::VirtualAddressOwner => {
+                let owner = self.virtual_address_owners.get(name).cloned();
+                owner.map(Object::VirtualAddressOwner)
+            }
+            Kind::SyncSecret => self.sync_secrets.get(name).cloned().map(Object::SyncSecret),
+        }
+    }
+
     /// Objects that cannot be read.
     #[must_use]
     pub fn malformed(&self) -> &BTreeMap<ObjectKey, Malformed> {

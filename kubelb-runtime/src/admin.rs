@@ -59,6 +59,14 @@ pub trait Answers: Send + Sync + 'static {
     /// # Errors
     /// When it cannot be had; the text goes to the client with 500.
     fn status(&self) -> Result<String, String>;
+
+    /// A JSON document at a path of the binary's own; `None` when there is none.
+    ///
+    /// # Errors
+    /// When it cannot be had; the text goes to the client with 500.
+    fn document(&self, _path: &str) -> Option<Result<String, String>> {
+        None
+    }
 }
 
 /// Opens the listening socket, so that a wrong address fails at start. Port 0 takes a free one.
@@ -158,10 +166,13 @@ fn answer(path: &str, answers: &dyn Answers) -> Response<Full<Bytes>> {
         "/metrics" => document(answers.metrics(), "text/plain; version=0.0.4; charset=utf-8"),
         "/status" => document(answers.status(), "application/json"),
         "/" => text(StatusCode::OK, "/healthz\n/readyz\n/metrics\n/status\n".to_owned()),
-        _ => text(
-            StatusCode::NOT_FOUND,
-            "not found; there are /healthz, /readyz, /metrics and /status\n".to_owned(),
-        ),
+        other => match answers.document(other) {
+            Some(result) => document(result, "application/json"),
+            None => text(
+                StatusCode::NOT_FOUND,
+                "not found; there are /healthz, /readyz, /metrics and /status\n".to_owned(),
+            ),
+        },
     }
 }
 

@@ -87,6 +87,30 @@ pub(super) fn wants(store: &Store, pools: &Pools) -> (BTreeMap<Rank, Want>, Vec<
     (wants, problems)
 }
 
+/// Whether two versions of an object want the same of the pools.
+#[must_use]
+pub fn wants_the_same(old: &api::LoadBalancer, new: &api::LoadBalancer) -> bool {
+    let words = |object: &api::LoadBalancer| {
+        [
+            Annotation::LOAD_BALANCER_IPS,
+            Annotation::ADDRESS_POOL,
+            Annotation::ALLOW_SHARED_IP,
+        ]
+        .map(|annotation| annotation.get(&object.metadata).map(str::to_owned))
+    };
+    let given = |object: &api::LoadBalancer| object.status.as_ref().and_then(|status| status.load_balancer.clone());
+    old.metadata.uid == new.metadata.uid
+        && old.metadata.creation_timestamp == new.metadata.creation_timestamp
+        && old.metadata.deletion_timestamp == new.metadata.deletion_timestamp
+        && old.spec.type_ == new.spec.type_
+        && old.spec.ports == new.spec.ports
+        && old.spec.ip_families == new.spec.ip_families
+        && old.spec.ip_family_policy == new.spec.ip_family_policy
+        && old.spec.load_balancer_ip == new.spec.load_balancer_ip
+        && words(old) == words(new)
+        && given(old) == given(new)
+}
+
 fn read(
     name: &ObjectName,
     object: &api::LoadBalancer,

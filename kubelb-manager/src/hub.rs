@@ -1,0 +1,301 @@
+//! The functions joined: objects in; claims, resources and statuses out. Time is an argument, and nothing here does I/O.
+//!
+//! Owns what has to be kept between two calls so that the next one costs what changed, not everything.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kubelb_api::names::AddressName;
+use kubelb_api::v1alpha1::AddressClaim;
+use kubelb_xds::Snapshot;
+use serde_json::Value;
+
+use crate::allocate;
+use crate::ir::{Builder, Ir};
+use crate::object::{Kind, Object, ObjectKey, ObjectName};
+use crate::problem::Problem;
+use crate::status::{self, Problems, Reports, StatusPatch};
+use crate::store::{Objects, Seen, Store};
+use crate::xds;
+
+/// What there is to write after a change. The claims come first: nothing may be served from an address before it is on record whose it is.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Settled {
+    /// Claims that are over.
+    pub claims_over: BTreeSet<AddressName>,
+    /// Claims that are new or changed.
+    pub claims: Vec<AddressClaim>,
+    /// Statuses that are new or changed.
+    pub statuses: Vec<StatusPatch>,
+    /// Objects that are gone, with their statuses.
+    pub gone: BTreeSet<ObjectKey>,
+    /// Objects whose problems changed.
+    pub problems: BTreeSet<ObjectKey>,
+}
+
+/// Keeps the configuration of all objects.
+#[derive(Clone, Debug)]
+pub struct Hub {
+    namespace: String,
+    store: Store,
+    builder: Builder,
+    snapshot: Snapshot,
+    reports: Reports,
+    /// Problems of addresses, which the builder does not know.
+    allocation: Problems,
+    /// The LoadBalancers that the last allocation saw.
+    allocated: Objects<kubelb_api::v1alpha1::LoadBalancer>,
+    /// Statuses as they were last written.
+    statuses: BTreeMap<ObjectKey, Value>,
+}
+
+impl Hub {
+    /// Without objects. `namespace` is the manager's, where the Config is.
+    #[must_use]
+    pub fn new(namespace: &str) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+            store: Store::default(),
+            builder: Builder::new(namespace),
+            snapshot: Snapshot::default(),
+            reports: Reports::default(),
+            allocation: Problems::new(),
+            allocated: Objects::new(),
+            statuses: BTreeMap::new(),
+        }
+    }
+
+    /// Takes in what an earlier process wrote.
+    pub fn restore(&mut self, claims: Vec<AddressClaim>, statuses: BTreeMap<ObjectKey, Value>) {
+        for claim in claims {
+            self.store.apply(Ok(Object::AddressClaim(claim.into())));
+        }
+        self.statuses = statuses;
+    }
+
+    /// Takes in an object of a source that keeps no status: it has the one that was last written.
+    pub fn apply(&mut self, seen: Seen) -> bool {
+        let seen = seen.map(|object| self.with_status(object));
+        self.store.apply(seen)
+    }
+
+    /// Takes in that an object is gone.
+    pub fn delete(&mut self, key: &ObjectKey) -> bool {
+        self.store.delete(key)
+    }
+
+    /// Takes in what data planes tell. `about` are the objects for which it differs.
+    pub fn report(&mut self, reports: Reports, about: &BTreeSet<ObjectName>, now: &Time) -> Vec<StatusPatch> {
+        self.reports = reports;
+        let objects = about.iter().map(|name| ObjectKey {
+            kind: Kind::LoadBalancer,
+            name: name.clone(),
+        });
+        self.tell(objects.collect(), now)
+    }
+
+    /// Brings everything up with the objects.
+    pub fn settle(&mut self, now: &Time) -> Settled {
+        let mut settled = Settled::default();
+        let mut changed = self.store.take_changed();
+        if self.is_about_addresses(&changed) {
+            self.allocate(&mut settled);
+            changed.extend(self.store.take_changed());
+        }
+        let before = self.builder.ir().clone();
+        let update = self.builder.update(&self.store, &changed);
+        self.snapshot = xds::follow(&self.snapshot, &before, self.builder.ir(), &update);
+        settled.problems.extend(update.problems);
+        let served = update.load_balancers.into_iter().map(|name| ObjectKey {
+            kind: Kind::LoadBalancer,
+            name,
+        });
+        let mut concerned = changed;
+        concerned.extend(served);
+        concerned.extend(settled.problems.iter().cloned());
+        for key in &concerned {
+            if !self.store.contains(key) && self.statuses.remove(key).is_some() {
+                settled.gone.insert(key.clone());
+            }
+        }
+        settled.statuses = self.tell(concerned, now);
+        settled
+    }
+
+    /// The resources as of the last call of [`Self::settle`].
+    #[must_use]
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// The IR as of the last call of [`Self::settle`].
+    #[must_use]
+    pub fn ir(&self) -> &Ir {
+        self.builder.ir()
+    }
+
+    /// The objects.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Problems of one object.
+    #[must_use]
+    pub fn problems_of(&self, key: &ObjectKey) -> Vec<Problem> {
+        let of_addresses = self.allocation.get(key).into_iter().flatten();
+        self.builder
+            .problems_of(key)
+            .iter()
+            .chain(of_addresses)
+            .cloned()
+            .collect()
+    }
+
+    /// All problems, by object.
+    #[must_use]
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut all: Vec<Problem> = self
+            .builder
+            .problems()
+            .chain(self.allocation.values().flatten())
+            .cloned()
+            .collect();
+        all.sort();
+        all
+    }
+
+    /// Most changes are about endpoints, and no reason to look for addresses.
+    fn is_about_addresses(&mut self, changed: &BTreeSet<ObjectKey>) -> bool {
+        let mut any = false;
+        for key in changed {
+            any |= match key.kind {
+                Kind::Tenant | Kind::Config | Kind::AddressClaim => true,
+                Kind::Addresses | Kind::VirtualAddressOwner | Kind::SyncSecret => false,
+                Kind::LoadBalancer => {
+                    let new = self.store.load_balancers().get(&key.name);
+                    let old = match new {
+                        Some(new) => self.allocated.insert(key.name.clone(), new.clone()),
+                        None => self.allocated.remove(&key.name),
+                    };
+                    match (&old, new) {
+                        (Some(old), Some(new)) => !allocate::wants_the_same(old, new),
+                        (None, None) => false,
+                        (Some(_), None) | (None, Some(_)) => true,
+                    }
+                }
+            };
+        }
+        any
+    }
+
+    fn allocate(&mut self, settled: &mut Settled) {
+        let plan = allocate::plan(&self.store, &self.namespace);
+        for name in &plan.delete {
+            self.store
+                .delete(&ObjectKey::new(Kind::AddressClaim, "", &name.to_string()));
+        }
+        for claim in &plan.write {
+            self.store.apply(Ok(Object::AddressClaim(claim.clone().into())));
+        }
+        let mut problems = Problems::new();
+        for problem in plan.problems {
+            problems.entry(problem.object.clone()).or_default().push(problem);
+        }
+        let keys: BTreeSet<&ObjectKey> = problems.keys().chain(self.allocation.keys()).collect();
+        let differing = keys
+            .into_iter()
+            .filter(|key| problems.get(*key) != self.allocation.get(*key));
+        settled.problems.extend(differing.cloned());
+        self.allocation = problems;
+        // What was freed is given out only after it is on record that it is free.
+        let freed = !plan.delete.is_empty();
+        settled.claims_over = plan.delete;
+        settled.claims = plan.write;
+        if freed {
+            let again = allocate::plan(&self.store, &self.namespace);
+            if !again.write.is_empty() {
+                let mut more = Settled::default();
+                self.allocate(&mut more);
+                settled.problems.extend(more.problems);
+                let written: BTreeSet<_> = more
+                    .claims
+                    .iter()
+                    .filter_map(|claim| claim.metadata.name.clone())
+                    .collect();
+                settled
+                    .claims
+                    .retain(|claim| !claim.metadata.name.as_ref().is_some_and(|name| written.contains(name)));
+                settled.claims_over.retain(|name| !written.contains(&name.to_string()));
+                settled.claims.extend(more.claims);
+                settled.claims_over.extend(more.claims_over);
+            }
+        }
+    }
+
+    /// Statuses that differ, which are from now on what the objects have.
+    fn tell(&mut self, objects: BTreeSet<ObjectKey>, now: &Time) -> Vec<StatusPatch> {
+        let problems: Problems = objects.iter().map(|key| (key.clone(), self.problems_of(key))).collect();
+        let patches = status::compute(&self.store, self.builder.ir(), &problems, &self.reports, objects, now);
+        for patch in &patches {
+            self.statuses.insert(patch.object.clone(), patch.status.clone());
+            if let Some(object) = self.store.get(&patch.object) {
+                let object = self.with_status(object);
+                self.store.apply(Ok(object));
+            }
+        }
+        // Nothing but statuses changed, and nothing is read from those that are written here.
+        let changed = self.store.take_changed();
+        self.is_about_addresses(&changed);
+        self.builder.update(&self.store, &changed);
+        patches
+    }
+
+    /// The object with the status that was last written for it. Addresses of a source's own status stay; those that were written here hold as
+    /// long as there are claims for them.
+    fn with_status(&self, object: Object) -> Object {
+        let Some(written) = self.statuses.get(&object.key()) else {
+            return object;
+        };
+        match object {
+            Object::LoadBalancer(object) => {
+                let mut object = kubelb_api::v1alpha1::LoadBalancer::clone(&object);
+                let given = object.status.take().and_then(|status| status.load_balancer);
+                let mut status: kubelb_api::v1alpha1::LoadBalancerStatus =
+                    serde_json::from_value(written.clone()).unwrap_or_default();
+                let ingress = status
+                    .load_balancer
+                    .as_ref()
+                    .and_then(|status| status.ingress.as_deref());
+                let is_claimed = ingress.unwrap_or_default().iter().all(|entry| {
+                    let address = entry.ip.as_deref().and_then(|ip| ip.parse().ok());
+                    let name = address.map(|address| AddressName::new(address).to_string());
+                    let claims = self.store.address_claims();
+                    name.is_some_and(|name| claims.contains_key(&ObjectName::new("", &name)))
+                });
+                if given.is_some() || !is_claimed {
+                    status.load_balancer = given;
+                }
+                object.status = Some(status);
+                Object::LoadBalancer(object.into())
+            }
+            Object::Addresses(object) => {
+                let mut object = kubelb_api::v1alpha1::Addresses::clone(&object);
+                object.status = serde_json::from_value(written.clone()).ok();
+                Object::Addresses(object.into())
+            }
+            Object::Config(object) => {
+                let mut object = kubelb_api::v1alpha1::Config::clone(&object);
+                object.status = serde_json::from_value(written.clone()).ok();
+                Object::Config(object.into())
+            }
+            other @ (Object::Tenant(_)
+            | Object::AddressClaim(_)
+            | Object::VirtualAddressOwner(_)
+            | Object::SyncSecret(_)) => other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,136 @@
+use serde_json::json;
+
+use super::*;
+use crate::object::decode;
+use crate::source::manifest;
+
+const OBJECTS: &str = "
+apiVersion: kubelb.k8c.io/v1alpha1
+kind: Config
+metadata: {name: default, namespace: kubelb}
+spec: {addressPools: [{name: a, ranges: [203.0.113.0/31]}]}
+---
+apiVersion: kubelb.k8c.io/v1alpha1
+kind: Tenant
+metadata: {name: x}
+---
+apiVersion: kubelb.k8c.io/v1alpha1
+kind: Addresses
+metadata: {name: default, namespace: tenant-x}
+spec: {addresses: [{ip: 10.0.0.1}]}
+";
+
+fn load_balancer(name: &str, port: u16) -> Seen {
+    Ok(decode(json!({
+        "apiVersion": "kubelb.k8c.io/v1alpha1", "kind": "LoadBalancer",
+        "metadata": {"name": name, "namespace": "tenant-x"},
+        "spec": {
+            "endpoints": [{"addressesReference": {"name": "default"}, "ports": [{"port": 30_080}]}],
+            "ports": [{"port": port}], "type": "LoadBalancer",
+        },
+    }))
+    .unwrap())
+}
+
+fn hub() -> Hub {
+    hub_after(Settled::default())
+}
+
+/// One that starts with what another wrote.
+fn hub_after(written: Settled) -> Hub {
+    let mut hub = Hub::new("kubelb");
+    let statuses = written.statuses.into_iter();
+    hub.restore(
+        written.claims,
+        statuses.map(|patch| (patch.object, patch.status)).collect(),
+    );
+    for entry in manifest::read(OBJECTS, |_| {}).entries {
+        hub.apply(entry.seen);
+    }
+    hub
+}
+
+fn at(text: &str) -> Time {
+    Time(text.parse().unwrap())
+}
+
+fn key(name: &str) -> ObjectKey {
+    ObjectKey::new(Kind::LoadBalancer, "tenant-x", name)
+}
+
+#[test]
+fn an_object_gets_an_address_and_is_told_so_once() {
+    let mut hub = hub();
+    hub.apply(load_balancer("a", 80));
+    let first = hub.settle(&at("2026-01-01T00:00:00Z"));
+    assert_eq!(first.claims.len(), 1);
+    let told = first.statuses.iter().find(|patch| patch.object == key("a")).unwrap();
+    assert_eq!(told.status["loadBalancer"]["ingress"][0]["ip"], "203.0.113.0");
+    assert_eq!(hub.ir().load_balancer(&key("a").name).unwrap().listeners.len(), 1);
+    assert_eq!(hub.settle(&at("2026-01-02T00:00:00Z")), Settled::default());
+    // As a source without statuses says it again.
+    assert!(!hub.apply(load_balancer("a", 80)));
+    hub.apply(load_balancer("a", 81));
+    let second = hub.settle(&at("2026-01-03T00:00:00Z"));
+    assert_eq!((second.claims.len(), second.statuses.len()), (0, 0), "{second:?}");
+}
+
+#[test]
+fn what_was_written_survives_the_process() {
+    let mut first = hub();
+    first.apply(load_balancer("b", 80));
+    let written = first.settle(&at("2026-01-01T00:00:00Z"));
+    let mut second = hub_after(written);
+    second.apply(load_balancer("a", 80));
+    second.apply(load_balancer("b", 80));
+    let settled = second.settle(&at("2026-02-01T00:00:00Z"));
+    assert_eq!(settled.claims[0].spec.address, "203.0.113.1", "b keeps its own");
+    let told: Vec<&ObjectKey> = settled.statuses.iter().map(|patch| &patch.object).collect();
+    assert_eq!(told, [&key("a")], "b is as it was");
+}
+
+#[test]
+fn what_is_given_back_is_given_out() {
+    let mut hub = hub();
+    for name in ["a", "b", "c"] {
+        hub.apply(load_balancer(name, 80));
+    }
+    let full = hub.settle(&at("2026-01-01T00:00:00Z"));
+    assert_eq!(full.claims.len(), 2);
+    assert_eq!(hub.problems_of(&key("c"))[0].reason.as_str(), "PoolExhausted");
+    hub.delete(&key("a"));
+    let settled = hub.settle(&at("2026-01-01T00:00:01Z"));
+    assert_eq!(settled.claims_over, BTreeSet::new(), "it is written over");
+    assert_eq!(settled.claims[0].spec.holders[0].name, "c");
+    assert_eq!(settled.gone, BTreeSet::from([key("a")]));
+    assert!(hub.problems_of(&key("c")).is_empty());
+    assert_eq!(hub.snapshot().check_references(), Ok(()));
+}
+
+#[test]
+fn reports_change_conditions() {
+    let mut hub = hub();
+    hub.apply(load_balancer("a", 80));
+    hub.settle(&at("2026-01-01T00:00:00Z"));
+    let report = status::Report {
+        programmed: 1,
+        ..status::Report::default()
+    };
+    let reports = Reports {
+        agents: 1,
+        load_balancers: BTreeMap::from([(key("a").name, report)]),
+        ..Reports::default()
+    };
+    let about = BTreeSet::from([key("a").name]);
+    let patches = hub.report(reports.clone(), &about, &at("2026-01-01T00:00:01Z"));
+    let conditions = patches[0].status["conditions"].as_array().unwrap();
+    let programmed = conditions
+        .iter()
+        .find(|condition| condition["type"] == "Programmed")
+        .unwrap();
+    assert_eq!(
+        (&programmed["status"], &programmed["reason"]),
+        (&json!("True"), &json!("Programmed"))
+    );
+    assert!(hub.report(reports, &about, &at("2026-01-01T00:00:02Z")).is_empty());
+}

@@ -1,0 +1,202 @@
+//! `kubelb-manager run`: the one place that spawns tasks, reads clocks and writes files.
+//!
+//! Owns the order of writing: claims are on the disk before a resource is published that uses their addresses.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kubelb_runtime::{admin, shutdown, telemetry};
+use kubelb_xds::Snapshot;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::args::{Command, RunArgs, Source, log_filter};
+use crate::desk::{Desk, View};
+use crate::hub::{Hub, Settled};
+use crate::object::{Kind, ObjectKey};
+use crate::source::catalog::{Catalog, Files};
+use crate::source::directory;
+use crate::state::{StateDirectory, StateError};
+
+/// Carries a command out.
+///
+/// # Errors
+/// When it cannot start, or cannot write down whose an address is.
+pub fn run(command: Command) -> anyhow::Result<()> {
+    let Command::Run(args) = command;
+    telemetry::init(args.log_format, &log_filter())?;
+    let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
+    runtime.block_on(async {
+        let shutdown = shutdown::on_signals().context("waiting for signals")?;
+        let (_snapshots, manager) = start(args, shutdown).await?;
+        manager.await
+    })
+}
+
+/// Starts a manager until `shutdown`: its snapshots, `None` before the source was read for the first time, and what ends when it ends.
+///
+/// # Errors
+/// When the state directory is not to be had, or the admin address.
+pub async fn start(
+    args: RunArgs,
+    shutdown: CancellationToken,
+) -> anyhow::Result<(
+    watch::Receiver<Option<Arc<Snapshot>>>,
+    impl Future<Output = anyhow::Result<()>>,
+)> {
+    let state = StateDirectory::open(&args.state_dir).context("--state-dir")?;
+    let before = state.load().context("--state-dir")?;
+    let mut hub = Hub::new(&args.namespace);
+    hub.restore(before.claims, before.statuses);
+    let desk = Arc::new(Desk::default());
+    let mut tasks = JoinSet::new();
+    if let Some(address) = args.admin_address {
+        let listener = admin::bind(address)
+            .await
+            .with_context(|| format!("--admin-address {address}"))?;
+        let address = listener.local_addr()?;
+        tracing::info!(%address, "admin server listening");
+        let (answers, token) = (Arc::clone(&desk), shutdown.clone());
+        tasks.spawn(async move {
+            admin::serve(listener, answers, token).await;
+            anyhow::Ok(())
+        });
+    }
+    let Source::Directory(path) = args.source;
+    let files = directory::watch(path, shutdown.clone());
+    let (publish, snapshots) = watch::channel(None);
+    let follower = Follower {
+        hub,
+        state: Arc::new(state),
+        catalog: Catalog::default(),
+        desk,
+        publish,
+        settled: 0,
+    };
+    tasks.spawn(follower.follow(files, shutdown.clone()));
+    let ended = async move {
+        let mut result = Ok(());
+        while let Some(done) = tasks.join_next().await {
+            let done = done.context("a task panicked").flatten();
+            if done.is_err() && result.is_ok() {
+                result = done;
+            }
+            // Whichever ends, the manager ends as a whole.
+            shutdown.cancel();
+        }
+        result
+    };
+    Ok((snapshots, ended))
+}
+
+/// Keeps the configuration up with the files.
+struct Follower {
+    hub: Hub,
+    state: Arc<StateDirectory>,
+    catalog: Catalog,
+    desk: Arc<Desk>,
+    publish: watch::Sender<Option<Arc<Snapshot>>>,
+    settled: u64,
+}
+
+impl Follower {
+    async fn follow(
+        mut self,
+        mut files: mpsc::Receiver<Result<Files, String>>,
+        shutdown: CancellationToken,
+    ) -> anyhow::Result<()> {
+        loop {
+            let update = tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                update = files.recv() => update,
+            };
+            match update {
+                Some(Ok(files)) => self.take(files).await?,
+                Some(Err(error)) => {
+                    tracing::error!("{error}; the configuration stays as it is. Name a directory with --source");
+                }
+                None => return Ok(()),
+            }
+        }
+    }
+
+    async fn take(&mut self, files: Files) -> anyhow::Result<()> {
+        let difference = self.catalog.update(files);
+        for mistake in &difference.faults {
+            tracing::warn!("{mistake}");
+        }
+        for key in &difference.gone {
+            self.hub.delete(key);
+        }
+        for seen in difference.seen {
+            self.hub.apply(seen);
+        }
+        let settled = self.hub.settle(&Time(Timestamp::now()));
+        for key in &settled.problems {
+            self.complain(key);
+        }
+        let state = Arc::clone(&self.state);
+        tokio::task::spawn_blocking(move || write(&state, &settled))
+            .await
+            .context("writing state panicked")?
+            .context("--state-dir")?;
+        self.settled += 1;
+        let snapshot = self.hub.snapshot().clone();
+        self.desk.show(self.view(snapshot.clone()));
+        self.publish.send_replace(Some(Arc::new(snapshot)));
+        Ok(())
+    }
+
+    /// Says what is wrong with an object, and where in the files.
+    fn complain(&self, key: &ObjectKey) {
+        let problems = self.hub.problems_of(key);
+        if problems.is_empty() {
+            tracing::info!("{key}: nothing is wrong with it any more");
+        }
+        for problem in problems {
+            match self.catalog.place(key, &problem.field) {
+                Some((path, document, line)) => {
+                    let line = line.map_or(String::new(), |line| format!("{line}:"));
+                    tracing::warn!("{}:{line} document {document}: {problem}", path.display());
+                }
+                None => tracing::warn!("{problem}"),
+            }
+        }
+    }
+
+    fn view(&self, snapshot: Snapshot) -> View {
+        let count = |kind: &Kind| (*kind, self.hub.store().keys(*kind).len());
+        View {
+            ir: self.hub.ir().clone(),
+            snapshot,
+            problems: self.hub.problems(),
+            objects: Kind::ALL.iter().map(count).collect::<BTreeMap<_, _>>(),
+            settled: self.settled,
+        }
+    }
+}
+
+/// A claim that cannot be written is an error that ends the process: it would be given to somebody else after the next start. A status is
+/// only told later.
+fn write(state: &StateDirectory, settled: &Settled) -> Result<(), StateError> {
+    for name in &settled.claims_over {
+        state.remove_claim(*name)?;
+    }
+    for claim in &settled.claims {
+        state.write_claim(claim)?;
+    }
+    let told = settled
+        .statuses
+        .iter()
+        .map(|patch| state.write_status(&patch.object, &patch.status));
+    let untold = settled.gone.iter().map(|key| state.remove_status(key));
+    for error in told.chain(untold).filter_map(Result::err) {
+        tracing::warn!(error = %kubelb_runtime::error_chain::chain(&error), "a status could not be written");
+    }
+    Ok(())
+}
