@@ -12,6 +12,7 @@ pub mod control_plane;
 pub mod controllers;
 pub mod envoy;
 pub mod kernel;
+pub mod kubelet;
 pub mod netns;
 pub mod packet;
 pub mod scratch;

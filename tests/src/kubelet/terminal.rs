@@ -24,7 +24,9 @@ impl Terminal {
         }
         let flags = OFlag::from_bits_retain(fcntl(&pair.master, FcntlArg::F_GETFL)?);
         fcntl(&pair.master, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-        Ok((Self(Arc::new(AsyncFd::new(pair.master)?)), pair.slave))
+        // SAFETY: an `OwnedFd` is the same open descriptor for as long as it lives, and nobody takes it out of the `AsyncFd`.
+        let own = unsafe { AsyncFd::register(pair.master) }?;
+        Ok((Self(Arc::new(own)), pair.slave))
     }
 
     /// Tells the process its size in characters.
