@@ -117,7 +117,10 @@ struct Kubelet {
 }
 
 /// Forwarding between Pods and the world is the node's job.
-const FORWARDING: [&str; 2] = ["/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding"];
+const FORWARDING: [&str; 2] = [
+    "/proc/sys/net/ipv4/ip_forward",
+    "/proc/sys/net/ipv6/conf/all/forwarding",
+];
 
 /// Runs a kubelet until `shutdown` completes; then its containers end with it, and the Node stays as it is.
 ///
@@ -133,8 +136,13 @@ pub async fn run(client: Client, options: Options, shutdown: impl Future<Output 
     for path in FORWARDING {
         std::fs::write(path, "1").map_err(system(path.to_owned()))?;
     }
-    let listener = TcpListener::bind(options.listen).await.map_err(system(options.listen.to_string()))?;
-    let port = listener.local_addr().map_err(system(options.listen.to_string()))?.port();
+    let listener = TcpListener::bind(options.listen)
+        .await
+        .map_err(system(options.listen.to_string()))?;
+    let port = listener
+        .local_addr()
+        .map_err(system(options.listen.to_string()))?
+        .port();
     let acceptor = tls::acceptor(&options.node, &options.addresses)?;
     let kubelet = Arc::new(Kubelet {
         events: events::Recorder::start(client.clone(), options.node.clone()),

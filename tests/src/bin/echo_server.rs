@@ -61,7 +61,10 @@ impl FromStr for Listen {
             other => return Err(format!("{other}: neither http, tcp nor udp")),
         };
         let everywhere = || at.parse().map(|port: u16| SocketAddr::from(([0_u16; 8], port)));
-        let at = at.parse().or_else(|_error| everywhere()).map_err(|error| format!("{at}: {error}"))?;
+        let at = at
+            .parse()
+            .or_else(|_error| everywhere())
+            .map_err(|error| format!("{at}: {error}"))?;
         Ok(Self { protocol, at })
     }
 }
@@ -76,7 +79,10 @@ struct Facts {
 
 impl Facts {
     fn read() -> Self {
-        let name = nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
+        let name = nix::unistd::gethostname()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         Self {
             hostname: name,
             pod: std::env::var("POD_NAME").ok(),
@@ -147,7 +153,11 @@ async fn accept(listener: TcpListener, facts: Arc<Facts>, stop: CancellationToke
         let Ok((stream, client)) = accepted else { continue };
         let (facts, stop) = (Arc::clone(&facts), stop.clone());
         tasks.spawn(async move {
-            if is_http { http(stream, client, facts, stop).await } else { tcp(stream, client, facts).await }
+            if is_http {
+                http(stream, client, facts, stop).await
+            } else {
+                tcp(stream, client, facts).await
+            }
         });
     }
 }
@@ -177,7 +187,10 @@ fn answer(facts: &Facts, client: SocketAddr, request: &Request<Incoming>) -> Res
     };
     match (request.method(), request.uri().path()) {
         (_, "/hostname") => text(StatusCode::OK, facts.hostname.clone()),
-        (_, "/clientip") => text(StatusCode::OK, SocketAddr::new(client.ip().to_canonical(), client.port()).to_string()),
+        (_, "/clientip") => text(
+            StatusCode::OK,
+            SocketAddr::new(client.ip().to_canonical(), client.port()).to_string(),
+        ),
         (&Method::POST, "/healthz") => {
             let ready = request.uri().query() != Some("ready=false");
             facts.ready.store(ready, Ordering::Relaxed);
@@ -219,7 +232,9 @@ async fn tcp(mut stream: TcpStream, client: SocketAddr, facts: Arc<Facts>) {
 async fn udp(socket: UdpSocket, facts: Arc<Facts>) {
     let mut buffer = vec![0; BUFFER];
     loop {
-        let Ok((count, client)) = socket.recv_from(&mut buffer).await else { continue };
+        let Ok((count, client)) = socket.recv_from(&mut buffer).await else {
+            continue;
+        };
         let mut all = facts.all(client);
         let payload = String::from_utf8_lossy(buffer.get(..count).unwrap_or_default()).into_owned();
         if let Some(all) = all.as_object_mut() {

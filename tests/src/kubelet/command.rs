@@ -1,8 +1,8 @@
 //! Commands inside a running container.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::process::Child;
 
@@ -22,7 +22,12 @@ pub(super) struct Inside {
 }
 
 /// Starts a command.
-pub(super) async fn start(inside: &Inside, argv: Vec<String>, terminal: bool, stdio: Stdio3) -> Result<Child, StartError> {
+pub(super) async fn start(
+    inside: &Inside,
+    argv: Vec<String>,
+    terminal: bool,
+    stdio: Stdio3,
+) -> Result<Child, StartError> {
     static SERIAL: AtomicU64 = AtomicU64::new(0);
     let mut process = inside.process.clone();
     process.argv = argv;
@@ -30,7 +35,9 @@ pub(super) async fn start(inside: &Inside, argv: Vec<String>, terminal: bool, st
     if terminal && !process.env.iter().any(|(name, _)| name == "TERM") {
         process.env.push(("TERM".to_owned(), "xterm".to_owned()));
     }
-    let file = inside.directory.join(format!("exec-{}.json", SERIAL.fetch_add(1, Ordering::Relaxed)));
+    let file = inside
+        .directory
+        .join(format!("exec-{}.json", SERIAL.fetch_add(1, Ordering::Relaxed)));
     let text = serde_json::to_vec(&process).map_err(std::io::Error::from)?;
     std::fs::write(&file, text)?;
     let arguments = [file.into_os_string(), inside.pid.to_string().into()];
@@ -58,5 +65,8 @@ pub(super) async fn output(inside: &Inside, argv: Vec<String>, limit: u64) -> Re
     let (mut text, errors) = tokio::join!(read(stdout), read_errors(stderr));
     text.extend(errors);
     let status = child.wait().await?;
-    Ok((status.code().unwrap_or(137), String::from_utf8_lossy(&text).into_owned()))
+    Ok((
+        status.code().unwrap_or(137),
+        String::from_utf8_lossy(&text).into_owned(),
+    ))
 }

@@ -86,8 +86,13 @@ pub(super) struct Running {
 pub(super) async fn start(request: &Request<'_>) -> Result<(Running, oneshot::Receiver<i32>), Refusal> {
     let (name, options) = (&request.container.name, &request.kubelet.options);
     let wanted = request.container.image.clone().unwrap_or_default();
-    let images = Images::read(options.images.as_deref(), &options.programs).map_err(|error| Refusal::Image(error.to_string()))?;
-    let unknown = || Refusal::Image(format!("failed to pull image {wanted:?}: not in the image table of this node"));
+    let images = Images::read(options.images.as_deref(), &options.programs)
+        .map_err(|error| Refusal::Image(error.to_string()))?;
+    let unknown = || {
+        Refusal::Image(format!(
+            "failed to pull image {wanted:?}: not in the image table of this node"
+        ))
+    };
     let image = images.find(&wanted).ok_or_else(unknown)?;
     let spec = specification(request, image).await?;
     let directory = request.directory.join("containers").join(name);
@@ -144,8 +149,9 @@ pub(super) async fn start(request: &Request<'_>) -> Result<(Running, oneshot::Re
             eprintln!("a container has ended, but something still holds its output");
         }
         writer.end();
-        // A worker that has ended no longer asks.
-        drop(tell.send(code));
+        if tell.send(code).is_err() {
+            eprintln!("a container has ended after its Pod");
+        }
     });
     let inside = Arc::new(Inside {
         pid: inside,
@@ -160,7 +166,12 @@ pub(super) async fn start(request: &Request<'_>) -> Result<(Running, oneshot::Re
         id: id(&request.pod.uid().unwrap_or_default(), name, request.run),
         place: Place {
             inside,
-            address: request.facts.pod_ips.first().copied().unwrap_or(IpAddr::from([127, 0, 0, 1])),
+            address: request
+                .facts
+                .pod_ips
+                .first()
+                .copied()
+                .unwrap_or(IpAddr::from([127, 0, 0, 1])),
             container: request.container.clone(),
         },
         output,
@@ -191,7 +202,9 @@ pub(super) fn id(uid: &str, name: &str, run: i32) -> String {
 async fn specification(request: &Request<'_>, image: &Image) -> Result<ContainerSpec, Refusal> {
     let (pod, container) = (request.pod, request.container);
     let spec = pod.spec.clone().unwrap_or_default();
-    let objects = objects(request).await.map_err(|error| Refusal::Config(error.to_string()))?;
+    let objects = objects(request)
+        .await
+        .map_err(|error| Refusal::Config(error.to_string()))?;
     let mut env =
         env::environment(pod, container, image, request.hostname, request.facts, &objects).map_err(Refusal::Config)?;
     let identity = security::identity(&spec, container, image.user).map_err(Refusal::Config)?;
@@ -210,9 +223,17 @@ async fn specification(request: &Request<'_>, image: &Image) -> Result<Container
     }
     fs::write(&termination, "")?;
     fs::set_permissions(&termination, std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
-    let path = container.termination_message_path.as_deref().filter(|path| !path.is_empty());
+    let path = container
+        .termination_message_path
+        .as_deref()
+        .filter(|path| !path.is_empty());
     binds.push(Bind::new(termination, path.unwrap_or(TERMINATION_LOG)));
-    binds.extend(image.files.iter().map(|(target, source)| Bind::new(source, target).read_only()));
+    binds.extend(
+        image
+            .files
+            .iter()
+            .map(|(target, source)| Bind::new(source, target).read_only()),
+    );
     if let Some(program) = image.command.first().filter(|program| program.contains('/')) {
         let name = Path::new(program).file_name().unwrap_or_default();
         let target = Path::new(PROGRAMS).join(name);
@@ -223,7 +244,11 @@ async fn specification(request: &Request<'_>, image: &Image) -> Result<Container
         }
         binds.push(Bind::new(program, target).read_only());
     }
-    let directory = container.working_dir.clone().filter(|path| !path.is_empty()).unwrap_or_else(|| image.working_dir.clone());
+    let directory = container
+        .working_dir
+        .clone()
+        .filter(|path| !path.is_empty())
+        .unwrap_or_else(|| image.working_dir.clone());
     env.sort();
     Ok(ContainerSpec {
         scratch: request.directory.join("run").join(&container.name),
@@ -234,7 +259,11 @@ async fn specification(request: &Request<'_>, image: &Image) -> Result<Container
         process: ProcessSpec {
             argv,
             env,
-            directory: if directory.is_empty() { "/".to_owned() } else { directory },
+            directory: if directory.is_empty() {
+                "/".to_owned()
+            } else {
+                directory
+            },
             uid: identity.uid,
             gid: identity.gid,
             groups: identity.groups,
@@ -252,19 +281,29 @@ pub(super) fn termination_log(directory: &Path, container: &str) -> PathBuf {
 
 fn mounts(request: &Request<'_>, env: &[(String, String)]) -> Result<Vec<Bind>, Refusal> {
     let known = env.iter().cloned().collect();
-    let volumes = request.pod.spec.as_ref().and_then(|spec| spec.volumes.clone()).unwrap_or_default();
+    let volumes = request
+        .pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.volumes.clone())
+        .unwrap_or_default();
     let mut binds = Vec::new();
     for mount in request.container.volume_mounts.iter().flatten() {
         let missing = || Refusal::Config(format!("volume {:?} not found", mount.name));
         let mut source = request.volumes.get(&mount.name).ok_or_else(missing)?.clone();
-        let volume = volumes.iter().find(|volume| volume.name == mount.name).ok_or_else(missing)?;
+        let volume = volumes
+            .iter()
+            .find(|volume| volume.name == mount.name)
+            .ok_or_else(missing)?;
         let sub_path = match (&mount.sub_path, &mount.sub_path_expr) {
             (Some(path), _) if !path.is_empty() => Some(path.clone()),
             (_, Some(expression)) if !expression.is_empty() => Some(env::expand(expression, &known)),
             _ => None,
         };
-        let of_objects =
-            volume.config_map.is_some() || volume.secret.is_some() || volume.projected.is_some() || volume.downward_api.is_some();
+        let of_objects = volume.config_map.is_some()
+            || volume.secret.is_some()
+            || volume.projected.is_some()
+            || volume.downward_api.is_some();
         if let Some(path) = sub_path {
             source = source.join(super::volumes::relative(&path).map_err(Refusal::Config)?);
             if !source.exists() && !of_objects {
@@ -273,7 +312,11 @@ fn mounts(request: &Request<'_>, env: &[(String, String)]) -> Result<Vec<Bind>, 
         }
         let target = Path::new("/").join(&mount.mount_path);
         let bind = Bind::new(source, target);
-        binds.push(if of_objects || mount.read_only == Some(true) { bind.read_only() } else { bind });
+        binds.push(if of_objects || mount.read_only == Some(true) {
+            bind.read_only()
+        } else {
+            bind
+        });
     }
     Ok(binds)
 }
@@ -295,6 +338,8 @@ async fn objects(request: &Request<'_>) -> kube::Result<Objects> {
     }
     let api: Api<Service> = Api::namespaced(client.clone(), &namespace);
     objects.services = api.list(&ListParams::default()).await?.items;
-    objects.kubernetes = Api::<Service>::namespaced(client.clone(), "default").get_opt("kubernetes").await?;
+    objects.kubernetes = Api::<Service>::namespaced(client.clone(), "default")
+        .get_opt("kubernetes")
+        .await?;
     Ok(objects)
 }

@@ -23,10 +23,20 @@ pub(super) fn field(pod: &Pod, facts: &Facts, path: &str) -> Result<String, Stri
     let joined = |list: &[IpAddr]| list.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(",");
     let first = |list: &[IpAddr]| list.first().map(IpAddr::to_string).unwrap_or_default();
     if let Some(key) = subscript(path, "metadata.labels") {
-        return Ok(meta.labels.as_ref().and_then(|map| map.get(key)).cloned().unwrap_or_default());
+        return Ok(meta
+            .labels
+            .as_ref()
+            .and_then(|map| map.get(key))
+            .cloned()
+            .unwrap_or_default());
     }
     if let Some(key) = subscript(path, "metadata.annotations") {
-        return Ok(meta.annotations.as_ref().and_then(|map| map.get(key)).cloned().unwrap_or_default());
+        return Ok(meta
+            .annotations
+            .as_ref()
+            .and_then(|map| map.get(key))
+            .cloned()
+            .unwrap_or_default());
     }
     Ok(match path {
         "metadata.name" => meta.name.clone().unwrap_or_default(),
@@ -35,7 +45,9 @@ pub(super) fn field(pod: &Pod, facts: &Facts, path: &str) -> Result<String, Stri
         "metadata.labels" => lines(meta.labels.as_ref()),
         "metadata.annotations" => lines(meta.annotations.as_ref()),
         "spec.nodeName" => facts.node.clone(),
-        "spec.serviceAccountName" => spec.and_then(|spec| spec.service_account_name.clone()).unwrap_or_default(),
+        "spec.serviceAccountName" => spec
+            .and_then(|spec| spec.service_account_name.clone())
+            .unwrap_or_default(),
         "status.hostIP" => first(&facts.host_ips),
         "status.hostIPs" => joined(&facts.host_ips),
         "status.podIP" => first(&facts.pod_ips),
@@ -50,7 +62,11 @@ fn subscript<'a>(path: &'a str, map: &str) -> Option<&'a str> {
 
 /// One `key="value"` for each, as files of the downward API have them.
 fn lines(map: Option<&BTreeMap<String, String>>) -> String {
-    let lines: Vec<String> = map.into_iter().flatten().map(|(key, value)| format!("{key}={value:?}")).collect();
+    let lines: Vec<String> = map
+        .into_iter()
+        .flatten()
+        .map(|(key, value)| format!("{key}={value:?}"))
+        .collect();
     lines.join("\n")
 }
 
@@ -59,7 +75,10 @@ pub(super) fn resource(container: &Container, facts: &Facts, wanted: &ResourceFi
     let unknown = || format!("unsupported container resource: {}", wanted.resource);
     let (kind, name) = wanted.resource.split_once('.').ok_or_else(unknown)?;
     let resources = container.resources.clone().unwrap_or_default();
-    let (limits, requests) = (resources.limits.unwrap_or_default(), resources.requests.unwrap_or_default());
+    let (limits, requests) = (
+        resources.limits.unwrap_or_default(),
+        resources.requests.unwrap_or_default(),
+    );
     let quantity = match kind {
         "limits" => limits.get(name).or_else(|| facts.allocatable.get(name)),
         "requests" => requests.get(name).or_else(|| limits.get(name)),
@@ -76,7 +95,9 @@ pub(super) fn resource(container: &Container, facts: &Facts, wanted: &ResourceFi
 /// A quantity in thousandths of its unit.
 pub(super) fn thousandths(quantity: &str) -> Result<u128, String> {
     let wrong = || format!("{quantity} is no quantity");
-    let end = quantity.find(|letter: char| !letter.is_ascii_digit() && letter != '.').unwrap_or(quantity.len());
+    let end = quantity
+        .find(|letter: char| !letter.is_ascii_digit() && letter != '.')
+        .unwrap_or(quantity.len());
     let (number, suffix) = quantity.split_at(end);
     let factor: u128 = match suffix {
         "m" => 1,
@@ -94,9 +115,16 @@ pub(super) fn thousandths(quantity: &str) -> Result<u128, String> {
     let (whole, part) = number.split_once('.').unwrap_or((number, ""));
     let whole: u128 = whole.parse().map_err(|_error| wrong())?;
     let digits = u32::try_from(part.len()).map_err(|_error| wrong())?;
-    let part: u128 = if part.is_empty() { 0 } else { part.parse().map_err(|_error| wrong())? };
+    let part: u128 = if part.is_empty() {
+        0
+    } else {
+        part.parse().map_err(|_error| wrong())?
+    };
     let unit = 10_u128.checked_pow(digits).ok_or_else(wrong)?;
-    whole.checked_mul(factor).and_then(|value| value.checked_add(part.checked_mul(factor)? / unit)).ok_or_else(wrong)
+    whole
+        .checked_mul(factor)
+        .and_then(|value| value.checked_add(part.checked_mul(factor)? / unit))
+        .ok_or_else(wrong)
 }
 
 #[cfg(test)]
@@ -128,13 +156,17 @@ mod tests {
 
     #[test]
     fn resources_in_units_of_the_divisor() {
-        let container: Container = serde_json::from_value(
-            json!({"name": "c", "resources": {"limits": {"cpu": "1500m", "memory": "1Gi"}}}),
-        )
-        .unwrap();
+        let container: Container =
+            serde_json::from_value(json!({"name": "c", "resources": {"limits": {"cpu": "1500m", "memory": "1Gi"}}}))
+                .unwrap();
         let of = |resource: &str, divisor: &str| {
             let selector = json!({"resource": resource, "divisor": divisor});
-            super::resource(&container, &Facts::default(), &serde_json::from_value(selector).unwrap()).unwrap()
+            super::resource(
+                &container,
+                &Facts::default(),
+                &serde_json::from_value(selector).unwrap(),
+            )
+            .unwrap()
         };
         assert_eq!(of("limits.cpu", "0"), "2");
         assert_eq!(of("limits.cpu", "1m"), "1500");

@@ -37,7 +37,12 @@ pub(super) fn references(container: &Container) -> (Vec<String>, Vec<String>) {
         config_maps.extend(from.config_map_ref.as_ref().map(|one| one.name.clone()));
         secrets.extend(from.secret_ref.as_ref().map(|one| one.name.clone()));
     }
-    for source in container.env.iter().flatten().filter_map(|variable| variable.value_from.as_ref()) {
+    for source in container
+        .env
+        .iter()
+        .flatten()
+        .filter_map(|variable| variable.value_from.as_ref())
+    {
         config_maps.extend(source.config_map_key_ref.as_ref().map(|one| one.name.clone()));
         secrets.extend(source.secret_key_ref.as_ref().map(|one| one.name.clone()));
     }
@@ -60,9 +65,18 @@ pub(super) fn environment(
         env.insert("TERM".to_owned(), "xterm".to_owned());
     }
     env.extend(image.env.clone());
-    let service_links = pod.spec.as_ref().and_then(|spec| spec.enable_service_links).unwrap_or(true);
+    let service_links = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.enable_service_links)
+        .unwrap_or(true);
     let services = service_links.then_some(&objects.services).into_iter().flatten();
-    let mut known: BTreeMap<String, String> = objects.kubernetes.iter().chain(services).flat_map(service_variables).collect();
+    let mut known: BTreeMap<String, String> = objects
+        .kubernetes
+        .iter()
+        .chain(services)
+        .flat_map(service_variables)
+        .collect();
     env.extend(known.clone());
 
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
@@ -70,7 +84,12 @@ pub(super) fn environment(
         let prefix = from.prefix.clone().unwrap_or_default();
         if let Some(reference) = &from.config_map_ref {
             match objects.config_map(&reference.name) {
-                Some(map) => env.extend(map.data.iter().flatten().map(|(key, value)| (format!("{prefix}{key}"), value.clone()))),
+                Some(map) => env.extend(
+                    map.data
+                        .iter()
+                        .flatten()
+                        .map(|(key, value)| (format!("{prefix}{key}"), value.clone())),
+                ),
                 None if reference.optional == Some(true) => {}
                 None => return Err(format!("configmap {:?} not found", reference.name)),
             }
@@ -79,7 +98,13 @@ pub(super) fn environment(
             match objects.secret(&reference.name) {
                 Some(secret) => {
                     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-                    env.extend(secret.data.iter().flatten().map(|(key, value)| (format!("{prefix}{key}"), text(&value.0))));
+                    env.extend(
+                        secret
+                            .data
+                            .iter()
+                            .flatten()
+                            .map(|(key, value)| (format!("{prefix}{key}"), text(&value.0))),
+                    );
                 }
                 None if reference.optional == Some(true) => {}
                 None => return Err(format!("secret {:?} not found", reference.name)),
@@ -100,7 +125,16 @@ pub(super) fn environment(
                     let map = objects.config_map(&reference.name);
                     let value = map.and_then(|map| map.data.as_ref()?.get(&reference.key).cloned());
                     let optional = reference.optional == Some(true);
-                    required(value, optional, map.is_some(), "configmap", "ConfigMap", &reference.name, &reference.key, namespace)?
+                    required(
+                        value,
+                        optional,
+                        map.is_some(),
+                        "configmap",
+                        "ConfigMap",
+                        &reference.name,
+                        &reference.key,
+                        namespace,
+                    )?
                 } else if let Some(reference) = &source.secret_key_ref {
                     let secret = objects.secret(&reference.name);
                     let value = secret.and_then(|secret| {
@@ -108,7 +142,16 @@ pub(super) fn environment(
                         Some(String::from_utf8_lossy(&bytes.0).into_owned())
                     });
                     let optional = reference.optional == Some(true);
-                    required(value, optional, secret.is_some(), "secret", "Secret", &reference.name, &reference.key, namespace)?
+                    required(
+                        value,
+                        optional,
+                        secret.is_some(),
+                        "secret",
+                        "Secret",
+                        &reference.name,
+                        &reference.key,
+                        namespace,
+                    )?
                 } else {
                     return Err(format!("variable {} has no source that is known here", variable.name));
                 }
@@ -189,7 +232,10 @@ pub(super) fn command(container: &Container, image: &Image, env: &[(String, Stri
 /// `NAME_SERVICE_HOST` and its like.
 fn service_variables(service: &Service) -> Vec<(String, String)> {
     let spec = service.spec.clone().unwrap_or_default();
-    let Some(host) = spec.cluster_ip.filter(|address| !address.is_empty() && address != "None") else {
+    let Some(host) = spec
+        .cluster_ip
+        .filter(|address| !address.is_empty() && address != "None")
+    else {
         return Vec::new();
     };
     let ports = spec.ports.unwrap_or_default();
@@ -202,11 +248,18 @@ fn service_variables(service: &Service) -> Vec<(String, String)> {
         (format!("{name}_SERVICE_HOST"), host.clone()),
         (format!("{name}_SERVICE_PORT"), first.port.to_string()),
     ];
-    let in_url = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+    let in_url = if host.contains(':') {
+        format!("[{host}]")
+    } else {
+        host.clone()
+    };
     for port in &ports {
         let protocol = port.protocol.as_deref().unwrap_or("TCP");
         if let Some(port_name) = port.name.as_deref().filter(|name| !name.is_empty()) {
-            variables.push((format!("{name}_SERVICE_PORT_{}", upper(port_name)), port.port.to_string()));
+            variables.push((
+                format!("{name}_SERVICE_PORT_{}", upper(port_name)),
+                port.port.to_string(),
+            ));
         }
         let url = format!("{}://{in_url}:{}", protocol.to_lowercase(), port.port);
         let prefix = format!("{name}_PORT_{}_{protocol}", port.port);

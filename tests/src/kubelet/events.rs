@@ -53,7 +53,10 @@ impl Recorder {
             message,
         };
         if self.0.try_send(note).is_err() {
-            eprintln!("warning: too many events at once; {reason} of {} is lost", pod.name_any());
+            eprintln!(
+                "warning: too many events at once; {reason} of {} is lost",
+                pod.name_any()
+            );
         }
     }
 }
@@ -65,12 +68,22 @@ async fn write_all(client: Client, node: String, mut notes: mpsc::Receiver<Note>
         let about = &note.about;
         let text = |value: &Option<String>| value.clone().unwrap_or_default();
         let api: Api<Event> = Api::namespaced(client.clone(), &text(&about.namespace));
-        let key = format!("{}/{}/{}/{}", text(&about.uid), text(&about.field_path), note.reason, note.message);
+        let key = format!(
+            "{}/{}/{}/{}",
+            text(&about.uid),
+            text(&about.field_path),
+            note.reason,
+            note.message
+        );
         let now = clock::now();
         if let Some((name, count)) = written.get_mut(&key) {
             *count += 1;
             let patch = json!({"count": *count, "lastTimestamp": Time(now)});
-            if api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.is_ok() {
+            if api
+                .patch(name, &PatchParams::default(), &Patch::Merge(patch))
+                .await
+                .is_ok()
+            {
                 continue;
             }
         }

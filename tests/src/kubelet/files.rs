@@ -58,7 +58,13 @@ impl Volumes {
     }
 
     /// Makes all volumes, and brings those that come from objects up to date. The error is for the Pod's events.
-    pub(super) async fn set_up(&mut self, kubelet: &Arc<Kubelet>, pod: &Pod, facts: &Facts, now: Timestamp) -> Result<(), String> {
+    pub(super) async fn set_up(
+        &mut self,
+        kubelet: &Arc<Kubelet>,
+        pod: &Pod,
+        facts: &Facts,
+        now: Timestamp,
+    ) -> Result<(), String> {
         let spec = pod.spec.clone().unwrap_or_default();
         let group = spec.security_context.as_ref().and_then(|context| context.fs_group);
         let group = group.and_then(|group| u32::try_from(group).ok());
@@ -82,7 +88,10 @@ impl Volumes {
                     self.paths.insert(name.clone(), path);
                 }
                 Source::Files(parts) => {
-                    let files = self.files(kubelet, pod, facts, name, &parts, now).await.map_err(failed)?;
+                    let files = self
+                        .files(kubelet, pod, facts, name, &parts, now)
+                        .await
+                        .map_err(failed)?;
                     if self.written.get(name) != Some(&files) {
                         self.version += 1;
                         let version = format!("{}_{}", now.as_nanosecond(), self.version);
@@ -112,11 +121,19 @@ impl Volumes {
             files.extend(match part {
                 Part::ConfigMap(part) => {
                     let api: Api<ConfigMap> = Api::namespaced(kubelet.client.clone(), &namespace);
-                    volumes::config_map_files(part, &namespace, api.get_opt(&part.name).await.map_err(failed)?.as_ref())?
+                    volumes::config_map_files(
+                        part,
+                        &namespace,
+                        api.get_opt(&part.name).await.map_err(failed)?.as_ref(),
+                    )?
                 }
                 Part::Secret(part) => {
                     let api: Api<Secret> = Api::namespaced(kubelet.client.clone(), &namespace);
-                    volumes::secret_files(part, &namespace, api.get_opt(&part.name).await.map_err(failed)?.as_ref())?
+                    volumes::secret_files(
+                        part,
+                        &namespace,
+                        api.get_opt(&part.name).await.map_err(failed)?.as_ref(),
+                    )?
                 }
                 Part::Downward(items, mode) => volumes::downward_files(items, *mode, pod, facts)?,
                 Part::Token(projection, mode) => {
@@ -142,7 +159,11 @@ async fn request_token(
     projection: &ServiceAccountTokenProjection,
     now: Timestamp,
 ) -> kube::Result<Token> {
-    let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.clone()).filter(|name| !name.is_empty());
+    let account = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.service_account_name.clone())
+        .filter(|name| !name.is_empty());
     let seconds = projection.expiration_seconds.unwrap_or(TOKEN_SECONDS);
     let audience = projection.audience.clone().filter(|audience| !audience.is_empty());
     let request = TokenRequest {
@@ -160,7 +181,9 @@ async fn request_token(
     };
     let api: Api<ServiceAccount> = Api::namespaced(kubelet.client.clone(), &pod.namespace().unwrap_or_default());
     let account = account.as_deref().unwrap_or("default");
-    let answer = api.create_token_request(account, &PostParams::default(), &request).await?;
+    let answer = api
+        .create_token_request(account, &PostParams::default(), &request)
+        .await?;
     let granted = answer.spec.and_then(|spec| spec.expiration_seconds).unwrap_or(seconds);
     let after = Duration::from_secs(u64::try_from(granted).unwrap_or(0)) * 4 / 5;
     Ok(Token {

@@ -81,14 +81,26 @@ impl Images {
             serde_saphyr::from_str(text).map_err(|error| ImagesError::Parse(error.to_string()))?
         };
         for name in ["alpine", "busybox", "debian"] {
-            table.images.entry(name.to_owned()).or_insert_with(|| Image::of(&["sh"]));
+            table
+                .images
+                .entry(name.to_owned())
+                .or_insert_with(|| Image::of(&["sh"]));
         }
-        table.images.entry("curl".to_owned()).or_insert_with(|| Image::of(&["curl"]));
+        table
+            .images
+            .entry("curl".to_owned())
+            .or_insert_with(|| Image::of(&["curl"]));
         // Nothing to do but to be there.
-        table.images.entry("pause".to_owned()).or_insert_with(|| Image::of(&["sleep", "infinity"]));
+        table
+            .images
+            .entry("pause".to_owned())
+            .or_insert_with(|| Image::of(&["sleep", "infinity"]));
         let echo = programs.join("echo-server").display().to_string();
         for name in ["agnhost", "echo-server"] {
-            table.images.entry(name.to_owned()).or_insert_with(|| Image::of(&[&echo]));
+            table
+                .images
+                .entry(name.to_owned())
+                .or_insert_with(|| Image::of(&[&echo]));
         }
         Ok(table)
     }
@@ -127,7 +139,8 @@ mod tests {
 
     #[test]
     fn names_are_found_with_less_and_less_of_them() {
-        let text = "images: {manager: {command: [/m]}, 'reg:5000/x/manager': {command: [/n]}, 'busybox:1.36': {command: [b]}}";
+        let text =
+            "images: {manager: {command: [/m]}, 'reg:5000/x/manager': {command: [/n]}, 'busybox:1.36': {command: [b]}}";
         let table = Images::parse(text, Path::new("/p")).unwrap();
         let command = |name: &str| table.find(name).map(|image| image.command.join(" "));
         assert_eq!(command("manager:v1").as_deref(), Some("/m"));
@@ -135,7 +148,10 @@ mod tests {
         assert_eq!(command("reg:5000/x/manager:v2").as_deref(), Some("/n"));
         assert_eq!(command("busybox:1.36").as_deref(), Some("b"));
         assert_eq!(command("docker.io/library/busybox").as_deref(), Some("sh"));
-        assert_eq!(command("registry.k8s.io/e2e-test-images/agnhost:2.40").as_deref(), Some("/p/echo-server"));
+        assert_eq!(
+            command("registry.k8s.io/e2e-test-images/agnhost:2.40").as_deref(),
+            Some("/p/echo-server")
+        );
         assert_eq!(command("nginx"), None);
         assert!(Images::parse("image: {}", Path::new("/p")).is_err());
     }

@@ -97,17 +97,27 @@ pub(super) async fn start(role: &str, arguments: &[OsString], stdio: Stdio3) -> 
 
 async fn read_report(pipe: OwnedFd) -> io::Result<(Option<i32>, Option<String>)> {
     let mut text = String::new();
-    Receiver::from_owned_fd(pipe)?.take(LONGEST_REPORT).read_to_string(&mut text).await?;
+    Receiver::from_owned_fd(pipe)?
+        .take(LONGEST_REPORT)
+        .read_to_string(&mut text)
+        .await?;
     let find = |key: &str| text.lines().find_map(|line| line.strip_prefix(key));
-    Ok((find("pid ").and_then(|pid| pid.parse().ok()), find("error ").map(str::to_owned)))
+    Ok((
+        find("pid ").and_then(|pid| pid.parse().ok()),
+        find("error ").map(str::to_owned),
+    ))
 }
 
 /// Sends `signal` to what runs inside; SIGKILL too, which is handed on under another name.
 pub(super) fn signal(child: &Child, signal: Signal) {
-    let sent = if signal == Signal::SIGKILL { Signal::SIGUSR1 } else { signal };
+    let sent = if signal == Signal::SIGKILL {
+        Signal::SIGUSR1
+    } else {
+        signal
+    };
     if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
         // It may have ended just now; it is not reaped as long as `child` has an id.
-        drop(kill(Pid::from_raw(pid), sent));
+        kill(Pid::from_raw(pid), sent).ok();
     }
 }
 

@@ -89,7 +89,9 @@ impl LogFile {
             self.file = OpenOptions::new().create(true).append(true).open(&self.path)?;
             self.length = 0;
         }
-        self.length = self.length.saturating_add(u64::try_from(lines.len()).unwrap_or(u64::MAX));
+        self.length = self
+            .length
+            .saturating_add(u64::try_from(lines.len()).unwrap_or(u64::MAX));
         self.file.write_all(lines)
     }
 }

@@ -14,11 +14,17 @@ pub(super) fn hosts(spec: &PodSpec, hostname: &str, addresses: &[IpAddr], node: 
         text.push_str("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
         for address in addresses {
             // Writing to a String does not fail.
-            drop(writeln!(text, "{address}\t{hostname}"));
+            writeln!(text, "{address}\t{hostname}").ok();
         }
     }
     for alias in spec.host_aliases.iter().flatten() {
-        drop(writeln!(text, "{}\t{}", alias.ip, alias.hostnames.clone().unwrap_or_default().join("\t")));
+        writeln!(
+            text,
+            "{}\t{}",
+            alias.ip,
+            alias.hostnames.clone().unwrap_or_default().join("\t")
+        )
+        .ok();
     }
     text
 }
@@ -27,7 +33,11 @@ pub(super) fn hosts(spec: &PodSpec, hostname: &str, addresses: &[IpAddr], node: 
 pub(super) fn resolv_conf(spec: &PodSpec, namespace: &str, cluster_dns: &[IpAddr], node: &str) -> String {
     let words = |key: &str| -> Vec<String> {
         let lines = node.lines().filter_map(|line| line.trim().strip_prefix(key));
-        lines.filter(|rest| rest.starts_with(char::is_whitespace)).flat_map(str::split_whitespace).map(str::to_owned).collect()
+        lines
+            .filter(|rest| rest.starts_with(char::is_whitespace))
+            .flat_map(str::split_whitespace)
+            .map(str::to_owned)
+            .collect()
     };
     let policy = match (spec.dns_policy.as_deref().unwrap_or("ClusterFirst"), spec.host_network) {
         ("ClusterFirst", Some(true)) => "Default",
@@ -37,10 +47,18 @@ pub(super) fn resolv_conf(spec: &PodSpec, namespace: &str, cluster_dns: &[IpAddr
     let (mut servers, mut searches, mut options) = match policy {
         "None" => (Vec::new(), Vec::new(), Vec::new()),
         "ClusterFirst" if !cluster_dns.is_empty() => {
-            let mut searches: Vec<String> =
-                [format!("{namespace}.svc.cluster.local"), "svc.cluster.local".to_owned(), "cluster.local".to_owned()].into();
+            let mut searches: Vec<String> = [
+                format!("{namespace}.svc.cluster.local"),
+                "svc.cluster.local".to_owned(),
+                "cluster.local".to_owned(),
+            ]
+            .into();
             searches.extend(words("search"));
-            (cluster_dns.iter().map(IpAddr::to_string).collect(), searches, vec!["ndots:5".to_owned()])
+            (
+                cluster_dns.iter().map(IpAddr::to_string).collect(),
+                searches,
+                vec!["ndots:5".to_owned()],
+            )
         }
         _ => (words("nameserver"), words("search"), words("options")),
     };
@@ -54,13 +72,13 @@ pub(super) fn resolv_conf(spec: &PodSpec, namespace: &str, cluster_dns: &[IpAddr
     }
     let mut text = String::new();
     if !searches.is_empty() {
-        drop(writeln!(text, "search {}", searches.join(" ")));
+        writeln!(text, "search {}", searches.join(" ")).ok();
     }
     for server in servers {
-        drop(writeln!(text, "nameserver {server}"));
+        writeln!(text, "nameserver {server}").ok();
     }
     if !options.is_empty() {
-        drop(writeln!(text, "options {}", options.join(" ")));
+        writeln!(text, "options {}", options.join(" ")).ok();
     }
     text
 }
@@ -86,11 +104,20 @@ mod tests {
             of(json!({})),
             "search n.svc.cluster.local svc.cluster.local cluster.local lan\nnameserver 10.96.0.10\noptions ndots:5\n"
         );
-        assert_eq!(of(json!({"dnsPolicy": "Default"})), "search lan\nnameserver 9.9.9.9\noptions edns0\n");
+        assert_eq!(
+            of(json!({"dnsPolicy": "Default"})),
+            "search lan\nnameserver 9.9.9.9\noptions edns0\n"
+        );
         assert_eq!(of(json!({"hostNetwork": true})), of(json!({"dnsPolicy": "Default"})));
-        assert_eq!(of(json!({"hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"})), of(json!({})));
+        assert_eq!(
+            of(json!({"hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"})),
+            of(json!({}))
+        );
         let own = json!({"nameservers": ["1.1.1.1"], "options": [{"name": "ndots", "value": "2"}]});
-        assert_eq!(of(json!({"dnsPolicy": "None", "dnsConfig": own})), "nameserver 1.1.1.1\noptions ndots:2\n");
+        assert_eq!(
+            of(json!({"dnsPolicy": "None", "dnsConfig": own})),
+            "nameserver 1.1.1.1\noptions ndots:2\n"
+        );
     }
 
     #[test]

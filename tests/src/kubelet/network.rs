@@ -48,7 +48,10 @@ impl std::fmt::Display for Cidr {
 impl Cidr {
     fn size(self) -> u32 {
         let bits = if self.address.is_ipv4() { 32 } else { 128 };
-        1_u32.checked_shl(bits - u32::from(self.prefix)).unwrap_or(u32::MAX).min(LOOKED_AT)
+        1_u32
+            .checked_shl(bits - u32::from(self.prefix))
+            .unwrap_or(u32::MAX)
+            .min(LOOKED_AT)
     }
 
     fn nth(self, number: u32) -> IpAddr {
@@ -98,10 +101,13 @@ impl Addresses {
 
 /// The commands for a Pod. `interface` is the node's end, in the namespace of process `node`.
 pub(super) fn wiring(interface: &str, addresses: &[IpAddr], node_addresses: &[IpAddr], node: u32) -> NetworkSpec {
-    let bits: u64 = addresses.iter().map(|address| match address {
-        IpAddr::V4(v4) => u64::from(v4.to_bits()),
-        IpAddr::V6(_) => 0,
-    }).sum();
+    let bits: u64 = addresses
+        .iter()
+        .map(|address| match address {
+            IpAddr::V4(v4) => u64::from(v4.to_bits()),
+            IpAddr::V6(_) => 0,
+        })
+        .sum();
     let [.., a, b, c, d] = bits.to_be_bytes();
     // Locally administered.
     let mac = |end: u8| format!("0a:{end:02x}:{a:02x}:{b:02x}:{c:02x}:{d:02x}");
@@ -113,22 +119,28 @@ pub(super) fn wiring(interface: &str, addresses: &[IpAddr], node_addresses: &[Ip
     );
     let mut on_node = format!("link set {interface} up\n");
     for address in addresses {
-        let (bits, gateway, nodad) = if address.is_ipv4() { (32, GATEWAY4, "") } else { (128, GATEWAY6, " nodad") };
+        let (bits, gateway, nodad) = if address.is_ipv4() {
+            (32, GATEWAY4, "")
+        } else {
+            (128, GATEWAY6, " nodad")
+        };
         let own = node_addresses.iter().find(|node| node.is_ipv4() == address.is_ipv4());
         let source = own.map(|own| format!(" src {own}")).unwrap_or_default();
         // Writing to a String does not fail.
-        drop(write!(
+        write!(
             pod,
             "address add {address}/{bits} dev eth0{nodad}\n\
              neighbour add {gateway} lladdr {node_mac} dev eth0 nud permanent\n\
              route add {gateway}/{bits} dev eth0\n\
              route add default via {gateway} dev eth0\n"
-        ));
-        drop(write!(
+        )
+        .ok();
+        write!(
             on_node,
             "neighbour replace {address} lladdr {pod_mac} dev {interface} nud permanent\n\
              route replace {address}/{bits} dev {interface}{source}\n"
-        ));
+        )
+        .ok();
     }
     NetworkSpec {
         addresses: addresses.to_vec(),
@@ -145,11 +157,17 @@ mod tests {
     fn addresses_of_both_families_go_together_and_are_not_reused_at_once() {
         let ranges = vec!["10.101.0.0/29".parse().unwrap(), "fd00:101::/64".parse().unwrap()];
         let mut addresses = Addresses::new(ranges);
-        let mut take = || addresses.take().map(|taken| taken.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" "));
+        let mut take = || {
+            addresses
+                .take()
+                .map(|taken| taken.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" "))
+        };
         assert_eq!(take().as_deref(), Some("10.101.0.2 fd00:101::2"));
         assert_eq!(take().as_deref(), Some("10.101.0.3 fd00:101::3"));
         addresses.give_back(&["10.101.0.2".parse().unwrap(), "fd00:101::2".parse().unwrap()]);
-        let rest: Vec<String> = std::iter::from_fn(|| addresses.take()).map(|taken| taken[0].to_string()).collect();
+        let rest: Vec<String> = std::iter::from_fn(|| addresses.take())
+            .map(|taken| taken[0].to_string())
+            .collect();
         assert_eq!(rest, ["10.101.0.4", "10.101.0.5", "10.101.0.6", "10.101.0.2"]);
     }
 
@@ -165,7 +183,12 @@ mod tests {
     fn the_node_reaches_a_pod_from_its_own_address() {
         let node: Vec<IpAddr> = vec!["192.168.77.10".parse().unwrap()];
         let spec = wiring("veth1", &["10.101.0.2".parse().unwrap()], &node, 7);
-        assert!(spec.node.contains("route replace 10.101.0.2/32 dev veth1 src 192.168.77.10\n"), "{}", spec.node);
+        assert!(
+            spec.node
+                .contains("route replace 10.101.0.2/32 dev veth1 src 192.168.77.10\n"),
+            "{}",
+            spec.node
+        );
         assert!(spec.pod.contains("netns 7\n") && spec.pod.contains("route add default via 169.254.1.1 dev eth0\n"));
     }
 }

@@ -28,7 +28,12 @@ const STATUS_EVERY: u32 = 30;
 pub(super) fn capacity() -> BTreeMap<String, Quantity> {
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next().map(str::to_owned));
+    let total = meminfo.lines().find_map(|line| {
+        line.strip_prefix("MemTotal:")?
+            .split_whitespace()
+            .next()
+            .map(str::to_owned)
+    });
     let quantity = |name: &str, value: String| (name.to_owned(), Quantity(value));
     [
         quantity("cpu", cpus.to_string()),
@@ -72,10 +77,16 @@ fn status(options: &Options, port: u16, old: Option<&Node>, now: Timestamp) -> V
         .map(|address: &IpAddr| json!({"type": "InternalIP", "address": address.to_string()}))
         .chain([json!({"type": "Hostname", "address": options.node})])
         .collect();
-    let old: Vec<_> = old.and_then(|node| node.status.as_ref()?.conditions.clone()).unwrap_or_default();
+    let old: Vec<_> = old
+        .and_then(|node| node.status.as_ref()?.conditions.clone())
+        .unwrap_or_default();
     let condition = |kind: &str, status: &str, reason: &str, message: &str| {
-        let before = old.iter().find(|condition| condition.type_ == kind && condition.status == status);
-        let since = before.and_then(|before| before.last_transition_time.as_ref()).map_or(now, |time| time.0);
+        let before = old
+            .iter()
+            .find(|condition| condition.type_ == kind && condition.status == status);
+        let since = before
+            .and_then(|before| before.last_transition_time.as_ref())
+            .map_or(now, |time| time.0);
         json!({"type": kind, "status": status, "reason": reason, "message": message,
             "lastHeartbeatTime": format!("{now:.0}"), "lastTransitionTime": format!("{since:.0}")})
     };
@@ -114,7 +125,8 @@ async fn try_register(client: &Client, options: &Options, port: u16) -> kube::Re
         let node: Node = serde_json::from_value(object).map_err(kube::Error::SerdeError)?;
         api.create(&PostParams::default(), &node).await?;
     } else {
-        api.patch(&options.node, &PatchParams::default(), &Patch::Merge(object)).await?;
+        api.patch(&options.node, &PatchParams::default(), &Patch::Merge(object))
+            .await?;
     }
     write_status(&api, options, port).await?;
     renew(client, options).await
@@ -123,7 +135,9 @@ async fn try_register(client: &Client, options: &Options, port: u16) -> kube::Re
 async fn write_status(api: &Api<Node>, options: &Options, port: u16) -> kube::Result<()> {
     let old = api.get_opt(&options.node).await?;
     let status = status(options, port, old.as_ref(), clock::now());
-    api.patch_status(&options.node, &PatchParams::default(), &Patch::Strategic(status)).await.map(drop)
+    api.patch_status(&options.node, &PatchParams::default(), &Patch::Strategic(status))
+        .await
+        .map(drop)
 }
 
 /// Renews the Lease again and again, and now and then the status.

@@ -48,7 +48,10 @@ impl Output {
     /// Everything that is written from now on.
     pub(super) fn listen(&self) -> mpsc::Receiver<(Stream, Bytes)> {
         let (sender, receiver) = mpsc::channel(BEHIND);
-        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
+        self.listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(sender);
         receiver
     }
 
@@ -65,7 +68,9 @@ impl Output {
             self.written.send_modify(|count| *count = count.wrapping_add(1));
             let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone();
             for listener in listeners {
-                let sent = listener.send_timeout((stream, Bytes::copy_from_slice(bytes)), PATIENCE).await;
+                let sent = listener
+                    .send_timeout((stream, Bytes::copy_from_slice(bytes)), PATIENCE)
+                    .await;
                 if sent.is_err() {
                     self.forget(&listener);
                 }

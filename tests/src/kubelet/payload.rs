@@ -74,8 +74,17 @@ mod tests {
     fn a_new_version_replaces_the_old_one_whole() {
         let directory = tempfile::TempDir::new().unwrap();
         let at = directory.path().join("v");
-        let file = |text: &str| File { mode: 0o640, content: text.as_bytes().to_vec() };
-        write(&at, &[("a".to_owned(), file("1")), ("d/b".to_owned(), file("2"))].into(), None, "1").unwrap();
+        let file = |text: &str| File {
+            mode: 0o640,
+            content: text.as_bytes().to_vec(),
+        };
+        write(
+            &at,
+            &[("a".to_owned(), file("1")), ("d/b".to_owned(), file("2"))].into(),
+            None,
+            "1",
+        )
+        .unwrap();
         assert_eq!(fs::read_to_string(at.join("d/b")).unwrap(), "2");
         assert_eq!(fs::metadata(at.join("a")).unwrap().permissions().mode() & 0o777, 0o640);
         write(&at, &[("a".to_owned(), file("3"))].into(), None, "2").unwrap();

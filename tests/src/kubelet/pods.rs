@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use futures_util::StreamExt as _;
 use k8s_openapi::api::core::v1::Pod;
-use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::Api;
+use kube::runtime::{WatchStreamExt as _, watcher};
 use tokio::sync::watch;
 
 use super::Kubelet;
@@ -43,7 +43,11 @@ pub(super) async fn run(kubelet: Arc<Kubelet>) {
     }
 }
 
-fn take(kubelet: &Arc<Kubelet>, workers: &mut BTreeMap<String, watch::Sender<Option<Pod>>>, pod: Pod) -> Option<String> {
+fn take(
+    kubelet: &Arc<Kubelet>,
+    workers: &mut BTreeMap<String, watch::Sender<Option<Pod>>>,
+    pod: Pod,
+) -> Option<String> {
     let uid = pod.metadata.uid.clone()?;
     match workers.get(&uid) {
         // A worker that has finished its Pod no longer listens.

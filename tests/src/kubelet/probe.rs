@@ -54,9 +54,17 @@ impl Machine {
 
     /// The verdict when this result changes it, or confirms a failure that stands (each restarts a container).
     pub(super) fn on_result(&mut self, success: bool) -> Option<bool> {
-        self.run = if self.last == Some(success) { self.run.saturating_add(1) } else { 1 };
+        self.run = if self.last == Some(success) {
+            self.run.saturating_add(1)
+        } else {
+            1
+        };
         self.last = Some(success);
-        let threshold = if success { self.success_threshold } else { self.failure_threshold };
+        let threshold = if success {
+            self.success_threshold
+        } else {
+            self.failure_threshold
+        };
         if self.run < threshold || (self.verdict == Some(success) && success) {
             return None;
         }
@@ -70,7 +78,10 @@ impl Machine {
 
 /// A number of seconds or times from the API, where nothing and nonsense mean the default.
 pub(super) fn at_least_one(value: Option<i32>, default: u32) -> u32 {
-    value.and_then(|value| u32::try_from(value).ok()).filter(|value| *value > 0).unwrap_or(default)
+    value
+        .and_then(|value| u32::try_from(value).ok())
+        .filter(|value| *value > 0)
+        .unwrap_or(default)
 }
 
 #[cfg(test)]
@@ -96,6 +107,9 @@ mod tests {
             failure_threshold: Some(1),
             ..Probe::default()
         };
-        assert_eq!(verdicts(&probe, &[true, true, false, true]), [None, Some(true), Some(false), None]);
+        assert_eq!(
+            verdicts(&probe, &[true, true, false, true]),
+            [None, Some(true), Some(false), None]
+        );
     }
 }

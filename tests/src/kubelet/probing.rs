@@ -9,7 +9,9 @@ use hyper::body::Bytes;
 use hyper::header::{HOST, USER_AGENT};
 use hyper::{Request, Uri};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use k8s_openapi::api::core::v1::{Container, ExecAction, GRPCAction, HTTPGetAction, LifecycleHandler, Probe, TCPSocketAction};
+use k8s_openapi::api::core::v1::{
+    Container, ExecAction, GRPCAction, HTTPGetAction, LifecycleHandler, Probe, TCPSocketAction,
+};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
@@ -49,7 +51,9 @@ impl Place {
             }
         };
         let late = || Err(format!("command timed out or no answer within {seconds}s"));
-        tokio::time::timeout(limit, work).await.unwrap_or_else(|_elapsed| late())
+        tokio::time::timeout(limit, work)
+            .await
+            .unwrap_or_else(|_elapsed| late())
     }
 
     /// Does what a lifecycle hook says, without a limit of its own.
@@ -71,12 +75,16 @@ impl Place {
 
     async fn exec(&self, action: &ExecAction) -> Result<(), String> {
         let argv = action.command.clone().unwrap_or_default();
-        let (code, output) = command::output(&self.inside, argv, SHOWN).await.map_err(|error| error.to_string())?;
+        let (code, output) = command::output(&self.inside, argv, SHOWN)
+            .await
+            .map_err(|error| error.to_string())?;
         if code == 0 { Ok(()) } else { Err(output) }
     }
 
     async fn tcp(&self, action: &TCPSocketAction) -> Result<(), String> {
-        self.connect(action.host.as_deref(), self.port(&action.port)?).await.map(drop)
+        self.connect(action.host.as_deref(), self.port(&action.port)?)
+            .await
+            .map(drop)
     }
 
     async fn connect(&self, host: Option<&str>, port: u16) -> Result<TcpStream, String> {
@@ -87,7 +95,8 @@ impl Place {
     }
 
     fn host(&self, host: Option<&str>) -> String {
-        host.filter(|host| !host.is_empty()).map_or_else(|| self.address.to_string(), str::to_owned)
+        host.filter(|host| !host.is_empty())
+            .map_or_else(|| self.address.to_string(), str::to_owned)
     }
 
     fn port(&self, port: &IntOrString) -> Result<u16, String> {
@@ -95,7 +104,10 @@ impl Place {
             IntOrString::Int(number) => Some(*number),
             IntOrString::String(name) => {
                 let ports = self.container.ports.iter().flatten();
-                let named = ports.clone().find(|port| port.name.as_deref() == Some(name)).map(|port| port.container_port);
+                let named = ports
+                    .clone()
+                    .find(|port| port.name.as_deref() == Some(name))
+                    .map(|port| port.container_port);
                 named.or_else(|| name.parse().ok())
             }
         };
@@ -105,13 +117,17 @@ impl Place {
 
     async fn http(&self, action: &HTTPGetAction, agent: &str) -> Result<(), String> {
         let port = self.port(&action.port)?;
-        let stream = self.connect(action.host.as_deref(), port).await.map_err(|error| format!("Get: {error}"))?;
+        let stream = self
+            .connect(action.host.as_deref(), port)
+            .await
+            .map_err(|error| format!("Get: {error}"))?;
         if action.scheme.as_deref() == Some("HTTPS") {
             let host = self.host(action.host.as_deref());
             let name = ServerName::try_from(host).map_err(|error| error.to_string())?;
             let config = tls::trusting_client().map_err(|error| error.to_string())?;
             let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
-            self.request(action, agent, port, stream.map_err(|error| error.to_string())?).await
+            self.request(action, agent, port, stream.map_err(|error| error.to_string())?)
+                .await
         } else {
             self.request(action, agent, port, stream).await
         }
@@ -122,14 +138,20 @@ impl Place {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let text = |error: hyper::Error| format!("Get: {error}");
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(text)?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(text)?;
         let connection = tokio::spawn(connection);
         let path = action.path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/");
-        let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+        let path = if path.starts_with('/') {
+            path.to_owned()
+        } else {
+            format!("/{path}")
+        };
         let uri: Uri = path.parse().map_err(|error| format!("{path}: {error}"))?;
         let host = match self.address {
             IpAddr::V6(v6) if action.host.is_none() => format!("[{v6}]:{port}"),
-            _ => format!("{}:{port}", self.host(action.host.as_deref())),
+            IpAddr::V4(_) | IpAddr::V6(_) => format!("{}:{port}", self.host(action.host.as_deref())),
         };
         let mut request = Request::get(uri);
         let headers = action.http_headers.iter().flatten();
@@ -140,11 +162,18 @@ impl Place {
         if !own_host {
             request = request.header(HOST, host);
         }
-        let request = request.header(USER_AGENT, agent).body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
+        let request = request
+            .header(USER_AGENT, agent)
+            .body(Empty::<Bytes>::new())
+            .map_err(|error| error.to_string())?;
         let response = sender.send_request(request).await.map_err(text);
         connection.abort();
         let code = response?.status().as_u16();
-        if (200..400).contains(&code) { Ok(()) } else { Err(format!("HTTP probe failed with statuscode: {code}")) }
+        if (200..400).contains(&code) {
+            Ok(())
+        } else {
+            Err(format!("HTTP probe failed with statuscode: {code}"))
+        }
     }
 
     /// <https://github.com/grpc/grpc/blob/master/doc/health-checking.md>, whose messages are short enough to be written
@@ -157,7 +186,10 @@ impl Place {
         let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(text)?;
         let connection = tokio::spawn(connection);
         let service = action.service.clone().unwrap_or_default();
-        let length = u8::try_from(service.len()).ok().filter(|length| *length < 0x80).ok_or("the service's name is too long")?;
+        let length = u8::try_from(service.len())
+            .ok()
+            .filter(|length| *length < 0x80)
+            .ok_or("the service's name is too long")?;
         let mut message = Vec::new();
         if length > 0 {
             message.extend_from_slice(&[0x0a, length]);
@@ -165,11 +197,14 @@ impl Place {
         }
         let mut body = vec![0, 0, 0, 0, u8::try_from(message.len()).unwrap_or(u8::MAX)];
         body.append(&mut message);
-        let request = Request::post(format!("http://{}/grpc.health.v1.Health/Check", std::net::SocketAddr::new(self.address, port)))
-            .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            .body(http_body_util::Full::new(Bytes::from(body)))
-            .map_err(|error| error.to_string())?;
+        let request = Request::post(format!(
+            "http://{}/grpc.health.v1.Health/Check",
+            std::net::SocketAddr::new(self.address, port)
+        ))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(http_body_util::Full::new(Bytes::from(body)))
+        .map_err(|error| error.to_string())?;
         let response = sender.send_request(request).await.map_err(text)?;
         let answer = response.into_body().collect().await.map_err(text)?.to_bytes();
         connection.abort();

@@ -6,18 +6,65 @@ use k8s_openapi::api::core::v1::{Container, PodSpec, SecurityContext};
 
 /// capabilities(7), by number.
 const NAMES: [&str; 41] = [
-    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
-    "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER",
-    "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE",
-    "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP",
-    "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
     "CHECKPOINT_RESTORE",
 ];
 
 /// What container engines leave to a container that asks for nothing.
 const DEFAULT: [&str; 14] = [
-    "AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "NET_BIND_SERVICE", "NET_RAW", "SETFCAP",
-    "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT",
+    "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "MKNOD",
+    "NET_BIND_SERVICE",
+    "NET_RAW",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_CHROOT",
 ];
 
 /// Whom a process runs as and what it may.
@@ -76,7 +123,11 @@ fn capabilities(own: &SecurityContext, privileged: bool) -> Result<Vec<u8>, Stri
         list.unwrap_or_default().into_iter().map(plain).collect()
     };
     let (add, drop) = (names(asked.add), names(asked.drop));
-    let mut kept: BTreeSet<&str> = if privileged { all() } else { DEFAULT.into_iter().collect() };
+    let mut kept: BTreeSet<&str> = if privileged {
+        all()
+    } else {
+        DEFAULT.into_iter().collect()
+    };
     let has_all = |list: &[String]| list.iter().any(|name| name == "ALL");
     if has_all(&drop) && !privileged {
         kept.clear();
@@ -91,7 +142,11 @@ fn capabilities(own: &SecurityContext, privileged: bool) -> Result<Vec<u8>, Stri
     for name in drop.iter().filter(|_| !privileged) {
         kept.remove(name.as_str());
     }
-    Ok((0_u8..).zip(NAMES).filter(|(_, name)| kept.contains(name)).map(|(number, _)| number).collect())
+    Ok((0_u8..)
+        .zip(NAMES)
+        .filter(|(_, name)| kept.contains(name))
+        .map(|(number, _)| number)
+        .collect())
 }
 
 #[cfg(test)]
@@ -107,7 +162,11 @@ mod tests {
     }
 
     fn names(identity: &Identity) -> Vec<&str> {
-        identity.capabilities.iter().map(|number| NAMES[usize::from(*number)]).collect()
+        identity
+            .capabilities
+            .iter()
+            .map(|number| NAMES[usize::from(*number)])
+            .collect()
     }
 
     #[test]
@@ -120,11 +179,21 @@ mod tests {
 
     #[test]
     fn capabilities_are_dropped_and_added() {
-        let some = of(json!({}), json!({"capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN", "CAP_BPF"]}}), 0).unwrap();
+        let some = of(
+            json!({}),
+            json!({"capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN", "CAP_BPF"]}}),
+            0,
+        )
+        .unwrap();
         assert_eq!(names(&some), ["NET_ADMIN", "BPF"]);
         let plain = of(json!({}), json!({"capabilities": {"drop": ["KILL"]}}), 0).unwrap();
         assert_eq!(plain.capabilities.len(), DEFAULT.len() - 1);
-        let privileged = of(json!({}), json!({"privileged": true, "capabilities": {"drop": ["ALL"]}}), 0).unwrap();
+        let privileged = of(
+            json!({}),
+            json!({"privileged": true, "capabilities": {"drop": ["ALL"]}}),
+            0,
+        )
+        .unwrap();
         assert_eq!(privileged.capabilities.len(), NAMES.len());
         assert!(of(json!({}), json!({"capabilities": {"add": ["FLY"]}}), 0).is_err());
     }

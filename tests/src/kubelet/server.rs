@@ -1,6 +1,10 @@
 //! The kubelet's own API, as an API server asks for it: logs, commands, ports. Anybody may ask; it is a test double.
 
+mod forward;
 mod logs;
+mod session;
+mod upgrade;
+mod websocket;
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -19,6 +23,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::Kubelet;
 use super::registry::{ContainerEntry, PodEntry};
+use session::{Purpose, Wanted};
 
 /// Connections served at a time; more wait to be accepted.
 const CONNECTIONS: usize = 512;
@@ -31,8 +36,13 @@ impl Body for Pieces {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.0.poll_recv(context).map(|piece| piece.map(|piece| Ok(Frame::data(piece))))
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0
+            .poll_recv(context)
+            .map(|piece| piece.map(|piece| Ok(Frame::data(piece))))
     }
 }
 
@@ -101,6 +111,30 @@ async fn route(kubelet: &Arc<Kubelet>, request: Request<Incoming>) -> Result<Rep
             let (pod, container) = find(kubelet, namespace, pod, container)?;
             logs::serve(&pod, container, &query)
         }
+        ["exec", namespace, pod, container] => {
+            let (_, (_, entry)) = find(kubelet, namespace, pod, container)?;
+            let wanted = Wanted::of(&query);
+            let (argv, tty) = (query.all("command"), wanted.tty);
+            upgrade::session(request, wanted, Purpose::Exec { entry, argv, tty })
+        }
+        ["attach", namespace, pod, container] => {
+            let (_, (_, entry)) = find(kubelet, namespace, pod, container)?;
+            let mut wanted = Wanted::of(&query);
+            wanted.tty = entry.tty;
+            wanted.stdin &= entry.stdin;
+            upgrade::session(request, wanted, Purpose::Attach { entry })
+        }
+        ["portForward", namespace, pod] => {
+            let sandbox = find_pod(kubelet, namespace, pod)?.sandbox;
+            let sandbox = sandbox.ok_or_else(|| Refused::bad_request(format!("pod \"{pod}\" is not running")))?;
+            let numbers = query.all("ports").into_iter().chain(query.all("port"));
+            let list: Vec<String> = numbers
+                .flat_map(|text| text.split(',').map(str::to_owned).collect::<Vec<_>>())
+                .collect();
+            let ports: Result<Vec<u16>, _> = list.iter().map(|port| port.parse()).collect();
+            let ports = ports.map_err(|_error| Refused::bad_request(format!("no port numbers: {list:?}")))?;
+            upgrade::ports(request, ports, sandbox)
+        }
         _ => Err(Refused::not_found("404 page not found\n")),
     }
 }
@@ -116,7 +150,11 @@ fn find<'a>(kubelet: &Kubelet, namespace: &str, name: &str, container: &'a str) 
             let text = format!("container \"{container}\" in pod \"{name}\" is waiting to start: ContainerCreating");
             return Err(Refused::bad_request(text));
         }
-        None => return Err(Refused::not_found(format!("container {container} not found in pod {name}_{namespace}"))),
+        None => {
+            return Err(Refused::not_found(format!(
+                "container {container} not found in pod {name}_{namespace}"
+            )));
+        }
     };
     Ok((pod, (container, entry)))
 }
@@ -140,11 +178,18 @@ impl Query {
     }
 
     fn get(&self, key: &str) -> Option<&str> {
-        self.0.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
+        self.0
+            .iter()
+            .find(|(name, _)| name == key)
+            .map(|(_, value)| value.as_str())
     }
 
     fn all(&self, key: &str) -> Vec<String> {
-        self.0.iter().filter(|(name, _)| name == key).map(|(_, value)| value.clone()).collect()
+        self.0
+            .iter()
+            .filter(|(name, _)| name == key)
+            .map(|(_, value)| value.clone())
+            .collect()
     }
 
     fn flag(&self, key: &str) -> bool {
@@ -154,7 +199,9 @@ impl Query {
     /// `None` when it is not asked for.
     fn number(&self, key: &str) -> Result<Option<u64>, Refused> {
         let wrong = |text: &str| Refused::bad_request(format!("{key}: {text} is no number"));
-        self.get(key).map(|text| text.parse().map_err(|_error| wrong(text))).transpose()
+        self.get(key)
+            .map(|text| text.parse().map_err(|_error| wrong(text)))
+            .transpose()
     }
 }
 
@@ -167,7 +214,11 @@ fn decoded(text: &str) -> String {
         match (first, after) {
             (b'+', _) => bytes.push(b' '),
             (b'%', [high, low, after @ ..]) => {
-                let hex = |digit: &u8| char::from(*digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+                let hex = |digit: &u8| {
+                    char::from(*digit)
+                        .to_digit(16)
+                        .and_then(|digit| u8::try_from(digit).ok())
+                };
                 match (hex(high), hex(low)) {
                     (Some(high), Some(low)) => {
                         bytes.push(high << 4 | low);

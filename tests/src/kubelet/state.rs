@@ -83,7 +83,10 @@ impl BackOff {
 
     /// After a restart, or a failed attempt at a start.
     pub(super) fn lengthen(&mut self) {
-        self.delay = Some(self.delay.map_or(self.base, |delay| delay.saturating_mul(2).min(self.max)));
+        self.delay = Some(
+            self.delay
+                .map_or(self.base, |delay| delay.saturating_mul(2).min(self.max)),
+        );
     }
 
     /// A run that was long enough is no crash.
@@ -240,7 +243,11 @@ impl State {
             records.push(Record::new(container, Kind::Main, back_off, inits.is_empty()));
         }
         let status = pod.status.clone().unwrap_or_default();
-        let old = status.init_container_statuses.into_iter().chain(status.container_statuses).flatten();
+        let old = status
+            .init_container_statuses
+            .into_iter()
+            .chain(status.container_statuses)
+            .flatten();
         for old in old {
             if let Some(record) = records.iter_mut().find(|record| record.spec.name == old.name) {
                 take_up(record, &old, now);
@@ -271,7 +278,11 @@ impl State {
         if self.failure.is_some() || self.init_failed() {
             return true;
         }
-        let done = |record: &Record| record.ended().is_some_and(|ended| !record.restarts_after(ended, self.policy));
+        let done = |record: &Record| {
+            record
+                .ended()
+                .is_some_and(|ended| !record.restarts_after(ended, self.policy))
+        };
         let mut mains = self.of_kind(Kind::Main).peekable();
         mains.peek().is_some() && mains.all(done)
     }
@@ -305,7 +316,9 @@ impl State {
             return plan;
         }
         for index in indices() {
-            let Some(record) = self.records.get_mut(index) else { break };
+            let Some(record) = self.records.get_mut(index) else {
+                break;
+            };
             let through = match (record.kind, &record.phase) {
                 (Kind::Init, Phase::Ended(ended)) if ended.code == 0 => continue,
                 (Kind::Init, _) => false,
@@ -315,7 +328,9 @@ impl State {
             let at = match &record.phase {
                 Phase::Running { .. } => None,
                 Phase::Waiting { until, .. } => Some(until.unwrap_or(now)),
-                Phase::Ended(ended) => record.restarts_after(ended, self.policy).then(|| record.back_off.over(ended.finished)),
+                Phase::Ended(ended) => record
+                    .restarts_after(ended, self.policy)
+                    .then(|| record.back_off.over(ended.finished)),
             };
             match at {
                 Some(at) if at <= now => plan.start.push(index),

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, HostIP, Pod,
-    PodCondition, PodIP, PodStatus,
+    ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, HostIP,
+    Pod, PodCondition, PodIP, PodStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -17,7 +17,8 @@ use super::state::{Ended, Kind, Phase, Record, State};
 pub(super) fn compute(pod: &Pod, state: &State, facts: &Facts, now: Timestamp) -> PodStatus {
     let old = pod.status.clone().unwrap_or_default();
     let first = |list: &[IpAddr]| list.first().map(IpAddr::to_string);
-    let (inits, mains): (Vec<&Record>, Vec<&Record>) = state.records.iter().partition(|record| record.kind != Kind::Main);
+    let (inits, mains): (Vec<&Record>, Vec<&Record>) =
+        state.records.iter().partition(|record| record.kind != Kind::Main);
     let statuses = |records: &[&Record]| -> Option<Vec<ContainerStatus>> {
         let list: Vec<ContainerStatus> = records.iter().map(|record| container(record)).collect();
         (!list.is_empty()).then_some(list)
@@ -29,7 +30,8 @@ pub(super) fn compute(pod: &Pod, state: &State, facts: &Facts, now: Timestamp) -
         host_ip: first(&facts.host_ips),
         host_ips: Some(facts.host_ips.iter().map(|ip| HostIP { ip: ip.to_string() }).collect()),
         pod_ip: first(&facts.pod_ips),
-        pod_ips: Some(facts.pod_ips.iter().map(|ip| PodIP { ip: ip.to_string() }).collect()).filter(|list: &Vec<PodIP>| !list.is_empty()),
+        pod_ips: Some(facts.pod_ips.iter().map(|ip| PodIP { ip: ip.to_string() }).collect())
+            .filter(|list: &Vec<PodIP>| !list.is_empty()),
         start_time: old.start_time.clone().or(Some(Time(now))),
         init_container_statuses: statuses(&inits),
         container_statuses: statuses(&mains),
@@ -50,7 +52,11 @@ fn phase(state: &State) -> &'static str {
         return if well { "Succeeded" } else { "Failed" };
     }
     let not_yet = |record: &Record| matches!(record.phase, Phase::Waiting { .. }) && record.last.is_none();
-    if !state.initialized() || mains.any(not_yet) { "Pending" } else { "Running" }
+    if !state.initialized() || mains.any(not_yet) {
+        "Pending"
+    } else {
+        "Running"
+    }
 }
 
 fn container(record: &Record) -> ContainerStatus {
@@ -74,7 +80,11 @@ fn container(record: &Record) -> ContainerStatus {
     };
     ContainerStatus {
         name: record.spec.name.clone(),
-        image_id: if record.id.is_some() { format!("local/{image}") } else { String::new() },
+        image_id: if record.id.is_some() {
+            format!("local/{image}")
+        } else {
+            String::new()
+        },
         image: images::normalized(&image),
         container_id: record.id.clone(),
         ready: record.ready || ended_well,
@@ -105,9 +115,18 @@ fn terminated(ended: &Ended) -> ContainerState {
 type Why = Option<(&'static str, String)>;
 
 fn conditions(pod: &Pod, state: &State, now: Timestamp) -> Vec<PodCondition> {
-    let old = pod.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
+    let old = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.clone())
+        .unwrap_or_default();
     let names = |wanted: &dyn Fn(&Record) -> bool| {
-        let names: Vec<&str> = state.records.iter().filter(|record| wanted(record)).map(|record| record.spec.name.as_str()).collect();
+        let names: Vec<&str> = state
+            .records
+            .iter()
+            .filter(|record| wanted(record))
+            .map(|record| record.spec.name.as_str())
+            .collect();
         names.join(" ")
     };
     let well = phase(state) == "Succeeded";
@@ -115,8 +134,12 @@ fn conditions(pod: &Pod, state: &State, now: Timestamp) -> Vec<PodCondition> {
     let initialized = if state.initialized() || well {
         well.then(completed).flatten()
     } else {
-        let incomplete = |record: &Record| record.kind == Kind::Init && record.ended().is_none_or(|ended| ended.code != 0);
-        Some(("ContainersNotInitialized", format!("containers with incomplete status: [{}]", names(&incomplete))))
+        let incomplete =
+            |record: &Record| record.kind == Kind::Init && record.ended().is_none_or(|ended| ended.code != 0);
+        Some((
+            "ContainersNotInitialized",
+            format!("containers with incomplete status: [{}]", names(&incomplete)),
+        ))
     };
     let initialized_holds = state.initialized() || well;
     let unready = names(&|record| record.kind != Kind::Init && !record.ready);
@@ -127,18 +150,32 @@ fn conditions(pod: &Pod, state: &State, now: Timestamp) -> Vec<PodCondition> {
     } else if unready.is_empty() {
         None
     } else {
-        Some(("ContainersNotReady", format!("containers with unready status: [{unready}]")))
+        Some((
+            "ContainersNotReady",
+            format!("containers with unready status: [{unready}]"),
+        ))
     };
-    let gates = pod.spec.as_ref().and_then(|spec| spec.readiness_gates.clone()).unwrap_or_default();
+    let gates = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.readiness_gates.clone())
+        .unwrap_or_default();
     let closed = gates.iter().find_map(|gate| {
         let kind = &gate.condition_type;
         match old.iter().find(|condition| condition.type_ == *kind) {
             Some(condition) if condition.status == "True" => None,
-            Some(condition) => Some(format!("the status of pod readiness gate {kind:?} is not \"True\", but {}", condition.status)),
-            None => Some(format!("corresponding condition of pod readiness gate {kind:?} does not exist.")),
+            Some(condition) => Some(format!(
+                "the status of pod readiness gate {kind:?} is not \"True\", but {}",
+                condition.status
+            )),
+            None => Some(format!(
+                "corresponding condition of pod readiness gate {kind:?} does not exist."
+            )),
         }
     });
-    let ready: Why = containers.clone().or_else(|| closed.map(|message| ("ReadinessGatesNotReady", message)));
+    let ready: Why = containers
+        .clone()
+        .or_else(|| closed.map(|message| ("ReadinessGatesNotReady", message)));
     let wanted: [(&str, bool, Why); 5] = [
         ("PodReadyToStartContainers", state.sandbox, None),
         ("Initialized", initialized_holds, initialized),
@@ -150,8 +187,12 @@ fn conditions(pod: &Pod, state: &State, now: Timestamp) -> Vec<PodCondition> {
     for (kind, holds, why) in wanted {
         let before = old.iter().find(|condition| condition.type_ == kind);
         let status = if holds { "True" } else { "False" };
-        let since = before.filter(|before| before.status == status).and_then(|before| before.last_transition_time.clone());
-        let (reason, message) = why.map_or((None, None), |(reason, message)| (Some(reason.to_owned()), Some(message)));
+        let since = before
+            .filter(|before| before.status == status)
+            .and_then(|before| before.last_transition_time.clone());
+        let (reason, message) = why.map_or((None, None), |(reason, message)| {
+            (Some(reason.to_owned()), Some(message))
+        });
         conditions.push(PodCondition {
             type_: kind.to_owned(),
             status: status.to_owned(),
@@ -168,7 +209,13 @@ fn conditions(pod: &Pod, state: &State, now: Timestamp) -> Vec<PodCondition> {
 }
 
 const fn wanted_kinds() -> [&'static str; 5] {
-    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"]
+    [
+        "PodReadyToStartContainers",
+        "Initialized",
+        "Ready",
+        "ContainersReady",
+        "PodScheduled",
+    ]
 }
 
 #[cfg(test)]
@@ -189,13 +236,19 @@ mod tests {
     }
 
     fn holds(status: &PodStatus, kind: &str) -> (String, Option<String>) {
-        let condition = status.conditions.iter().flatten().find(|condition| condition.type_ == kind).unwrap();
+        let condition = status
+            .conditions
+            .iter()
+            .flatten()
+            .find(|condition| condition.type_ == kind)
+            .unwrap();
         (condition.status.clone(), condition.message.clone())
     }
 
     #[test]
     fn readiness_waits_for_containers_and_gates() {
-        let spec = json!({"containers": [{"name": "a", "readinessProbe": {}}], "readinessGates": [{"conditionType": "x/y"}]});
+        let spec =
+            json!({"containers": [{"name": "a", "readinessProbe": {}}], "readinessGates": [{"conditionType": "x/y"}]});
         let open = json!({"type": "x/y", "status": "True"});
         let (mut pod, mut state) = pod(spec, json!({}));
         let now = Timestamp::UNIX_EPOCH;
@@ -225,7 +278,13 @@ mod tests {
         let status = compute(&pod, &state, &Facts::default(), later);
         let time = |kind: &str| {
             let mut conditions = status.conditions.iter().flatten();
-            conditions.find(|condition| condition.type_ == kind).unwrap().last_transition_time.clone().unwrap().0
+            conditions
+                .find(|condition| condition.type_ == kind)
+                .unwrap()
+                .last_transition_time
+                .clone()
+                .unwrap()
+                .0
         };
         assert_eq!((time("Ready"), time("PodScheduled")), (later, Timestamp::UNIX_EPOCH));
     }

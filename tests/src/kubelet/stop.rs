@@ -42,7 +42,7 @@ impl Stop {
 
     async fn send(&self, signal: Signal) {
         // A container that has ended takes none.
-        drop(self.signals.send(signal).await);
+        self.signals.send(signal).await.ok();
     }
 }
 

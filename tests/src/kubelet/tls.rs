@@ -23,7 +23,9 @@ pub enum TlsError {
 
 /// A server with a self-signed certificate for a node.
 pub(super) fn acceptor(node: &str, addresses: &[IpAddr]) -> Result<TlsAcceptor, TlsError> {
-    let names: Vec<String> = std::iter::once(node.to_owned()).chain(addresses.iter().map(IpAddr::to_string)).collect();
+    let names: Vec<String> = std::iter::once(node.to_owned())
+        .chain(addresses.iter().map(IpAddr::to_string))
+        .collect();
     let mut params = CertificateParams::new(names)?;
     params.distinguished_name.push(DnType::CommonName, node);
     let key = KeyPair::generate()?;

@@ -53,7 +53,11 @@ pub(super) struct ObjectPart {
 /// What a volume is made of. The error is for the Pod's events.
 pub(super) fn source(volume: &Volume) -> Result<Source, String> {
     if let Some(empty) = &volume.empty_dir {
-        let limit = empty.size_limit.as_ref().map(|limit| downward::thousandths(&limit.0)).transpose()?;
+        let limit = empty
+            .size_limit
+            .as_ref()
+            .map(|limit| downward::thousandths(&limit.0))
+            .transpose()?;
         return Ok(Source::Empty {
             memory: empty.medium.as_deref() == Some("Memory"),
             limit: limit.and_then(|limit| u64::try_from(limit / 1000).ok()),
@@ -79,21 +83,37 @@ pub(super) fn source(volume: &Volume) -> Result<Source, String> {
         return Ok(Source::Files(vec![Part::Downward(items, mode(downward.default_mode)?)]));
     }
     let Some(projected) = &volume.projected else {
-        return Err(format!("volume {:?}: no kind of volume that this kubelet knows", volume.name));
+        return Err(format!(
+            "volume {:?}: no kind of volume that this kubelet knows",
+            volume.name
+        ));
     };
     let mode = mode(projected.default_mode)?;
     let mut parts = Vec::new();
     for one in projected.sources.iter().flatten() {
         if let Some(map) = &one.config_map {
-            parts.push(Part::ConfigMap(object_part(&map.name, map.items.as_ref(), map.optional, mode)));
+            parts.push(Part::ConfigMap(object_part(
+                &map.name,
+                map.items.as_ref(),
+                map.optional,
+                mode,
+            )));
         } else if let Some(secret) = &one.secret {
-            parts.push(Part::Secret(object_part(&secret.name, secret.items.as_ref(), secret.optional, mode)));
+            parts.push(Part::Secret(object_part(
+                &secret.name,
+                secret.items.as_ref(),
+                secret.optional,
+                mode,
+            )));
         } else if let Some(downward) = &one.downward_api {
             parts.push(Part::Downward(downward.items.clone().unwrap_or_default(), mode));
         } else if let Some(token) = &one.service_account_token {
             parts.push(Part::Token(token.clone(), mode));
         } else {
-            return Err(format!("volume {:?}: a projection that this kubelet does not know", volume.name));
+            return Err(format!(
+                "volume {:?}: a projection that this kubelet does not know",
+                volume.name
+            ));
         }
     }
     Ok(Source::Files(parts))
@@ -109,15 +129,30 @@ fn object_part(name: &str, items: Option<&Vec<KeyToPath>>, optional: Option<bool
 }
 
 fn mode(value: Option<i32>) -> Result<u32, String> {
-    value.map_or(Ok(DEFAULT_MODE), |mode| u32::try_from(mode).map_err(|_error| format!("{mode} is no file mode")))
+    value.map_or(Ok(DEFAULT_MODE), |mode| {
+        u32::try_from(mode).map_err(|_error| format!("{mode} is no file mode"))
+    })
 }
 
 /// Files of a ConfigMap.
-pub(super) fn config_map_files(part: &ObjectPart, namespace: &str, object: Option<&ConfigMap>) -> Result<Files, String> {
+pub(super) fn config_map_files(
+    part: &ObjectPart,
+    namespace: &str,
+    object: Option<&ConfigMap>,
+) -> Result<Files, String> {
     let data = object.map(|map| {
-        let mut data: BTreeMap<&str, &[u8]> =
-            map.data.iter().flatten().map(|(key, value)| (key.as_str(), value.as_bytes())).collect();
-        data.extend(map.binary_data.iter().flatten().map(|(key, ByteString(value))| (key.as_str(), value.as_slice())));
+        let mut data: BTreeMap<&str, &[u8]> = map
+            .data
+            .iter()
+            .flatten()
+            .map(|(key, value)| (key.as_str(), value.as_bytes()))
+            .collect();
+        data.extend(
+            map.binary_data
+                .iter()
+                .flatten()
+                .map(|(key, ByteString(value))| (key.as_str(), value.as_slice())),
+        );
         data
     });
     object_files(part, data, "configmap", namespace)
@@ -127,20 +162,32 @@ pub(super) fn config_map_files(part: &ObjectPart, namespace: &str, object: Optio
 pub(super) fn secret_files(part: &ObjectPart, namespace: &str, object: Option<&Secret>) -> Result<Files, String> {
     let data = object.map(|secret| {
         let data = secret.data.iter().flatten();
-        data.map(|(key, ByteString(value))| (key.as_str(), value.as_slice())).collect()
+        data.map(|(key, ByteString(value))| (key.as_str(), value.as_slice()))
+            .collect()
     });
     object_files(part, data, "secret", namespace)
 }
 
-fn object_files(part: &ObjectPart, data: Option<BTreeMap<&str, &[u8]>>, kind: &str, namespace: &str) -> Result<Files, String> {
+fn object_files(
+    part: &ObjectPart,
+    data: Option<BTreeMap<&str, &[u8]>>,
+    kind: &str,
+    namespace: &str,
+) -> Result<Files, String> {
     let data = match data {
         Some(data) => data,
         None if part.optional => BTreeMap::new(),
         None => return Err(format!("{kind} {:?} not found", part.name)),
     };
-    let file = |mode: u32, content: &[u8]| File { mode, content: content.to_vec() };
+    let file = |mode: u32, content: &[u8]| File {
+        mode,
+        content: content.to_vec(),
+    };
     let Some(items) = &part.items else {
-        return Ok(data.into_iter().map(|(key, content)| (key.to_owned(), file(part.mode, content))).collect());
+        return Ok(data
+            .into_iter()
+            .map(|(key, content)| (key.to_owned(), file(part.mode, content)))
+            .collect());
     };
     let mut files = Files::new();
     for item in items {
@@ -150,7 +197,10 @@ fn object_files(part: &ObjectPart, data: Option<BTreeMap<&str, &[u8]>>, kind: &s
             None if part.optional => {}
             None => {
                 let name = &part.name;
-                return Err(format!("references non-existent {kind} key: {} ({namespace}/{name})", item.key));
+                return Err(format!(
+                    "references non-existent {kind} key: {} ({namespace}/{name})",
+                    item.key
+                ));
             }
         }
     }
@@ -158,7 +208,12 @@ fn object_files(part: &ObjectPart, data: Option<BTreeMap<&str, &[u8]>>, kind: &s
 }
 
 /// Files of the downward API.
-pub(super) fn downward_files(items: &[DownwardAPIVolumeFile], mode: u32, pod: &Pod, facts: &Facts) -> Result<Files, String> {
+pub(super) fn downward_files(
+    items: &[DownwardAPIVolumeFile],
+    mode: u32,
+    pod: &Pod,
+    facts: &Facts,
+) -> Result<Files, String> {
     let mut files = Files::new();
     for item in items {
         let text = if let Some(reference) = &item.field_ref {
@@ -167,12 +222,22 @@ pub(super) fn downward_files(items: &[DownwardAPIVolumeFile], mode: u32, pod: &P
             let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
             let name = reference.container_name.as_deref().unwrap_or_default();
             let container = containers.into_iter().find(|container| container.name == name);
-            downward::resource(container.ok_or_else(|| format!("container {name:?} not found"))?, facts, reference)?
+            downward::resource(
+                container.ok_or_else(|| format!("container {name:?} not found"))?,
+                facts,
+                reference,
+            )?
         } else {
             return Err(format!("{}: neither fieldRef nor resourceFieldRef", item.path));
         };
         let mode = item.mode.map_or(Ok(mode), |mode| self::mode(Some(mode)))?;
-        files.insert(relative(&item.path)?, File { mode, content: text.into_bytes() });
+        files.insert(
+            relative(&item.path)?,
+            File {
+                mode,
+                content: text.into_bytes(),
+            },
+        );
     }
     Ok(files)
 }
@@ -193,32 +258,52 @@ mod tests {
 
     fn part(volume: Value) -> ObjectPart {
         let volume: Volume = serde_json::from_value(volume).unwrap();
-        match source(&volume).unwrap() {
-            Source::Files(parts) => match parts.into_iter().next() {
-                Some(Part::ConfigMap(part) | Part::Secret(part)) => part,
-                other => panic!("{other:?}"),
-            },
-            other => panic!("{other:?}"),
-        }
+        let Source::Files(parts) = source(&volume).unwrap() else {
+            panic!("not made of files")
+        };
+        let Some(Part::ConfigMap(part) | Part::Secret(part)) = parts.into_iter().next() else {
+            panic!("not of an object")
+        };
+        part
     }
 
     #[test]
     fn items_choose_keys_paths_and_modes() {
-        let map: ConfigMap = serde_json::from_value(json!({"data": {"a": "1", "b": "2"}, "binaryData": {"c": "/w=="}})).unwrap();
+        let map: ConfigMap =
+            serde_json::from_value(json!({"data": {"a": "1", "b": "2"}, "binaryData": {"c": "/w=="}})).unwrap();
         let all = part(json!({"name": "v", "configMap": {"name": "m", "defaultMode": 0o600}}));
         let files = config_map_files(&all, "n", Some(&map)).unwrap();
         assert_eq!(files.keys().collect::<Vec<_>>(), ["a", "b", "c"]);
-        assert_eq!(files["c"], File { mode: 0o600, content: vec![0xff] });
+        assert_eq!(
+            files["c"],
+            File {
+                mode: 0o600,
+                content: vec![0xff]
+            }
+        );
         let items = json!([{"key": "b", "path": "x/y", "mode": 0o400}]);
         let some = part(json!({"name": "v", "configMap": {"name": "m", "items": items}}));
         let files = config_map_files(&some, "n", Some(&map)).unwrap();
-        assert_eq!(files, [("x/y".to_owned(), File { mode: 0o400, content: b"2".to_vec() })].into());
+        assert_eq!(
+            files,
+            [(
+                "x/y".to_owned(),
+                File {
+                    mode: 0o400,
+                    content: b"2".to_vec()
+                }
+            )]
+            .into()
+        );
     }
 
     #[test]
     fn what_is_missing_is_an_error_unless_optional() {
         let wanted = json!({"name": "v", "secret": {"secretName": "s", "items": [{"key": "k", "path": "k"}]}});
-        assert_eq!(secret_files(&part(wanted.clone()), "n", None).unwrap_err(), "secret \"s\" not found");
+        assert_eq!(
+            secret_files(&part(wanted.clone()), "n", None).unwrap_err(),
+            "secret \"s\" not found"
+        );
         let empty = Secret::default();
         assert_eq!(
             secret_files(&part(wanted), "n", Some(&empty)).unwrap_err(),

@@ -42,9 +42,22 @@ const WAITING: usize = 256;
 
 /// What happens to a Pod from inside.
 enum Happened {
-    Ended { index: usize, run: i32, code: i32 },
-    Probed { index: usize, run: i32, purpose: Purpose, failure: Option<String>, verdict: Option<bool> },
-    Stopped { index: usize, hook_failure: Option<String> },
+    Ended {
+        index: usize,
+        run: i32,
+        code: i32,
+    },
+    Probed {
+        index: usize,
+        run: i32,
+        purpose: Purpose,
+        failure: Option<String>,
+        verdict: Option<bool>,
+    },
+    Stopped {
+        index: usize,
+        hook_failure: Option<String>,
+    },
     /// An object that a volume shows.
     ObjectChanged,
 }
@@ -78,7 +91,11 @@ impl Worker {
         let options = &kubelet.options;
         let back_off = BackOff::new(options.back_off, options.back_off_max);
         let state = State::new(&pod, back_off, clock::now());
-        let (uid, name, namespace) = (pod.uid().unwrap_or_default(), pod.name_any(), pod.namespace().unwrap_or_default());
+        let (uid, name, namespace) = (
+            pod.uid().unwrap_or_default(),
+            pod.name_any(),
+            pod.namespace().unwrap_or_default(),
+        );
         let directory = options.data.join("pods").join(&uid);
         let logs = options.data.join("logs").join(format!("{namespace}_{name}_{uid}"));
         let spec = pod.spec.clone().unwrap_or_default();
@@ -147,7 +164,9 @@ impl Worker {
 
     /// Waits for whatever comes next.
     async fn wait(&mut self) {
-        let pause = self.wake.map_or(Duration::from_secs(3600), |at| at.duration_since(clock::now()).try_into().unwrap_or_default());
+        let pause = self.wake.map_or(Duration::from_secs(3600), |at| {
+            at.duration_since(clock::now()).try_into().unwrap_or_default()
+        });
         tokio::select! {
             changed = self.changes.changed() => {
                 if changed.is_ok() && let Some(pod) = self.changes.borrow_and_update().clone() {
@@ -198,15 +217,24 @@ impl Worker {
             && let Err(error) = self.start_sandbox().await
         {
             let message = format!("Failed to create pod sandbox: {error:#}");
-            self.kubelet.events.warning(&self.pod, None, "FailedCreatePodSandBox", message);
+            self.kubelet
+                .events
+                .warning(&self.pod, None, "FailedCreatePodSandBox", message);
             self.wake_at(now.saturating_add(AGAIN).unwrap_or(Timestamp::MAX));
             return;
         }
         let plan = self.state.plan(now);
         for index in plan.backing_off {
-            let Some(record) = self.state.records.get(index) else { continue };
-            let message = format!("Back-off restarting failed container {} in pod {}", record.spec.name, self.state.title);
-            self.kubelet.events.warning(&self.pod, Some(&record.spec.name), "BackOff", message);
+            let Some(record) = self.state.records.get(index) else {
+                continue;
+            };
+            let message = format!(
+                "Back-off restarting failed container {} in pod {}",
+                record.spec.name, self.state.title
+            );
+            self.kubelet
+                .events
+                .warning(&self.pod, Some(&record.spec.name), "BackOff", message);
         }
         if let Some(at) = plan.wake {
             self.wake_at(at);
@@ -218,7 +246,12 @@ impl Worker {
 
     fn check_deadline(&mut self, now: Timestamp) {
         let seconds = self.pod.spec.as_ref().and_then(|spec| spec.active_deadline_seconds);
-        let since = self.pod.status.as_ref().and_then(|status| status.start_time.as_ref()).map(|time| time.0);
+        let since = self
+            .pod
+            .status
+            .as_ref()
+            .and_then(|status| status.start_time.as_ref())
+            .map(|time| time.0);
         if let (Some(seconds), Some(since), None) = (seconds, since, &self.state.failure) {
             let allowed = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
             let at = since.saturating_add(allowed).unwrap_or(Timestamp::MAX);
@@ -226,15 +259,21 @@ impl Worker {
                 self.wake_at(at);
             } else {
                 let message = "Pod was active on the node longer than the specified deadline".to_owned();
-                self.kubelet.events.normal(&self.pod, None, "DeadlineExceeded", message.clone());
+                self.kubelet
+                    .events
+                    .normal(&self.pod, None, "DeadlineExceeded", message.clone());
                 self.state.failure = Some(("DeadlineExceeded".to_owned(), message));
             }
         }
     }
 
     async fn start(&mut self, index: usize) {
-        let Some(record) = self.state.records.get(index) else { return };
-        let Some(sandbox) = self.sandbox.as_ref().map(|sandbox| sandbox.pid) else { return };
+        let Some(record) = self.state.records.get(index) else {
+            return;
+        };
+        let Some(sandbox) = self.sandbox.as_ref().map(|sandbox| sandbox.pid) else {
+            return;
+        };
         let container = record.spec.clone();
         let name = container.name.clone();
         let known = self.entries.get(&name).and_then(Option::as_ref).map(|entry| entry.run);
@@ -260,7 +299,12 @@ impl Worker {
         };
         let events = &self.kubelet.events;
         let image = container.image.clone().unwrap_or_default();
-        events.normal(&self.pod, Some(&name), "Pulled", format!("Container image \"{image}\" already present on machine"));
+        events.normal(
+            &self.pod,
+            Some(&name),
+            "Pulled",
+            format!("Container image \"{image}\" already present on machine"),
+        );
         events.normal(&self.pod, Some(&name), "Created", format!("Created container: {name}"));
         events.normal(&self.pod, Some(&name), "Started", format!("Started container {name}"));
         let tell = self.tell.clone();
@@ -273,24 +317,34 @@ impl Worker {
             record.on_started(running.id.clone(), clock::now());
             running.started.send_replace(record.started);
         }
-        self.entries.insert(name.clone(), Some(tasks::entry(&container, &running)));
+        self.entries
+            .insert(name.clone(), Some(tasks::entry(&container, &running)));
         // Two runs are kept: this one and the previous.
         let forgotten = self.logs.join(&name).join(format!("{}.log", run - 2));
-        drop((std::fs::remove_file(log_file::old(&forgotten)), std::fs::remove_file(forgotten)));
+        drop((
+            std::fs::remove_file(log_file::old(&forgotten)),
+            std::fs::remove_file(forgotten),
+        ));
         self.register();
         let hook = container.lifecycle.and_then(|lifecycle| lifecycle.post_start);
         let (place, mut ended) = (running.place.clone(), running.output.ended.subscribe());
         self.running.insert(index, running);
         if let Some(hook) = hook {
             let mut changes = self.changes.clone();
-            let leaving = changes.wait_for(|pod| pod.as_ref().is_none_or(|pod| pod.metadata.deletion_timestamp.is_some()));
+            let leaving =
+                changes.wait_for(|pod| pod.as_ref().is_none_or(|pod| pod.metadata.deletion_timestamp.is_some()));
             let result = tokio::select! {
                 result = place.hook(&hook) => result,
                 _ = ended.wait_for(|ended| *ended) => Ok(()),
                 _ = leaving => Ok(()),
             };
             if let Err(message) = result {
-                self.kubelet.events.warning(&self.pod, Some(&name), "FailedPostStartHook", format!("PostStartHook failed: {message}"));
+                self.kubelet.events.warning(
+                    &self.pod,
+                    Some(&name),
+                    "FailedPostStartHook",
+                    format!("PostStartHook failed: {message}"),
+                );
                 self.begin_stopping(&[index], None);
                 return;
             }
@@ -300,7 +354,9 @@ impl Worker {
 
     fn on_refusal(&mut self, index: usize, run: i32, refusal: Refusal) {
         let now = clock::now();
-        let Some(record) = self.state.records.get_mut(index) else { return };
+        let Some(record) = self.state.records.get_mut(index) else {
+            return;
+        };
         let name = record.spec.name.clone();
         let events = &self.kubelet.events;
         let soon = now.saturating_add(AGAIN).unwrap_or(Timestamp::MAX);
@@ -317,11 +373,21 @@ impl Worker {
                     record.back_off.lengthen();
                     let until = record.back_off.over(now);
                     let message = format!("Back-off pulling image \"{image}\": ErrImagePull: {message}");
-                    events.normal(&self.pod, Some(&name), "BackOff", format!("Back-off pulling image \"{image}\""));
+                    events.normal(
+                        &self.pod,
+                        Some(&name),
+                        "BackOff",
+                        format!("Back-off pulling image \"{image}\""),
+                    );
                     record.on_not_started("ImagePullBackOff", &message, until);
                     self.wake_at(until);
                 } else {
-                    events.warning(&self.pod, Some(&name), "Failed", format!("Failed to pull image \"{image}\": {message}"));
+                    events.warning(
+                        &self.pod,
+                        Some(&name),
+                        "Failed",
+                        format!("Failed to pull image \"{image}\": {message}"),
+                    );
                     events.warning(&self.pod, Some(&name), "Failed", "Error: ErrImagePull");
                     record.on_not_started("ErrImagePull", &message, soon);
                     self.wake_at(soon);
@@ -351,16 +417,30 @@ impl Worker {
             Happened::Stopped { index, hook_failure } => {
                 if let (Some(message), Some(record)) = (hook_failure, self.state.records.get(index)) {
                     let message = format!("PreStopHook failed: {message}");
-                    self.kubelet.events.warning(&self.pod, Some(&record.spec.name), "FailedPreStopHook", message);
+                    self.kubelet
+                        .events
+                        .warning(&self.pod, Some(&record.spec.name), "FailedPreStopHook", message);
                 }
             }
-            Happened::Probed { index, run, purpose, failure, verdict } => {
-                let Some(running) = self.running.get(&index).filter(|running| running.run == run) else { return };
-                let Some(record) = self.state.records.get_mut(index) else { return };
+            Happened::Probed {
+                index,
+                run,
+                purpose,
+                failure,
+                verdict,
+            } => {
+                let Some(running) = self.running.get(&index).filter(|running| running.run == run) else {
+                    return;
+                };
+                let Some(record) = self.state.records.get_mut(index) else {
+                    return;
+                };
                 let name = record.spec.name.clone();
                 if let Some(failure) = failure {
                     let message = format!("{} probe failed: {failure}", purpose.word());
-                    self.kubelet.events.warning(&self.pod, Some(&name), "Unhealthy", message);
+                    self.kubelet
+                        .events
+                        .warning(&self.pod, Some(&name), "Unhealthy", message);
                 }
                 match (purpose, verdict) {
                     (_, None) => {}
@@ -374,7 +454,9 @@ impl Worker {
                     (Purpose::Startup | Purpose::Liveness, Some(false)) => {
                         let word = purpose.word().to_lowercase();
                         let message = format!("Container {name} failed {word} probe, will be restarted");
-                        let grace = purpose.of(&record.spec).and_then(|probe| probe.termination_grace_period_seconds);
+                        let grace = purpose
+                            .of(&record.spec)
+                            .and_then(|probe| probe.termination_grace_period_seconds);
                         self.kubelet.events.normal(&self.pod, Some(&name), "Killing", message);
                         self.begin_stopping(&[index], grace);
                     }
@@ -384,8 +466,12 @@ impl Worker {
     }
 
     fn on_ended(&mut self, index: usize, run: i32, code: i32) {
-        let Some(running) = self.running.remove(&index) else { return };
-        let Some(record) = self.state.records.get_mut(index) else { return };
+        let Some(running) = self.running.remove(&index) else {
+            return;
+        };
+        let Some(record) = self.state.records.get_mut(index) else {
+            return;
+        };
         let now = clock::now();
         let name = record.spec.name.clone();
         let message = last_message(&self.directory, &self.logs, &record.spec, run, code);
@@ -409,7 +495,11 @@ impl Worker {
 
     /// Begins to stop containers, each within `grace` seconds or what the Pod says.
     fn begin_stopping(&mut self, indices: &[usize], grace: Option<i64>) {
-        let own = self.pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
+        let own = self
+            .pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.termination_grace_period_seconds);
         let grace = grace.or(own).unwrap_or(GRACE_SECONDS);
         let deadline = Instant::now() + Duration::from_secs(u64::try_from(grace).unwrap_or(0));
         let (_keep, deadline) = watch::channel(deadline);
@@ -419,17 +509,25 @@ impl Worker {
     }
 
     fn stop(&mut self, index: usize, deadline: watch::Receiver<Instant>) {
-        let (Some(running), Some(record)) = (self.running.get_mut(&index), self.state.records.get(index)) else { return };
+        let (Some(running), Some(record)) = (self.running.get_mut(&index), self.state.records.get(index)) else {
+            return;
+        };
         if running.stopping {
             return;
         }
         running.stopping = true;
         running.probes.abort_all();
         let name = &record.spec.name;
-        self.kubelet.events.normal(&self.pod, Some(name), "Killing", format!("Stopping container {name}"));
+        self.kubelet
+            .events
+            .normal(&self.pod, Some(name), "Killing", format!("Stopping container {name}"));
         let stop = Stop {
             place: running.place.clone(),
-            pre_stop: record.spec.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.clone()),
+            pre_stop: record
+                .spec
+                .lifecycle
+                .as_ref()
+                .and_then(|lifecycle| lifecycle.pre_stop.clone()),
             signals: running.signals.clone(),
             ended: running.output.ended.subscribe(),
             deadline,
@@ -452,7 +550,12 @@ impl Worker {
         self.deadline.send_replace(Instant::now() + grace);
         let mains: Vec<usize> = self.indices(|kind| kind != Kind::Sidecar);
         let mut rounds = vec![mains];
-        rounds.extend(self.indices(|kind| kind == Kind::Sidecar).into_iter().rev().map(|index| vec![index]));
+        rounds.extend(
+            self.indices(|kind| kind == Kind::Sidecar)
+                .into_iter()
+                .rev()
+                .map(|index| vec![index]),
+        );
         for round in rounds {
             for index in &round {
                 self.stop(*index, self.deadline.subscribe());
@@ -475,7 +578,10 @@ impl Worker {
 
     fn indices(&self, wanted: impl Fn(Kind) -> bool) -> Vec<usize> {
         let records = self.state.records.iter().enumerate();
-        records.filter(|(_, record)| wanted(record.kind)).map(|(index, _)| index).collect()
+        records
+            .filter(|(_, record)| wanted(record.kind))
+            .map(|(index, _)| index)
+            .collect()
     }
 
     fn register(&self) {
@@ -485,7 +591,9 @@ impl Worker {
             sandbox: self.sandbox.as_ref().map(|sandbox| sandbox.pid),
             containers: self.entries.clone(),
         };
-        self.kubelet.registry.put(&self.pod.namespace().unwrap_or_default(), &self.pod.name_any(), entry);
+        self.kubelet
+            .registry
+            .put(&self.pod.namespace().unwrap_or_default(), &self.pod.name_any(), entry);
     }
 }
 
@@ -502,7 +610,8 @@ fn last_message(
     code: i32,
 ) -> String {
     let left = std::fs::read(container::termination_log(directory, &container.name)).unwrap_or_default();
-    if !left.is_empty() || code == 0 || container.termination_message_policy.as_deref() != Some("FallbackToLogsOnError") {
+    if !left.is_empty() || code == 0 || container.termination_message_policy.as_deref() != Some("FallbackToLogsOnError")
+    {
         return String::from_utf8_lossy(left.get(..left.len().min(LAST_MESSAGE)).unwrap_or_default()).into_owned();
     }
     let log = std::fs::read(logs.join(&container.name).join(format!("{run}.log"))).unwrap_or_default();

@@ -32,16 +32,25 @@ pub(crate) struct Bed {
 /// Runs `test` inside a node of its own.
 pub(crate) fn with_node(test: impl AsyncFnOnce(&mut Bed) + Send) {
     let namespace = Arc::new(Namespace::new("kubelet").unwrap());
-    namespace.ip(&["address", "add", &format!("{NODE_IP}/32"), "dev", "lo"]).unwrap();
+    namespace
+        .ip(&["address", "add", &format!("{NODE_IP}/32"), "dev", "lo"])
+        .unwrap();
     namespace.ip(&["address", "add", "fd77::10/128", "dev", "lo"]).unwrap();
     let inside = Arc::clone(&namespace);
     let work = move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.block_on(async {
             let scratch = Scratch::new().unwrap();
-            let server = ApiServer::start(Config::new(&scratch.path().join("api"))).await.unwrap();
+            let server = ApiServer::start(Config::new(&scratch.path().join("api")))
+                .await
+                .unwrap();
             let kubeconfig = Kubeconfig::read_from(server.kubeconfig()).unwrap();
-            let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
+            let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+                .await
+                .unwrap();
             let mut bed = Bed {
                 client: Client::try_from(config).unwrap(),
                 kubeconfig: server.kubeconfig().to_owned(),
@@ -51,7 +60,14 @@ pub(crate) fn with_node(test: impl AsyncFnOnce(&mut Bed) + Send) {
             };
             bed.start_kubelet();
             let nodes: Api<Node> = Api::all(bed.client.clone());
-            eventually(async || nodes.get_opt(NODE).await.unwrap().filter(|node| node.status.as_ref().is_some_and(|status| status.conditions.is_some()))).await;
+            eventually(async || {
+                nodes
+                    .get_opt(NODE)
+                    .await
+                    .unwrap()
+                    .filter(|node| node.status.as_ref().is_some_and(|status| status.conditions.is_some()))
+            })
+            .await;
             // What controllers do in a cluster.
             let accounts: Api<ServiceAccount> = Api::default_namespaced(bed.client.clone());
             if accounts.get_opt("default").await.unwrap().is_none() {
@@ -67,14 +83,30 @@ pub(crate) fn with_node(test: impl AsyncFnOnce(&mut Bed) + Send) {
 
 impl Bed {
     pub(crate) fn start_kubelet(&mut self) {
-        let log = File::options().create(true).append(true).open(self.scratch.path().join("kubelet.log")).unwrap();
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.scratch.path().join("kubelet.log"))
+            .unwrap();
         let mut command = self.namespace.command(env!("CARGO_BIN_EXE_kubelet"));
         command
             .arg("--kubeconfig")
             .arg(&self.kubeconfig)
             .args(["--node", NODE, "--address", &format!("{NODE_IP},fd77::10")])
-            .args(["--pod-cidr", "10.101.0.0/24,fd00:101::/64", "--cluster-dns", "10.96.0.10"])
-            .args(["--back-off-seconds", "0.5", "--back-off-max-seconds", "2", "--lease-seconds", "1"])
+            .args([
+                "--pod-cidr",
+                "10.101.0.0/24,fd00:101::/64",
+                "--cluster-dns",
+                "10.96.0.10",
+            ])
+            .args([
+                "--back-off-seconds",
+                "0.5",
+                "--back-off-max-seconds",
+                "2",
+                "--lease-seconds",
+                "1",
+            ])
             .arg("--images")
             .arg(self.images())
             .arg("--data")
@@ -126,7 +158,11 @@ impl Bed {
 
     /// A Pod with one container that runs a script, and its other fields.
     pub(crate) async fn script(&self, name: &str, script: &str, mut container: Value, mut spec: Value) -> Pod {
-        for (key, value) in [("name", json!("c")), ("image", json!("busybox")), ("command", json!(["sh", "-c", script]))] {
+        for (key, value) in [
+            ("name", json!("c")),
+            ("image", json!("busybox")),
+            ("command", json!(["sh", "-c", script])),
+        ] {
             if container.get(key).is_none() {
                 container[key] = value;
             }
@@ -152,7 +188,10 @@ impl Bed {
     }
 
     pub(crate) async fn phase(&self, name: &str, phase: &str) -> Pod {
-        self.wait(name, |pod| pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some(phase)).await
+        self.wait(name, |pod| {
+            pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some(phase)
+        })
+        .await
     }
 
     pub(crate) async fn ready(&self, name: &str) -> Pod {
@@ -166,15 +205,26 @@ impl Bed {
 
     pub(crate) async fn delete(&self, name: &str, grace: u32) {
         let api: Api<Pod> = self.api();
-        api.delete(name, &DeleteParams::default().grace_period(grace)).await.unwrap();
+        api.delete(name, &DeleteParams::default().grace_period(grace))
+            .await
+            .unwrap();
     }
 
     /// `REASON: message` of all events of a Pod.
     pub(crate) async fn events(&self, name: &str) -> Vec<String> {
         let events: Api<Event> = self.api();
         let list = events.list(&ListParams::default()).await.unwrap();
-        let own = list.into_iter().filter(|event| event.involved_object.name.as_deref() == Some(name));
-        own.map(|event| format!("{}: {}", event.reason.unwrap_or_default(), event.message.unwrap_or_default())).collect()
+        let own = list
+            .into_iter()
+            .filter(|event| event.involved_object.name.as_deref() == Some(name));
+        own.map(|event| {
+            format!(
+                "{}: {}",
+                event.reason.unwrap_or_default(),
+                event.message.unwrap_or_default()
+            )
+        })
+        .collect()
     }
 
     /// What the kubelet's own API answers: status and text.
@@ -188,7 +238,12 @@ impl Bed {
 
     /// Runs a program in the node's network.
     pub(crate) fn run(&self, program: &str, arguments: &[&str]) -> Output {
-        self.namespace.command(program).args(arguments).stdin(Stdio::null()).output().unwrap()
+        self.namespace
+            .command(program)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
     }
 
     /// All that a container has written so far.
@@ -211,21 +266,33 @@ async fn poll<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {
             return found;
         }
         // The API server of this test runs on this thread, so that the pause must let it work.
-        tokio::time::timeout(Duration::from_millis(20), std::future::pending::<()>()).await.unwrap_err();
+        tokio::time::timeout(Duration::from_millis(20), std::future::pending::<()>())
+            .await
+            .unwrap_err();
     }
 }
 
 /// Looks until there is something to see.
 pub(crate) async fn eventually<T>(look: impl AsyncFnMut() -> Option<T>) -> T {
-    tokio::time::timeout(WITHIN, poll(look)).await.expect("it comes in time")
+    tokio::time::timeout(WITHIN, poll(look))
+        .await
+        .expect("it comes in time")
 }
 
 pub(crate) fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a str> {
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
-    conditions.iter().find(|condition| condition.type_ == kind).map(|condition| condition.status.as_str())
+    conditions
+        .iter()
+        .find(|condition| condition.type_ == kind)
+        .map(|condition| condition.status.as_str())
 }
 
 /// The first container's status as JSON, for short questions.
 pub(crate) fn container(pod: &Pod) -> Value {
-    serde_json::to_value(pod.status.as_ref().and_then(|status| status.container_statuses.as_ref()?.first())).unwrap()
+    serde_json::to_value(
+        pod.status
+            .as_ref()
+            .and_then(|status| status.container_statuses.as_ref()?.first()),
+    )
+    .unwrap()
 }

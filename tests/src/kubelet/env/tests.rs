@@ -18,7 +18,9 @@ fn objects() -> Objects {
 }
 
 fn env_of(container: Value) -> Result<BTreeMap<String, String>, String> {
-    let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n"}, "spec": {"containers": []}})).unwrap();
+    let pod: Pod =
+        serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n"}, "spec": {"containers": []}}))
+            .unwrap();
     let container: Container = serde_json::from_value(container).unwrap();
     let env = environment(&pod, &container, &Image::default(), "p", &Facts::default(), &objects())?;
     Ok(env.into_iter().collect())
@@ -47,8 +49,14 @@ fn values_come_from_everywhere_and_refer_to_each_other() {
 #[test]
 fn what_is_missing_is_named() {
     let of = |source: Value| env_of(json!({"name": "c", "env": [{"name": "X", "valueFrom": source}]})).unwrap_err();
-    assert_eq!(of(json!({"secretKeyRef": {"name": "absent", "key": "k"}})), "secret \"absent\" not found");
-    assert_eq!(of(json!({"configMapKeyRef": {"name": "cm", "key": "x"}})), "couldn't find key x in ConfigMap n/cm");
+    assert_eq!(
+        of(json!({"secretKeyRef": {"name": "absent", "key": "k"}})),
+        "secret \"absent\" not found"
+    );
+    assert_eq!(
+        of(json!({"configMapKeyRef": {"name": "cm", "key": "x"}})),
+        "couldn't find key x in ConfigMap n/cm"
+    );
     let from = env_of(json!({"name": "c", "envFrom": [{"configMapRef": {"name": "gone"}}]})).unwrap_err();
     assert_eq!(from, "configmap \"gone\" not found");
 }

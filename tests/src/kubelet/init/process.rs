@@ -22,7 +22,8 @@ pub(super) fn container(spec: &ContainerSpec) -> anyhow::Result<Infallible> {
     root::enter(spec)?;
     let directory = Path::new(&spec.process.directory);
     if !directory.exists() {
-        fs::create_dir_all(directory).with_context(|| format!("cannot make the working directory {}", directory.display()))?;
+        fs::create_dir_all(directory)
+            .with_context(|| format!("cannot make the working directory {}", directory.display()))?;
     }
     run(&spec.process)
 }
@@ -70,10 +71,10 @@ pub(super) fn run(spec: &ProcessSpec) -> anyhow::Result<Infallible> {
 }
 
 fn described(errno: Errno) -> String {
-    match errno {
-        Errno::ENOENT => "no such file or directory".to_owned(),
-        Errno::EACCES => "permission denied".to_owned(),
-        other => other.desc().to_lowercase(),
+    if errno == Errno::EACCES {
+        "permission denied".to_owned()
+    } else {
+        errno.desc().to_lowercase()
     }
 }
 
@@ -96,10 +97,11 @@ fn limit_capabilities(kept: &[u8]) -> anyhow::Result<()> {
     for number in (0..=CAPABILITIES).filter(|number| !kept.contains(number)) {
         // SAFETY: the call takes integers only.
         if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(number), 0, 0, 0) } < 0 {
-            match Errno::last() {
-                Errno::EINVAL => break,
-                errno => bail!("cannot drop capability {number}: {errno}"),
+            let errno = Errno::last();
+            if errno == Errno::EINVAL {
+                break;
             }
+            bail!("cannot drop capability {number}: {errno}");
         }
     }
     Ok(())
@@ -111,7 +113,9 @@ fn home(uid: u32) -> String {
     let wanted = uid.to_string();
     let found = users.lines().find_map(|line| {
         let mut fields = line.split(':');
-        (fields.nth(2)? == wanted).then(|| fields.nth(2).map(str::to_owned)).flatten()
+        (fields.nth(2)? == wanted)
+            .then(|| fields.nth(2).map(str::to_owned))
+            .flatten()
     });
     found.unwrap_or_else(|| "/".to_owned())
 }

@@ -30,7 +30,7 @@ pub(super) fn keep_mounts_inside() -> anyhow::Result<()> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").context("/proc is not mounted")?;
     for target in mounts.lines().filter_map(|line| line.split(' ').nth(4)) {
         // Mounts outside of the root are listed too and cannot be reached.
-        drop(mount(NONE, target, NONE, MsFlags::MS_SLAVE, NONE));
+        mount(NONE, target, NONE, MsFlags::MS_SLAVE, NONE).ok();
     }
     Ok(())
 }
@@ -40,17 +40,32 @@ pub(super) fn enter(spec: &ContainerSpec) -> anyhow::Result<()> {
     let root = overlay(&spec.scratch)?;
     let mut binds: Vec<&Bind> = spec.binds.iter().collect();
     binds.sort_by(|one, other| one.target.cmp(&other.target));
-    let sources = binds.iter().map(|bind| source(&bind.source)).collect::<Result<Vec<_>, _>>()?;
+    let sources = binds
+        .iter()
+        .map(|bind| source(&bind.source))
+        .collect::<Result<Vec<_>, _>>()?;
     let devices: Vec<(String, OwnedFd)> = if spec.privileged {
         vec![("/dev".to_owned(), source(Path::new("/dev"))?)]
     } else {
         let paths = DEVICES.iter().map(|name| format!("/dev/{name}"));
-        paths.map(|path| Ok((path.clone(), source(Path::new(&path))?))).collect::<anyhow::Result<_>>()?
+        paths
+            .map(|path| Ok((path.clone(), source(Path::new(&path))?)))
+            .collect::<anyhow::Result<_>>()?
     };
     let old = switch_root(&root)?;
 
     fresh("proc", "/proc", "proc", MsFlags::empty(), NONE)?;
-    fresh("sysfs", "/sys", "sysfs", if spec.privileged { MsFlags::empty() } else { MsFlags::MS_RDONLY }, NONE)?;
+    fresh(
+        "sysfs",
+        "/sys",
+        "sysfs",
+        if spec.privileged {
+            MsFlags::empty()
+        } else {
+            MsFlags::MS_RDONLY
+        },
+        NONE,
+    )?;
     fresh("tmpfs", "/tmp", "tmpfs", MsFlags::empty(), Some("mode=1777"))?;
     if spec.privileged {
         for (target, device) in &devices {
@@ -90,9 +105,17 @@ fn overlay(scratch: &Path) -> anyhow::Result<PathBuf> {
         fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
     }
     let options = format!("lowerdir=/,upperdir={},workdir={}", upper.display(), work.display());
-    match mount(Some("overlay"), &root, Some("overlay"), MsFlags::empty(), Some(options.as_str())) {
+    match mount(
+        Some("overlay"),
+        &root,
+        Some("overlay"),
+        MsFlags::empty(),
+        Some(options.as_str()),
+    ) {
         Ok(()) => Ok(root),
-        Err(nix::Error::ENODEV) => bail!("this kernel has no overlayfs (CONFIG_OVERLAY_FS), which containers' root file systems are made of"),
+        Err(nix::Error::ENODEV) => {
+            bail!("this kernel has no overlayfs (CONFIG_OVERLAY_FS), which containers' root file systems are made of")
+        }
         Err(errno) => Err(errno).context("cannot mount an overlay over /"),
     }
 }
@@ -126,10 +149,19 @@ fn fresh(name: &str, target: &str, kind: &str, flags: MsFlags, options: Option<&
 
 fn bind(source: &OwnedFd, target: &Path, read_only: bool) -> anyhow::Result<()> {
     let from = format!("/proc/self/fd/{}", source.as_raw_fd());
-    let is_directory = fs::metadata(&from).with_context(|| format!("nothing to mount on {}", target.display()))?.is_dir();
+    let is_directory = fs::metadata(&from)
+        .with_context(|| format!("nothing to mount on {}", target.display()))?
+        .is_dir();
     prepare(target, is_directory).with_context(|| format!("cannot make {}", target.display()))?;
     let failed = || format!("cannot mount on {}", target.display());
-    mount(Some(from.as_str()), target, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE).with_context(failed)?;
+    mount(
+        Some(from.as_str()),
+        target,
+        NONE,
+        MsFlags::MS_BIND | MsFlags::MS_REC,
+        NONE,
+    )
+    .with_context(failed)?;
     if read_only {
         let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
         mount(NONE, target, NONE, flags, NONE).with_context(failed)?;
@@ -147,7 +179,9 @@ fn prepare(target: &Path, is_directory: bool) -> io::Result<()> {
     }
     match fs::symlink_metadata(target) {
         Ok(found) if found.is_symlink() => fs::remove_file(target)?,
-        Ok(found) if found.is_file() || found.file_type().is_char_device() || found.file_type().is_socket() => return Ok(()),
+        Ok(found) if found.is_file() || found.file_type().is_char_device() || found.file_type().is_socket() => {
+            return Ok(());
+        }
         Ok(_) => return Err(io::Error::other("a file can't be mounted on what is no file")),
         Err(_) => {}
     }
@@ -155,12 +189,30 @@ fn prepare(target: &Path, is_directory: bool) -> io::Result<()> {
 }
 
 fn own_devices(devices: &[(String, OwnedFd)]) -> anyhow::Result<()> {
-    fresh("tmpfs", "/dev", "tmpfs", MsFlags::MS_STRICTATIME, Some("mode=0755,size=64k"))?;
+    fresh(
+        "tmpfs",
+        "/dev",
+        "tmpfs",
+        MsFlags::MS_STRICTATIME,
+        Some("mode=0755,size=64k"),
+    )?;
     for (target, device) in devices {
         bind(device, Path::new(target), false)?;
     }
-    fresh("devpts", "/dev/pts", "devpts", MsFlags::MS_NOEXEC, Some("newinstance,ptmxmode=0666,mode=0620,gid=5"))?;
-    fresh("tmpfs", "/dev/shm", "tmpfs", MsFlags::MS_NOEXEC, Some("mode=1777,size=64m"))?;
+    fresh(
+        "devpts",
+        "/dev/pts",
+        "devpts",
+        MsFlags::MS_NOEXEC,
+        Some("newinstance,ptmxmode=0666,mode=0620,gid=5"),
+    )?;
+    fresh(
+        "tmpfs",
+        "/dev/shm",
+        "tmpfs",
+        MsFlags::MS_NOEXEC,
+        Some("mode=1777,size=64m"),
+    )?;
     let links = [
         ("pts/ptmx", "ptmx"),
         ("/proc/self/fd", "fd"),

@@ -20,7 +20,8 @@ pub(super) fn enter(spec: &SandboxSpec) -> anyhow::Result<()> {
     if let Some(network) = &spec.network {
         wire(network, &spec.sysctls)?;
     }
-    let flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWPID;
+    let flags =
+        CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWPID;
     unshare(flags).context("cannot make namespaces")?;
     super::root::keep_mounts_inside()?;
     nix::unistd::sethostname(&spec.hostname).context("cannot set the host name")?;

@@ -32,7 +32,9 @@ struct Wanted {
 pub(super) fn serve(pod: &PodEntry, (name, entry): (&str, ContainerEntry), query: &Query) -> Result<Reply, Refused> {
     let since_time = query.get("sinceTime").map(str::parse::<Timestamp>).transpose();
     let since_time = since_time.map_err(|error| Refused::bad_request(format!("sinceTime: {error}")))?;
-    let since_seconds = query.number("sinceSeconds")?.and_then(|ago| clock::now().checked_sub(Duration::from_secs(ago)).ok());
+    let since_seconds = query
+        .number("sinceSeconds")?
+        .and_then(|ago| clock::now().checked_sub(Duration::from_secs(ago)).ok());
     let wanted = Wanted {
         tail: query.number("tailLines")?.and_then(|lines| usize::try_from(lines).ok()),
         since: since_time.or(since_seconds),
@@ -42,14 +44,18 @@ pub(super) fn serve(pod: &PodEntry, (name, entry): (&str, ContainerEntry), query
     let previous = query.flag("previous");
     let path = pod.log(name, if previous { entry.run - 1 } else { entry.run });
     if previous && !path.exists() {
-        return Err(Refused::bad_request(format!("previous terminated container \"{name}\" not found")));
+        return Err(Refused::bad_request(format!(
+            "previous terminated container \"{name}\" not found"
+        )));
     }
     let follow = (query.flag("follow") && !previous).then_some(entry.output).flatten();
     let (sender, receiver) = mpsc::channel(WAITING);
     tokio::spawn(send(path, wanted, follow, sender));
     let mut reply = Response::new(Either::Right(Pieces(receiver)));
     *reply.status_mut() = StatusCode::OK;
-    reply.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static("text/plain"));
+    reply
+        .headers_mut()
+        .insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static("text/plain"));
     Ok(reply)
 }
 
@@ -73,7 +79,9 @@ async fn send(path: PathBuf, wanted: Wanted, follow: Option<Arc<Output>>, to: mp
         if (!piece.is_empty() && to.send(Bytes::from(piece)).await.is_err()) || left == 0 {
             return;
         }
-        let (Some(output), Some(written)) = (&follow, &mut written) else { return };
+        let (Some(output), Some(written)) = (&follow, &mut written) else {
+            return;
+        };
         let over = *output.ended.borrow();
         if !over {
             tokio::select! {
@@ -115,7 +123,9 @@ fn shown(bytes: Vec<u8>, rest: &mut Vec<u8>, wanted: &Wanted) -> Vec<u8> {
     let lines: Vec<u8> = rest.drain(..complete).collect();
     let mut text = Vec::new();
     for entry in lines.split(|byte| *byte == b'\n').filter_map(Entry::parse) {
-        let old = wanted.since.is_some_and(|since| entry.time.parse::<Timestamp>().is_ok_and(|time| time < since));
+        let old = wanted
+            .since
+            .is_some_and(|since| entry.time.parse::<Timestamp>().is_ok_and(|time| time < since));
         if !old {
             entry.show(wanted.timestamps, &mut text);
         }

@@ -18,7 +18,7 @@ fn state(spec: Value, status: Value) -> State {
 fn end(state: &mut State, index: usize, code: i32, now: i64) {
     let started = match state.records[index].phase {
         Phase::Running { since } => Some(since),
-        _ => None,
+        Phase::Waiting { .. } | Phase::Ended(_) => None,
     };
     state.records[index].on_ended(Ended {
         code,
@@ -47,7 +47,11 @@ fn init_containers_run_one_after_another_then_sidecars_then_all_others() {
     end(&mut state, 0, 0, 1);
     assert_eq!(state.plan(at(1)).start, [1]);
     run(&mut state, 1, 1);
-    assert_eq!(state.plan(at(1)), Plan::default(), "its startup probe has not succeeded");
+    assert_eq!(
+        state.plan(at(1)),
+        Plan::default(),
+        "its startup probe has not succeeded"
+    );
     assert!(!state.initialized());
     state.records[1].started = true;
     assert!(state.initialized());
@@ -71,7 +75,10 @@ fn restarts_are_further_and_further_apart() {
             panic!("{:?}", state.records[0].phase)
         };
         assert_eq!(reason, "CrashLoopBackOff");
-        assert_eq!(message, &format!("back-off {delay}s restarting failed container=a pod=p_n(u)"));
+        assert_eq!(
+            message,
+            &format!("back-off {delay}s restarting failed container=a pod=p_n(u)")
+        );
         now += delay;
         assert_eq!(state.plan(at(now)).start, [0], "{delay}");
         run(&mut state, 0, now);
@@ -83,8 +90,16 @@ fn restarts_are_further_and_further_apart() {
 
 #[test]
 fn policies_decide_over_restarts() {
-    for (policy, code, restarts) in [("Never", 1, false), ("OnFailure", 0, false), ("OnFailure", 1, true), ("Always", 0, true)] {
-        let mut state = state(json!({"restartPolicy": policy, "containers": [{"name": "a"}]}), json!({}));
+    for (policy, code, restarts) in [
+        ("Never", 1, false),
+        ("OnFailure", 0, false),
+        ("OnFailure", 1, true),
+        ("Always", 0, true),
+    ] {
+        let mut state = state(
+            json!({"restartPolicy": policy, "containers": [{"name": "a"}]}),
+            json!({}),
+        );
         run(&mut state, 0, 0);
         end(&mut state, 0, code, 1);
         assert_eq!(state.is_over(), !restarts, "{policy} {code}");
@@ -120,7 +135,10 @@ fn an_init_container_that_fails_for_good_fails_the_pod() {
 fn a_kubelet_takes_up_what_its_predecessor_ran() {
     let running = json!({"name": "a", "image": "", "imageID": "", "ready": true, "restartCount": 2,
         "containerID": "x://1", "state": {"running": {"startedAt": START}}});
-    let mut again = state(json!({"containers": [{"name": "a"}]}), json!({"containerStatuses": [running]}));
+    let mut again = state(
+        json!({"containers": [{"name": "a"}]}),
+        json!({"containerStatuses": [running]}),
+    );
     assert_eq!(again.plan(at(1)).start, [0]);
     run(&mut again, 0, 1);
     assert_eq!(again.records[0].restarts, 3);

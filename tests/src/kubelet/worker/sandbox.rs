@@ -52,10 +52,22 @@ impl Worker {
             self.facts.pod_ips = taken.clone();
             let uid = self.pod.uid().unwrap_or_default().replace('-', "");
             let interface = format!("veth{}", uid.get(..11).unwrap_or("pod"));
-            sandbox.network = Some(network::wiring(&interface, &taken, &options.addresses, std::process::id()));
+            sandbox.network = Some(network::wiring(
+                &interface,
+                &taken,
+                &options.addresses,
+                std::process::id(),
+            ));
             sandbox.sysctls = SETTINGS.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec();
-            let own = spec.security_context.as_ref().and_then(|context| context.sysctls.clone()).unwrap_or_default();
-            sandbox.sysctls.extend(own.into_iter().map(|sysctl| (sysctl.name.replace('.', "/"), sysctl.value)));
+            let own = spec
+                .security_context
+                .as_ref()
+                .and_then(|context| context.sysctls.clone())
+                .unwrap_or_default();
+            sandbox.sysctls.extend(
+                own.into_iter()
+                    .map(|sysctl| (sysctl.name.replace('.', "/"), sysctl.value)),
+            );
         }
         match self.launch(&sandbox).await {
             Ok(Started { child, inside }) => {
@@ -83,9 +95,15 @@ impl Worker {
         let machine = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let dns = &self.kubelet.options.cluster_dns;
         let texts = [
-            ("hosts", name_files::hosts(&spec, &self.hostname, &self.facts.pod_ips, &machine("/etc/hosts"))),
+            (
+                "hosts",
+                name_files::hosts(&spec, &self.hostname, &self.facts.pod_ips, &machine("/etc/hosts")),
+            ),
             ("hostname", format!("{}\n", self.hostname)),
-            ("resolv.conf", name_files::resolv_conf(&spec, &namespace, dns, &machine("/etc/resolv.conf"))),
+            (
+                "resolv.conf",
+                name_files::resolv_conf(&spec, &namespace, dns, &machine("/etc/resolv.conf")),
+            ),
         ];
         for (name, text) in texts {
             fs::write(etc.join(name), text).with_context(|| format!("cannot write {name}"))?;
@@ -106,6 +124,10 @@ impl Worker {
     }
 
     fn give_back(&self, addresses: &[IpAddr]) {
-        self.kubelet.addresses.lock().unwrap_or_else(PoisonError::into_inner).give_back(addresses);
+        self.kubelet
+            .addresses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .give_back(addresses);
     }
 }

@@ -22,7 +22,9 @@ use super::{Happened, Worker};
 
 impl Worker {
     pub(super) fn begin_probing(&mut self, index: usize) {
-        let Some(running) = self.running.get_mut(&index) else { return };
+        let Some(running) = self.running.get_mut(&index) else {
+            return;
+        };
         for purpose in Purpose::ALL {
             if let Some(probe) = purpose.of(&running.place.container).cloned() {
                 let task = Probing {
@@ -44,7 +46,12 @@ impl Worker {
             return;
         }
         let (mut config_maps, mut secrets) = (BTreeSet::new(), BTreeSet::new());
-        let list = self.pod.spec.as_ref().and_then(|spec| spec.volumes.clone()).unwrap_or_default();
+        let list = self
+            .pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.volumes.clone())
+            .unwrap_or_default();
         for part in list.iter().filter_map(|volume| volumes::source(volume).ok()) {
             let Source::Files(parts) = part else { continue };
             for part in parts {
@@ -65,7 +72,12 @@ impl Worker {
 
     fn follow<K>(&mut self, name: String)
     where
-        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + Debug
+            + DeserializeOwned
+            + Send
+            + 'static,
     {
         let api: Api<K> = Api::namespaced(self.kubelet.client.clone(), &self.pod.namespace().unwrap_or_default());
         let tell = self.tell.clone();
@@ -108,7 +120,8 @@ struct Probing {
 
 impl Probing {
     async fn run(self, mut started: watch::Receiver<bool>) {
-        let seconds = |value: Option<i32>| Duration::from_secs(value.and_then(|value| u64::try_from(value).ok()).unwrap_or(0));
+        let seconds =
+            |value: Option<i32>| Duration::from_secs(value.and_then(|value| u64::try_from(value).ok()).unwrap_or(0));
         tokio::time::sleep(seconds(self.probe.initial_delay_seconds)).await;
         if self.purpose != Purpose::Startup && started.wait_for(|started| *started).await.is_err() {
             return;

@@ -30,17 +30,22 @@ impl Worker {
             }
             let mut pod = self.pod.clone();
             pod.status = Some(wanted.clone());
-            match api.replace_status(&self.pod.name_any(), &PostParams::default(), &pod).await {
+            match api
+                .replace_status(&self.pod.name_any(), &PostParams::default(), &pod)
+                .await
+            {
                 Ok(pod) => {
                     self.take(pod);
                     self.sent = Some(status::compute(&self.pod, &self.state, &self.facts, clock::now()));
                     return;
                 }
-                Err(kube::Error::Api(refused)) if refused.is_conflict() => match api.get_opt(&self.pod.name_any()).await {
-                    Ok(Some(pod)) if pod.uid() == self.pod.uid() => self.take(pod),
-                    Ok(_) => return,
-                    Err(_) => break,
-                },
+                Err(kube::Error::Api(refused)) if refused.is_conflict() => {
+                    match api.get_opt(&self.pod.name_any()).await {
+                        Ok(Some(pod)) if pod.uid() == self.pod.uid() => self.take(pod),
+                        Ok(_) => return,
+                        Err(_) => break,
+                    }
+                }
                 Err(kube::Error::Api(refused)) if refused.is_not_found() => return,
                 Err(error) => {
                     eprintln!("status of Pod {}: {error}", self.state.title);
@@ -59,7 +64,9 @@ impl Worker {
     pub(super) async fn release(mut self) {
         self.watches.abort_all();
         let uid = self.pod.uid().unwrap_or_default();
-        self.kubelet.registry.remove(&self.pod.namespace().unwrap_or_default(), &self.pod.name_any(), &uid);
+        self.kubelet
+            .registry
+            .remove(&self.pod.namespace().unwrap_or_default(), &self.pod.name_any(), &uid);
         for directory in [&self.directory, &self.logs] {
             if directory.exists()
                 && let Err(error) = std::fs::remove_dir_all(directory)
