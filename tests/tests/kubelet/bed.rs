@@ -6,7 +6,7 @@ use std::process::{Child, Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Event, Node, Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod, ServiceAccount};
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Resource};
@@ -74,6 +74,10 @@ pub(crate) fn with_node(test: impl AsyncFnOnce(&mut Bed) + Send) {
                 let account = serde_json::from_value(json!({"metadata": {"name": "default"}})).unwrap();
                 accounts.create(&PostParams::default(), &account).await.unwrap();
             }
+            let data = json!({"ca.crt": server.ca()});
+            let _: ConfigMap = bed
+                .create(json!({"metadata": {"name": "kube-root-ca.crt"}, "data": data}))
+                .await;
             test(&mut bed).await;
             server.shutdown().await;
         });
@@ -128,6 +132,10 @@ impl Bed {
         let mut child = self.kubelet.take().unwrap();
         kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGKILL).unwrap();
         child.wait().unwrap();
+    }
+
+    pub(crate) fn kubeconfig(&self) -> &std::path::Path {
+        &self.kubeconfig
     }
 
     pub(crate) fn kubelet_pid(&self) -> u32 {

@@ -232,8 +232,8 @@ fn containers_end_with_their_kubelet_and_start_again_with_the_next() {
                 .count()
         };
         eventually(async || (left() == 0).then_some(())).await;
-        let links = String::from_utf8(bed.run("ip", &["-br", "link"]).stdout).unwrap();
-        assert_eq!(links.lines().count(), 1, "{links}");
+        let links = || String::from_utf8(bed.run("ip", &["-br", "link"]).stdout).unwrap();
+        eventually(async || (links().lines().count() == 1).then_some(())).await;
         bed.start_kubelet();
         let pod = bed
             .wait("again", |pod| {

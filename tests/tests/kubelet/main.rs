@@ -10,5 +10,6 @@
 
 mod bed;
 mod configuration;
+mod kubectl;
 mod life;
 mod logs;

@@ -10,7 +10,9 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use super::session::{Purpose, ROOM, Session, Wanted};
 
@@ -33,6 +35,14 @@ type Socket = WebSocketStream<TokioIo<Upgraded>>;
 struct Size {
     width: u16,
     height: u16,
+}
+
+/// Clients take a close without a code for a failure.
+fn goodbye() -> Message {
+    Message::Close(Some(CloseFrame {
+        code: CloseCode::Normal,
+        reason: Utf8Bytes::default(),
+    }))
 }
 
 /// Serves one exec or attach.
@@ -66,7 +76,7 @@ pub(super) async fn serve(socket: Socket, wanted: Wanted, purpose: Purpose) {
     purpose.run(session).await;
     while outputs.join_next().await.is_some() {}
     // A client that has gone needs no goodbye.
-    drop(send.send(Message::Close(None)).await);
+    drop(send.send(goodbye()).await);
     drop(send);
     reader.abort();
     drop(writer.await);
@@ -124,7 +134,7 @@ async fn read(
             Some((&CLOSE, [STDIN])) => stdin = None,
             Some((&RESIZE, data)) => {
                 if let Ok(size) = serde_json::from_slice::<Size>(data) {
-                    drop(sizes.try_send((size.width, size.height)));
+                    sizes.try_send((size.width, size.height)).ok();
                 }
             }
             _ => {}
@@ -182,7 +192,7 @@ where
         () = all => {}
     }
     pumps.shutdown().await;
-    drop(send.send(Message::Close(None)).await);
+    drop(send.send(goodbye()).await);
     drop(send);
     drop(writer.await);
 }
