@@ -114,7 +114,7 @@ fn status(options: &Options, port: u16, old: Option<&Node>, now: Timestamp) -> V
 pub(super) async fn register(client: &Client, options: &Options, port: u16) {
     while let Err(error) = try_register(client, options, port).await {
         eprintln!("cannot register the node, trying again: {error}");
-        tokio::time::sleep(AGAIN).await;
+        clock::pause(AGAIN).await;
     }
 }
 
@@ -145,7 +145,7 @@ pub(super) async fn heartbeat(client: Client, options: Options, port: u16) {
     let api: Api<Node> = Api::all(client.clone());
     let mut beat = 0_u32;
     loop {
-        tokio::time::sleep(options.lease_interval).await;
+        clock::pause(options.lease_interval).await;
         beat = beat.wrapping_add(1);
         let mut result = renew(&client, &options).await;
         // Somebody may have deleted the Node, or judged it by a Lease that was late.

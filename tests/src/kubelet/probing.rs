@@ -64,7 +64,7 @@ impl Place {
             self.http(action, "kube-lifecycle/1.36").await
         } else if let Some(action) = &hook.sleep {
             let seconds = u64::try_from(action.seconds).unwrap_or(0);
-            tokio::time::sleep(Duration::from_secs(seconds)).await;
+            super::clock::pause(Duration::from_secs(seconds)).await;
             Ok(())
         } else if let Some(action) = &hook.tcp_socket {
             self.tcp(action).await

@@ -1,5 +1,6 @@
 //! One Pod: its worker does what [`super::state`] decides, and writes what [`super::status`] says.
 
+mod last_message;
 mod sandbox;
 mod tasks;
 mod writing;
@@ -19,12 +20,13 @@ use tokio::time::Instant;
 use super::container::{self, Refusal, Request, Running};
 use super::downward::Facts;
 use super::files::Volumes;
-use super::log_file::{self, Entry};
+use super::log_file;
 use super::probe::Purpose;
 use super::registry::{ContainerEntry, PodEntry};
 use super::state::{BackOff, Ended, Kind, Phase, State};
 use super::stop::Stop;
 use super::{Kubelet, clock};
+use last_message::last_message;
 use sandbox::Sandbox;
 
 /// Pause after something that the Pod needs was missing, or the API server did not answer.
@@ -33,10 +35,6 @@ const AGAIN: Duration = Duration::from_secs(1);
 const ORPHAN_GRACE: Duration = Duration::from_secs(2);
 /// Grace when nobody says.
 const GRACE_SECONDS: i64 = 30;
-/// Bytes of a container's last message.
-const LAST_MESSAGE: usize = 4096;
-/// Lines of the log that stand for it when it left none.
-const LAST_LINES: usize = 80;
 /// Things that may happen before the worker looks.
 const WAITING: usize = 256;
 
@@ -176,7 +174,7 @@ impl Worker {
                 }
             }
             Some(what) = self.happened.recv() => self.on_happened(what),
-            () = tokio::time::sleep(pause) => {}
+            () = clock::pause(pause) => {}
         }
         while let Ok(what) = self.happened.try_recv() {
             self.on_happened(what);
@@ -599,28 +597,4 @@ impl Worker {
 
 fn seconds(seconds: i64) -> Duration {
     Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
-}
-
-/// What a container left in its file, or the end of its log where it asked for that.
-fn last_message(
-    directory: &std::path::Path,
-    logs: &std::path::Path,
-    container: &k8s_openapi::api::core::v1::Container,
-    run: i32,
-    code: i32,
-) -> String {
-    let left = std::fs::read(container::termination_log(directory, &container.name)).unwrap_or_default();
-    if !left.is_empty() || code == 0 || container.termination_message_policy.as_deref() != Some("FallbackToLogsOnError")
-    {
-        return String::from_utf8_lossy(left.get(..left.len().min(LAST_MESSAGE)).unwrap_or_default()).into_owned();
-    }
-    let log = std::fs::read(logs.join(&container.name).join(format!("{run}.log"))).unwrap_or_default();
-    let mut text = Vec::new();
-    for line in log_file::tail(&log, LAST_LINES).split(|byte| *byte == b'\n') {
-        if let Some(entry) = Entry::parse(line) {
-            entry.show(false, &mut text);
-        }
-    }
-    let from = text.len().saturating_sub(LAST_MESSAGE / 2);
-    String::from_utf8_lossy(text.get(from..).unwrap_or_default()).into_owned()
 }

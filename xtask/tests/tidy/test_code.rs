@@ -6,6 +6,7 @@ use crate::source::{Source, Token, sources};
 /// Files of the testbed that may pause: each polls for a condition under a deadline, or paces traffic.
 const MAY_SLEEP: &[&str] = &[
     "tests/src/bin/demo/load.rs",
+    "tests/src/kubelet/clock.rs",
     "tests/src/traffic/conversation.rs",
     "tests/src/wait.rs",
 ];

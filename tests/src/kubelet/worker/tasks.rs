@@ -122,7 +122,7 @@ impl Probing {
     async fn run(self, mut started: watch::Receiver<bool>) {
         let seconds =
             |value: Option<i32>| Duration::from_secs(value.and_then(|value| u64::try_from(value).ok()).unwrap_or(0));
-        tokio::time::sleep(seconds(self.probe.initial_delay_seconds)).await;
+        super::super::clock::pause(seconds(self.probe.initial_delay_seconds)).await;
         if self.purpose != Purpose::Startup && started.wait_for(|started| *started).await.is_err() {
             return;
         }
@@ -146,7 +146,7 @@ impl Probing {
             if self.purpose == Purpose::Startup && verdict == Some(true) {
                 return;
             }
-            tokio::time::sleep(period).await;
+            super::super::clock::pause(period).await;
         }
     }
 }

@@ -92,7 +92,7 @@ impl Worker {
                 Err(kube::Error::Api(refused)) if refused.is_not_found() || refused.is_conflict() => return,
                 Err(error) => eprintln!("deleting Pod {}: {error}", self.state.title),
             }
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            clock::pause(Duration::from_secs(1)).await;
         }
     }
 }
