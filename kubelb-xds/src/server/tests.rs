@@ -251,6 +251,73 @@ fn a_route_moves_without_a_gap() {
 }
 
 #[test]
+fn a_listener_waits_for_what_its_routes_lead_to() {
+    let by_route = || {
+        let message = Listener {
+            name: "a/l".to_owned(),
+            ..Listener::default()
+        };
+        of(&message, &[(RDS, "a/r")])
+    };
+    let mut stream = Stream::fleet([]);
+    stream.ask(CDS, &[]);
+    stream.ask(LDS, &[]);
+    stream.rest();
+    assert_eq!(
+        stream.publish([cluster("a/1", ""), route("a/r", "a/1"), by_route()]),
+        ["cds +a/1"]
+    );
+    assert_eq!(
+        stream.ack(CDS),
+        ["lds +a/l"],
+        "else it would ask for routes that it cannot get"
+    );
+    assert_eq!(stream.ask(RDS, &["a/r"]), ["rds +a/r"]);
+}
+
+#[test]
+fn state_of_the_world_keeps_the_same_order() {
+    let mut stream = Stream::fleet([cluster("a/old", ""), listener("a/l", "a/old")]);
+    stream.session = Session::new(
+        Variant::StateOfTheWorld,
+        Scope::Fleet(Tenants::All),
+        Config::default(),
+        stream.now,
+    );
+    let ask = |stream: &mut Stream, kind: ResourceType| {
+        let request = DiscoveryRequest {
+            type_url: kind.type_url().to_owned(),
+            response_nonce: stream
+                .session
+                .types
+                .get(kind)
+                .last_nonce
+                .map(|nonce| nonce.to_string())
+                .unwrap_or_default(),
+            ..DiscoveryRequest::default()
+        };
+        let output = stream.session.on_sotw_request(&request, stream.now);
+        stream.shown(output)
+    };
+    stream.publish([cluster("a/old", ""), listener("a/l", "a/old")]);
+    assert_eq!(ask(&mut stream, CDS), ["cds +a/old"]);
+    assert_eq!(ask(&mut stream, LDS), NOTHING, "it is not acknowledged");
+    assert_eq!(ask(&mut stream, CDS), ["lds +a/l"]);
+    ask(&mut stream, LDS);
+    ask(&mut stream, RDS);
+    assert_eq!(
+        stream.publish([cluster("a/new", ""), listener("a/l", "a/new")]),
+        ["cds +a/new +a/old"]
+    );
+    assert_eq!(ask(&mut stream, CDS), ["lds +a/l"]);
+    assert_eq!(
+        ask(&mut stream, LDS),
+        ["cds +a/new -a/old"],
+        "a list without the old one"
+    );
+}
+
+#[test]
 fn the_endpoints_of_a_changed_cluster_follow_it() {
     let mut stream = Stream::fleet([cluster("a/1", ""), endpoints("a/1")]);
     stream.ask(CDS, &[]);

@@ -330,9 +330,19 @@ impl Run {
                 }
             }
         }
-        if kind == ResourceType::Cluster && self.peer.variant == Variant::Delta {
-            for name in response.removed() {
-                self.check_removed_cluster(name);
+        if kind == ResourceType::Cluster {
+            for name in self.peer.types[&kind].has.keys() {
+                let goes = match self.peer.variant {
+                    Variant::Delta => response.removed().iter().any(|removed| **removed == **name),
+                    // What the peer brought from another stream nobody can know.
+                    Variant::StateOfTheWorld => {
+                        response.resources().iter().all(|resource| **resource.name() != **name)
+                            && self.session.acked(kind, name).is_some()
+                    }
+                };
+                if goes {
+                    self.check_removed_cluster(name);
+                }
             }
         }
     }
@@ -355,9 +365,6 @@ impl Run {
     }
 
     fn check_removed_cluster(&self, cluster: &str) {
-        if !self.peer.types[&ResourceType::Cluster].has.contains_key(cluster) {
-            return;
-        }
         for kind in [ResourceType::Listener, ResourceType::Route] {
             let held = &self.peer.types[&kind];
             if !held.requested && self.now >= self.opened + config().phase_wait {
@@ -373,6 +380,7 @@ impl Run {
             let held = held
                 .has
                 .iter()
+                .filter(|(name, _)| self.peer.variant == Variant::Delta || self.session.acked(kind, name).is_some())
                 .map(|(name, (_, references))| (name.as_str(), references.as_slice()));
             for (name, references) in held.chain(queued) {
                 let names_it = references
