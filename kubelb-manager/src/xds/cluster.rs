@@ -3,6 +3,7 @@
 //! Endpoints come by EDS, so that a change of one is a change of one resource; those with names are in the cluster itself, which is how
 //! Envoy resolves them.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use kubelb_xds::contract::{Metadata, OnUnhealthy as WireOnUnhealthy};
@@ -169,11 +170,20 @@ fn endpoint(cluster: &Cluster, host: &Host) -> eds::LbEndpoint {
         // With the dot a resolver adds nothing: no search domain of the Envoy's own cluster.
         Location::Name(name) => format!("{name}."),
     };
-    let check_port = cluster.health_check.as_ref().and_then(|check| check.port);
+    let check = cluster.health_check.as_ref();
+    let check_port = check.and_then(|check| check.port);
+    // Left alone, Envoy would name the cluster in the Host header; a node agent takes the address by itself.
+    let asks_without_host = check.is_some_and(|check| matches!(check.probe, Probe::Http { host: None, .. }));
+    let check_host = (cluster.data_plane == DataPlane::Envoy && asks_without_host).then(|| match &host.location {
+        Location::Address(IpAddr::V6(address)) => format!("[{address}]"),
+        other @ (Location::Address(IpAddr::V4(_)) | Location::Name(_)) => other.to_string(),
+    });
+    let is_special = check_port.is_some() || check_host.is_some();
     let endpoint = eds::Endpoint {
         address: Some(wire::address(text, cluster.backend_port.get(), cluster.id.protocol)),
-        health_check_config: check_port.map(|port| eds::endpoint::HealthCheckConfig {
-            port_value: port.get().into(),
+        health_check_config: is_special.then(|| eds::endpoint::HealthCheckConfig {
+            port_value: check_port.map_or(0, |port| port.get().into()),
+            hostname: check_host.unwrap_or_default(),
             ..eds::endpoint::HealthCheckConfig::default()
         }),
         ..eds::Endpoint::default()
