@@ -291,7 +291,10 @@ impl Drop for Envoy<'_> {
 }
 
 /// Envoy's program: what `KUBELB_ENVOY` names, else that of `PATH`.
-fn program() -> anyhow::Result<PathBuf> {
+///
+/// # Errors
+/// When there is none; says how to get it.
+pub fn program() -> anyhow::Result<PathBuf> {
     const HINT: &str = "`cargo xtask setup` gets one, and `cargo xtask test FILTER` runs tests with it";
     if let Some(path) = std::env::var_os(BINARY_VARIABLE) {
         let path = PathBuf::from(path);
