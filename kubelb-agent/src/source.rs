@@ -4,6 +4,8 @@
 //! knows nothing of maps, health or packets.
 
 pub mod file;
+mod limits;
+pub mod xds;
 
 use std::path::PathBuf;
 

@@ -15,20 +15,17 @@ use std::path::{Path, PathBuf};
 
 use crate::model::Desired;
 
+pub use super::limits::{MAX_BACKENDS, MAX_WEIGHT};
 pub use watch::watch;
 
 /// Longest file, in bytes.
 pub const MAX_FILE: usize = 16 * 1024 * 1024;
 /// Most frontends in a file.
 pub const MAX_FRONTENDS: usize = 65_536;
-/// Most backends of one frontend.
-pub const MAX_BACKENDS: usize = 4_096;
 /// Most SNAT addresses of a node.
 pub const MAX_SNAT_ADDRESSES: usize = 8;
 /// Most characters of a frontend's name, in bytes.
 pub const MAX_NAME: usize = 128;
-/// Largest weight of a backend.
-pub const MAX_WEIGHT: u16 = 256;
 /// Errors that are listed; the rest is counted.
 pub const MAX_ERRORS: usize = 100;
 

@@ -11,20 +11,9 @@ use super::node::{Errors, Field, Map, duration, map, number, shown, text, word};
 use super::schema::port;
 use super::tree::Node;
 use crate::model::{HealthCheck, Probe, Protocol, Timeouts};
-
-const HOUR: Duration = Duration::from_secs(3_600);
-const DAY: Duration = Duration::from_secs(86_400);
-/// Shortest and longest interval; below it a check is a load of its own, above it nobody would notice a dead backend.
-const INTERVAL: (Duration, Duration) = (Duration::from_millis(100), HOUR);
-const CHECK_TIMEOUT: (Duration, Duration) = (Duration::from_millis(1), HOUR);
-const THRESHOLD: (u32, u32) = (1, 100);
-/// The data path counts in ticks of 1 to 10 ms; much less than this would be mostly rounding.
-const SHORTEST_FLOW: Duration = Duration::from_millis(100);
-const FLOW_TIMEOUT: (Duration, Duration) = (SHORTEST_FLOW, DAY);
-const ESTABLISHED_TIMEOUT: (Duration, Duration) = (SHORTEST_FLOW, Duration::from_secs(10 * 86_400));
-/// Longest HTTP path and host, in bytes: a request line stays far below what servers accept.
-const MAX_PATH: usize = 1_024;
-const MAX_HOST: usize = 255;
+use crate::source::limits::{
+    CHECK_TIMEOUT, ESTABLISHED_TIMEOUT, FLOW_TIMEOUT, INTERVAL, MAX_HOST, MAX_PATH, THRESHOLD,
+};
 
 const CHECK_KEYS: [&str; 8] = [
     "type",

@@ -1,0 +1,108 @@
+//! Configuration over xDS: Listener, Cluster and ClusterLoadAssignment resources, as Envoy reads them too, become frontends.
+//!
+//! Owns which of their fields the kernel path can honour; whatever else is set is refused with the field's name, because what
+//! a control plane asks for must not be lost in silence. Each resource is read alone: a bad one costs itself only, and the last
+//! good one of that name stays in force. Pure: the stream is elsewhere.
+
+mod assemble;
+mod cluster;
+mod endpoints;
+mod listener;
+mod refusal;
+mod share;
+mod wire;
+
+use std::collections::BTreeMap;
+
+use kubelb_xds::ResourceType;
+
+use crate::model::{Desired, Snat};
+pub use assemble::Waiting;
+use cluster::Cluster;
+use endpoints::Endpoints;
+use listener::Listener;
+pub use refusal::Refusal;
+
+/// A resource as this agent understands it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decoded(Kind);
+
+#[derive(Clone, Debug, PartialEq)]
+enum Kind {
+    Listener(Listener),
+    Cluster(Cluster),
+    Endpoints(Endpoints),
+}
+
+/// Longest name of a resource, in bytes: four parts of Kubernetes names and addresses are shorter.
+pub const MAX_NAME: usize = 512;
+
+/// Reads one resource, the value of its `google.protobuf.Any`.
+///
+/// # Errors
+/// With the first field that is wrong, or that the kernel path cannot do.
+pub fn decode(kind: ResourceType, name: &str, value: &[u8]) -> Result<Decoded, Refusal> {
+    if name.is_empty() || name.len() > MAX_NAME {
+        return refusal::refuse("name", format!("must have 1 to {MAX_NAME} bytes, has {}", name.len()));
+    }
+    let decoded = match kind {
+        ResourceType::Listener => Kind::Listener(listener::decode(value)?),
+        ResourceType::Cluster => Kind::Cluster(cluster::decode(value)?),
+        ResourceType::Endpoints => Kind::Endpoints(endpoints::decode(value)?),
+        ResourceType::Secret | ResourceType::Route | ResourceType::VirtualAddress => {
+            return refusal::refuse("type_url", format!("this agent does not ask for {}", kind.type_url()));
+        }
+    };
+    Ok(Decoded(decoded))
+}
+
+/// Everything that is in force, by name.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Resources {
+    listeners: BTreeMap<String, Listener>,
+    clusters: BTreeMap<String, Cluster>,
+    endpoints: BTreeMap<String, Endpoints>,
+}
+
+impl Resources {
+    /// Adds a resource or takes the place of the one of that name.
+    pub fn set(&mut self, name: String, resource: Decoded) {
+        match resource.0 {
+            Kind::Listener(listener) => drop(self.listeners.insert(name, listener)),
+            Kind::Cluster(cluster) => drop(self.clusters.insert(name, cluster)),
+            Kind::Endpoints(endpoints) => drop(self.endpoints.insert(name, endpoints)),
+        }
+    }
+
+    /// Removes a resource, if there is one.
+    pub fn remove(&mut self, kind: ResourceType, name: &str) {
+        match kind {
+            ResourceType::Listener => drop(self.listeners.remove(name)),
+            ResourceType::Cluster => drop(self.clusters.remove(name)),
+            ResourceType::Endpoints => drop(self.endpoints.remove(name)),
+            ResourceType::Secret | ResourceType::Route | ResourceType::VirtualAddress => {}
+        }
+    }
+
+    /// Names of the ClusterLoadAssignments that clusters ask for, sorted.
+    pub fn wanted_endpoints(&self) -> impl Iterator<Item = &str> {
+        let names: std::collections::BTreeSet<&str> = self
+            .clusters
+            .values()
+            .filter_map(|cluster| match &cluster.source {
+                cluster::EndpointSource::Discovered(name) => Some(name.as_str()),
+                cluster::EndpointSource::Inline(_) => None,
+            })
+            .collect();
+        names.into_iter()
+    }
+
+    /// All of it as one configuration, and the listeners that can't be part of it yet.
+    #[must_use]
+    pub fn desired(&self, snat: Snat) -> (Desired, Vec<Waiting>) {
+        assemble::desired(self, snat)
+    }
+}
+
+#[cfg(test)]
+mod tests;
