@@ -3,6 +3,8 @@
 //! Owns flags, their defaults and the errors about them; knows nothing of what the commands do. It is the only reader of
 //! environment variables.
 
+mod xds;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -11,6 +13,8 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use kubelb_runtime::telemetry::LogFormat;
 use serde::Serialize;
+
+pub use xds::{XdsArgs, XdsArgsError};
 
 /// Where pins live unless `--bpffs` says otherwise.
 pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf/kubelb";
@@ -36,7 +40,7 @@ pub struct Cli {
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Attach the programs and keep their maps as the configuration says. Forwarding goes on after it ends.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Show frontends, backends, interfaces and map fill of the programs on this node, with or without a running agent.
     Status(StatusArgs),
     /// Remove programs, maps and pins: forwarding stops and open flows break.
@@ -50,8 +54,16 @@ pub struct RunArgs {
     #[arg(long = "interface", value_name = "IF", required = true, value_parser = interface_name)]
     pub interfaces: Vec<String>,
     /// YAML file with the frontends; watched for changes.
-    #[arg(long, value_name = "FILE")]
-    pub config: PathBuf,
+    #[arg(
+        long,
+        value_name = "FILE",
+        required_unless_present = "managers",
+        conflicts_with = "managers"
+    )]
+    pub config: Option<PathBuf>,
+    /// Where configuration comes from instead of a file.
+    #[command(flatten)]
+    pub xds: XdsArgs,
     /// How to attach, for all interfaces or for one; the last that fits an interface wins, one that names it first.
     #[arg(long = "attach-mode", value_name = "[IF=]auto|xdp|tcx|generic")]
     pub attach_modes: Vec<AttachModeFor>,
@@ -263,7 +275,7 @@ mod tests {
     fn run(flags: &[&str]) -> Result<RunArgs, String> {
         let line = ["kubelb-agent", "run", "--config", "kubelb.yaml"].iter().chain(flags);
         match Cli::try_parse_from(line).map_err(|error| error.to_string())?.command {
-            Command::Run(args) => Ok(args),
+            Command::Run(args) => Ok(*args),
             other @ (Command::Status(_) | Command::Detach(_)) => panic!("not run: {other:?}"),
         }
     }

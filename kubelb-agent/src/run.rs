@@ -41,7 +41,7 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Run(args) => {
             telemetry::init(args.log_format, &args::log_filter())?;
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-            runtime.block_on(agent(args))
+            runtime.block_on(agent(*args))
         }
         Command::Status(args) => status(&args, &mut std::io::stdout()),
         Command::Detach(args) => detach(&args, &mut std::io::stdout()),
@@ -50,6 +50,8 @@ pub fn run(command: Command) -> anyhow::Result<()> {
 
 #[expect(clippy::disallowed_methods, reason = "the edge: life begins here")]
 async fn agent(args: RunArgs) -> anyhow::Result<()> {
+    // What the user can mend comes before anything that is loaded.
+    let source = source(&args)?;
     let shutdown = shutdown::on_signals()?;
     let shared = Arc::new(Shared::new(Instant::now()));
     let mut tasks = JoinSet::new();
@@ -86,7 +88,7 @@ async fn agent(args: RunArgs) -> anyhow::Result<()> {
             .await
             .context("following routes and neighbours")
     });
-    let source = Source::File(args.config.clone()).start(shutdown.clone());
+    let source = source.start(shutdown.clone());
     tasks.spawn(Rounds::new(engine, shared, source, wanted_out, hops_in, shutdown.clone()).run());
 
     let mut result = Ok(());
@@ -100,6 +102,14 @@ async fn agent(args: RunArgs) -> anyhow::Result<()> {
     }
     tracing::info!("stopped; forwarding goes on with the configuration as it is (`kubelb-agent detach` ends it)");
     result
+}
+
+fn source(args: &RunArgs) -> anyhow::Result<Source> {
+    if let Some(settings) = args.xds.settings()? {
+        return Ok(Source::Xds(settings));
+    }
+    let path = args.config.clone().context("--config or --xds is needed")?;
+    Ok(Source::File(path))
 }
 
 /// Loads the programs, or takes over what is pinned, and attaches them. Takes about half a second.

@@ -14,16 +14,24 @@ use tokio_util::sync::CancellationToken;
 
 use crate::model::Desired;
 use file::ConfigErrors;
+use xds::stream::Settings;
 
-/// What a source says after a change: the whole new configuration, or why it was refused. After a refusal the receiver
-/// keeps what it has.
-pub type Update = Result<Desired, ConfigErrors>;
+/// What a source says after a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Update {
+    /// The whole new configuration; `None`: what the receiver has stays in force.
+    pub desired: Option<Desired>,
+    /// What of the newest configuration is refused, or cannot be had, and why: for a person, one line each.
+    pub problem: Option<String>,
+}
 
 /// A place that configuration comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Source {
     /// A YAML file, watched.
     File(PathBuf),
+    /// Managers, over xDS.
+    Xds(Settings),
 }
 
 impl Source {
@@ -33,6 +41,22 @@ impl Source {
     pub fn start(self, shutdown: CancellationToken) -> mpsc::Receiver<Update> {
         match self {
             Self::File(path) => file::watch(path, shutdown),
+            Self::Xds(settings) => xds::stream::watch(settings, shutdown),
+        }
+    }
+}
+
+impl From<Result<Desired, ConfigErrors>> for Update {
+    fn from(result: Result<Desired, ConfigErrors>) -> Self {
+        match result {
+            Ok(desired) => Self {
+                desired: Some(desired),
+                problem: None,
+            },
+            Err(errors) => Self {
+                desired: None,
+                problem: Some(errors.to_string()),
+            },
         }
     }
 }

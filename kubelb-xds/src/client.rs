@@ -161,6 +161,17 @@ impl Session {
         self.connected = false;
     }
 
+    /// Has this resource already, from before this session was made: a server sends it again only in another version.
+    pub fn restore(&mut self, kind: ResourceType, name: String, version: String) {
+        self.types.get_mut(kind).versions.insert(name, version);
+    }
+
+    /// Names of a type that this has subscribed to and that are not among `wanted`.
+    #[must_use]
+    pub fn beyond(&self, kind: ResourceType, wanted: &BTreeSet<String>) -> Vec<String> {
+        self.types.get(kind).names.difference(wanted).cloned().collect()
+    }
+
     /// The version of a resource that this has.
     #[must_use]
     pub fn version(&self, kind: ResourceType, name: &str) -> Option<&str> {

@@ -138,18 +138,21 @@ impl Rounds {
 
     /// Takes an update over; true when there is something to apply.
     fn take(&mut self, update: Update) -> bool {
-        let desired = match update {
-            Ok(desired) => desired,
-            Err(errors) => {
-                let text = errors.to_string();
-                tracing::error!("configuration refused, the one before stays in force:\n{text}");
-                self.engine.note(Some(&text));
-                self.shared.standing().config_error = Some(text);
-                return false;
-            }
-        };
-        self.engine.note(None);
-        self.shared.standing().config_error = None;
+        let Update { desired, problem } = update;
+        self.engine.note(problem.as_deref());
+        if let Some(text) = problem
+            .as_ref()
+            .filter(|text| self.shared.standing().config_error.as_ref() != Some(*text))
+        {
+            let kept = if desired.is_none() {
+                "configuration refused, the one before stays in force"
+            } else {
+                "not all of the configuration is in force"
+            };
+            tracing::error!("{kept}:\n{text}");
+        }
+        self.shared.standing().config_error = problem;
+        let Some(desired) = desired else { return false };
         if self.desired.as_ref().is_none_or(|before| before.snat != desired.snat) {
             look_at_ports(&desired);
         }

@@ -2,7 +2,7 @@
 //!
 //! Owns which of their fields the kernel path can honour; whatever else is set is refused with the field's name, because what
 //! a control plane asks for must not be lost in silence. Each resource is read alone: a bad one costs itself only, and the last
-//! good one of that name stays in force. Pure: the stream is elsewhere.
+//! good one of that name stays in force. All of it is pure but [`stream`].
 
 mod assemble;
 mod cluster;
@@ -10,9 +10,10 @@ mod endpoints;
 mod listener;
 mod refusal;
 mod share;
+pub mod stream;
 mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kubelb_xds::ResourceType;
 
@@ -86,7 +87,7 @@ impl Resources {
 
     /// Names of the ClusterLoadAssignments that clusters ask for, sorted.
     pub fn wanted_endpoints(&self) -> impl Iterator<Item = &str> {
-        let names: std::collections::BTreeSet<&str> = self
+        let names: BTreeSet<&str> = self
             .clusters
             .values()
             .filter_map(|cluster| match &cluster.source {
@@ -95,6 +96,12 @@ impl Resources {
             })
             .collect();
         names.into_iter()
+    }
+
+    /// Names of ClusterLoadAssignments that are there and not among `wanted`.
+    pub(crate) fn endpoints_beyond(&self, wanted: &BTreeSet<String>) -> Vec<String> {
+        let names = self.endpoints.keys();
+        names.filter(|name| !wanted.contains(*name)).cloned().collect()
     }
 
     /// All of it as one configuration, and the listeners that can't be part of it yet.

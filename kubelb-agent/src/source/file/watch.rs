@@ -60,7 +60,7 @@ async fn follow(path: PathBuf, updates: &mpsc::Sender<Update>) {
         };
         if last.as_ref() != Some(&content) {
             let update = content.clone().and_then(|text| parse(&path, &text));
-            if updates.send(update).await.is_err() {
+            if updates.send(update.into()).await.is_err() {
                 return;
             }
             last = Some(content);

@@ -21,9 +21,8 @@ async fn next(updates: &mut mpsc::Receiver<Update>) -> Result<Vec<String>, Strin
         .await
         .expect("no update in time")
         .expect("the watch ended");
-    update
-        .map(|desired| desired.frontends.into_keys().collect())
-        .map_err(|errors| errors.to_string())
+    let desired = update.desired.ok_or_else(|| update.problem.unwrap_or_default())?;
+    Ok(desired.frontends.into_keys().collect())
 }
 
 async fn assert_quiet(updates: &mut mpsc::Receiver<Update>) {

@@ -1,0 +1,376 @@
+//! The delta stream to the managers: connects, subscribes, answers, keeps the last good configuration on the disk.
+//!
+//! Owns reconnecting and when a configuration is complete enough to be carried out; what resources mean is [`super::decode`]'s. What the
+//! kernel forwards never depends on a manager being there: an outage changes nothing.
+
+mod connect;
+mod kept;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use kubelb_xds::client::{Change, Outcome, Session};
+use kubelb_xds::contract::NodeId;
+use kubelb_xds::pb::envoy::config::core::v3::Node;
+use kubelb_xds::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use kubelb_xds::{ResourceType, contract::Rejection};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use super::{Decoded, Resources, decode};
+use crate::model::Snat;
+use crate::source::Update;
+pub use connect::{Credential, Manager};
+use kept::Kept;
+
+/// How to reach managers, and what this agent is called.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Managers, in the order in which they are tried.
+    pub managers: Vec<Manager>,
+    /// The Kubernetes node: a name in logs, not a credential.
+    pub node: String,
+    /// Where the last good configuration is kept; `None`: nowhere.
+    pub state_dir: Option<std::path::PathBuf>,
+    /// Source addresses and ports: the node's own matter, not the managers'.
+    pub snat: Snat,
+}
+
+/// First and longest pause before another manager is tried.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// A stream that lived this long was a good one: the next pause is short again.
+const LASTING: Duration = Duration::from_secs(10);
+/// After the first answers, time without a message that means that the first configuration is whole.
+const QUIET: Duration = Duration::from_millis(200);
+/// Longest wait for a first configuration to be whole (Envoy's initial_fetch_timeout).
+const INITIAL: Duration = Duration::from_secs(15);
+/// Time between two writes of what is kept.
+const KEEP_EVERY: Duration = Duration::from_secs(1);
+/// Rejections and waiting listeners that are told; the rest is counted.
+const TOLD: usize = 20;
+
+/// Starts a task that delivers configurations until `shutdown`, or until the receiver is dropped. While the receiver is busy, changes collapse
+/// into the last one.
+#[must_use]
+pub fn watch(settings: Settings, shutdown: CancellationToken) -> mpsc::Receiver<Update> {
+    let (updates, receiver) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let mut follower = Follower::new(settings, updates.clone());
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = updates.closed() => {}
+            () = follower.follow() => {}
+        }
+        follower.keep_now().await;
+    });
+    receiver
+}
+
+/// What became of a stream.
+enum End {
+    Receiver,
+    Stream(Status),
+}
+
+struct Follower {
+    settings: Settings,
+    updates: mpsc::Sender<Update>,
+    session: Session,
+    resources: Resources,
+    rejected: BTreeMap<(ResourceType, String), String>,
+    kept: Kept,
+    /// A configuration has been whole once: from here on every state is carried out.
+    is_whole: bool,
+    /// Something is not yet delivered.
+    is_dirty: bool,
+    /// What could not be said of the manager last.
+    outage: Option<String>,
+    keep_at: Option<Instant>,
+}
+
+impl Follower {
+    fn new(settings: Settings, updates: mpsc::Sender<Update>) -> Self {
+        let node = Node {
+            id: NodeId::Agent(settings.node.clone()).to_string(),
+            user_agent_name: env!("CARGO_PKG_NAME").to_owned(),
+            ..Node::default()
+        };
+        let mut session = Session::new(node);
+        // Nothing is sent yet: there is no stream.
+        for kind in [ResourceType::Cluster, ResourceType::Listener] {
+            drop(session.subscribe(kind, ["*".to_owned()]));
+        }
+        let mut follower = Self {
+            kept: Kept::new(settings.state_dir.clone()),
+            settings,
+            updates,
+            session,
+            resources: Resources::default(),
+            rejected: BTreeMap::new(),
+            is_whole: false,
+            is_dirty: false,
+            outage: None,
+            keep_at: None,
+        };
+        follower.restore();
+        follower
+    }
+
+    /// Takes up what an earlier agent kept.
+    fn restore(&mut self) {
+        let mut count = 0_usize;
+        for (kind, name, version, value) in self.kept.read() {
+            if let Ok(decoded) = decode(kind, &name, &value) {
+                self.resources.set(name.clone(), decoded);
+                self.session.restore(kind, name, version);
+                count += 1;
+            }
+        }
+        if count > 0 {
+            drop(self.want_endpoints());
+            self.is_whole = true;
+            self.is_dirty = true;
+            tracing::info!(
+                resources = count,
+                "last good configuration taken up; managers are asked for what has changed"
+            );
+        }
+    }
+
+    async fn follow(&mut self) {
+        let mut pause = BACK_OFF.0;
+        for turn in 0_usize.. {
+            let managers = &self.settings.managers;
+            let Some(manager) = managers.get(turn % managers.len().max(1)).cloned() else {
+                return;
+            };
+            let started = now();
+            match self.stream(&manager).await {
+                End::Receiver => return,
+                End::Stream(status) => {
+                    self.session.disconnect();
+                    let text = format!("{manager}: {}", said(&status));
+                    tracing::warn!("the stream ended, forwarding goes on as it is: {text}");
+                    if self.outage.as_ref() != Some(&text) {
+                        self.outage = Some(text);
+                        self.is_dirty = true;
+                    }
+                }
+            }
+            if now().duration_since(started) >= LASTING {
+                pause = BACK_OFF.0;
+            }
+            if self.settle(now() + jittered(pause)).await.is_err() {
+                return;
+            }
+            pause = (pause * 2).min(BACK_OFF.1);
+        }
+    }
+
+    /// One stream, from connecting to its end.
+    async fn stream(&mut self, manager: &Manager) -> End {
+        let (requests, outgoing) = mpsc::channel::<DeltaDiscoveryRequest>(64);
+        // Before the manager has answered, the stream's first messages have to be on their way.
+        for request in self.session.connect() {
+            // Six types at most, and room for 64.
+            drop(requests.try_send(request));
+        }
+        let opened = tokio::select! {
+            opened = connect::open(manager, outgoing) => opened,
+            end = self.deliver_forever() => return end,
+        };
+        let mut incoming = match opened {
+            Ok(incoming) => incoming,
+            Err(status) => return End::Stream(status),
+        };
+        let patience = now() + INITIAL;
+        let mut quiet: Option<Instant> = None;
+        let mut answered = BTreeSet::new();
+        loop {
+            let is_deliverable = self.is_dirty && self.is_whole;
+            let updates = self.updates.clone();
+            let keep_at = self.keep_at;
+            tokio::select! {
+                biased;
+                message = incoming.message() => {
+                    let response = match message {
+                        Ok(Some(response)) => response,
+                        Ok(None) => return End::Stream(Status::unavailable("the manager ended the stream")),
+                        Err(status) => return End::Stream(status),
+                    };
+                    if self.outage.take().is_some() {
+                        self.is_dirty = true;
+                        tracing::info!(%manager, "the stream is back");
+                    }
+                    answered.extend(ResourceType::from_type_url(&response.type_url));
+                    for request in self.take(response) {
+                        if requests.send(request).await.is_err() {
+                            return End::Stream(Status::unavailable("the stream takes no requests"));
+                        }
+                    }
+                    quiet = self.is_answered(&answered).then(|| now() + QUIET);
+                }
+                () = due(quiet), if !self.is_whole => self.is_whole = true,
+                () = sleep_until(patience), if !self.is_whole && !answered.is_empty() => self.is_whole = true,
+                permit = updates.reserve(), if is_deliverable => match permit {
+                    Ok(permit) => permit.send(self.update()),
+                    Err(_closed) => return End::Receiver,
+                },
+                () = due(keep_at) => self.keep_now().await,
+            }
+        }
+    }
+
+    /// Whether everything that was asked for has been answered on this stream.
+    fn is_answered(&self, answered: &BTreeSet<ResourceType>) -> bool {
+        let has_lists = [ResourceType::Cluster, ResourceType::Listener]
+            .iter()
+            .all(|kind| answered.contains(kind));
+        let known = self.session.versions(ResourceType::Endpoints);
+        has_lists && self.resources.wanted_endpoints().all(|name| known.contains_key(name))
+    }
+
+    /// Takes a response over; what to send in answer.
+    fn take(&mut self, response: DeltaDiscoveryResponse) -> Vec<DeltaDiscoveryRequest> {
+        let mut values = BTreeMap::new();
+        let Outcome {
+            changes,
+            rejections,
+            reply,
+        } = self.session.on_response(response, |kind, name, bytes| {
+            let decoded = decode(kind, name, bytes).map_err(|refusal| refusal.to_string())?;
+            values.insert((kind, name.to_owned()), bytes.to_vec());
+            Ok(decoded)
+        });
+        for change in changes {
+            self.apply(change, &mut values);
+        }
+        for rejection in rejections {
+            self.note(rejection);
+        }
+        self.is_dirty = true;
+        self.keep_at = self.keep_at.or_else(|| Some(now() + KEEP_EVERY));
+        let mut requests = vec![reply];
+        requests.extend(self.want_endpoints());
+        requests
+    }
+
+    fn apply(&mut self, change: Change<Decoded>, values: &mut BTreeMap<(ResourceType, String), Vec<u8>>) {
+        match change {
+            Change::Updated { kind, name, value } => {
+                let key = (kind, name.clone());
+                self.rejected.remove(&key);
+                let version = self.session.version(kind, &name).unwrap_or_default().to_owned();
+                self.kept
+                    .set(kind, &name, version, values.remove(&key).unwrap_or_default());
+                self.resources.set(name, value);
+            }
+            Change::Removed { kind, name } => {
+                self.resources.remove(kind, &name);
+                self.kept.remove(kind, &name);
+                self.rejected.remove(&(kind, name));
+            }
+        }
+    }
+
+    fn note(&mut self, rejection: Rejection) {
+        let Some(kind) = ResourceType::from_type_url(&rejection.type_url) else {
+            return;
+        };
+        tracing::warn!(
+            kind = kind.label(),
+            name = rejection.name,
+            "resource refused, its last good version stays: {}",
+            rejection.reason
+        );
+        self.rejected.insert((kind, rejection.name), rejection.reason);
+    }
+
+    /// Subscribes to the endpoints that clusters name now, and to no others.
+    fn want_endpoints(&mut self) -> Vec<DeltaDiscoveryRequest> {
+        let wanted: BTreeSet<String> = self.resources.wanted_endpoints().map(str::to_owned).collect();
+        let gone: Vec<String> = self.resources.endpoints_beyond(&wanted);
+        for name in &gone {
+            self.resources.remove(ResourceType::Endpoints, name);
+            self.kept.remove(ResourceType::Endpoints, name);
+        }
+        let left = self.session.unsubscribe(
+            ResourceType::Endpoints,
+            self.session.beyond(ResourceType::Endpoints, &wanted),
+        );
+        let joined = self.session.subscribe(ResourceType::Endpoints, wanted);
+        left.into_iter().chain(joined).collect()
+    }
+
+    fn update(&mut self) -> Update {
+        self.is_dirty = false;
+        let (desired, waiting) = self.resources.desired(self.settings.snat.clone());
+        let refused = self
+            .rejected
+            .iter()
+            .map(|((kind, name), reason)| format!("{} {name}: {reason}", kind.label()));
+        let troubles = self.outage.iter().cloned().chain(refused);
+        let mut lines: Vec<String> = troubles.chain(waiting.iter().map(ToString::to_string)).collect();
+        if let Some(more) = lines.len().checked_sub(TOLD).filter(|more| *more > 0) {
+            lines.truncate(TOLD);
+            lines.push(format!("and {more} more"));
+        }
+        Update {
+            desired: Some(desired),
+            problem: (!lines.is_empty()).then(|| lines.join("\n")),
+        }
+    }
+
+    /// Delivers what there is while there is no stream. Ends with the receiver only.
+    async fn deliver_forever(&mut self) -> End {
+        loop {
+            if !(self.is_dirty && self.is_whole) {
+                return std::future::pending().await;
+            }
+            let Ok(permit) = self.updates.clone().reserve_owned().await else {
+                return End::Receiver;
+            };
+            permit.send(self.update());
+        }
+    }
+
+    /// The same until a time. An error is the end of the receiver.
+    async fn settle(&mut self, until: Instant) -> Result<(), End> {
+        tokio::select! {
+            end = self.deliver_forever() => Err(end),
+            () = sleep_until(until) => Ok(()),
+        }
+    }
+
+    async fn keep_now(&mut self) {
+        self.keep_at = None;
+        if let Err(error) = self.kept.write().await {
+            tracing::warn!("the configuration is not kept: a restart without a manager would have none: {error}");
+            self.keep_at = Some(now() + KEEP_EVERY * 60);
+        }
+    }
+}
+
+fn said(status: &Status) -> String {
+    let source =
+        std::error::Error::source(status).map(|source| format!(" ({})", kubelb_runtime::error_chain::chain(source)));
+    format!("{}: {}{}", status.code(), status.message(), source.unwrap_or_default())
+}
+
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// 50 to 100 % of `pause`, so that agents don't come back in step.
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(0.5 + fastrand::f64() / 2.0)
+}
+
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
