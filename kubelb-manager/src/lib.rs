@@ -14,6 +14,8 @@ pub mod allocate;
 pub mod args;
 mod desk;
 pub mod hub;
+pub mod bootstrap;
+pub mod identity;
 pub mod ir;
 pub mod object;
 pub mod problem;

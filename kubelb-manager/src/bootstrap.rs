@@ -1,0 +1,194 @@
+//! `kubelb-manager bootstrap`: what a peer needs to connect, certificate included.
+//!
+//! Owns the command; what Envoy's bootstrap says is in [`envoy`]. The files are for the user who runs the peer, and nobody else.
+
+pub mod envoy;
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use clap::Args;
+
+use crate::identity::authority::{AuthorityError, Issued, PEER_LIFETIME};
+use crate::identity::spiffe::SpiffeIdError;
+use crate::identity::{Authority, SpiffeId, state_dir};
+
+pub use envoy::{Credentials, Endpoint, EndpointError};
+
+/// Files of a peer.
+const CA_FILE: &str = "ca.crt";
+const CERTIFICATE_FILE: &str = "tls.crt";
+const KEY_FILE: &str = "tls.key";
+const BOOTSTRAP_FILE: &str = "bootstrap.yaml";
+const SECRETS_FILE: &str = "secrets.json";
+
+/// Flags of `bootstrap`.
+#[derive(Args, Clone, Debug)]
+#[command(group(clap::ArgGroup::new("peer").required(true).args(["agent", "fleet"])))]
+pub struct BootstrapArgs {
+    /// For kubelb-agent on this node: writes its certificate and prints its flags.
+    #[arg(long, value_name = "NODE")]
+    pub agent: Option<String>,
+    /// For an Envoy that serves these tenants, or all with `*`: prints its bootstrap.
+    #[arg(long, value_name = "TENANT[,TENANT…]|*")]
+    pub fleet: Option<String>,
+    /// Where the peer finds the manager, or several of them.
+    #[arg(
+        long,
+        value_name = "https://HOST:PORT[,…]",
+        value_delimiter = ',',
+        default_value = "https://127.0.0.1:18000"
+    )]
+    pub xds: Vec<String>,
+    /// State directory of `kubelb-manager run`, which holds the authority.
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: PathBuf,
+    /// Write everything into this directory, so that the certificate can be replaced (by the same command, at any time) while Envoy
+    /// runs. An agent's default is a directory below the state directory.
+    #[arg(long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    /// Envoy's own limits.
+    #[command(flatten)]
+    pub limits: EnvoyLimits,
+}
+
+/// Limits that keep an Envoy alive when its clients ask too much.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct EnvoyLimits {
+    /// Connections of clients that Envoy accepts.
+    #[arg(long, value_name = "N", default_value_t = 50_000)]
+    pub max_connections: u64,
+    /// Memory, in MiB, near which Envoy gives some back and then accepts nothing more.
+    #[arg(long, value_name = "MIB", default_value_t = 2_048)]
+    pub max_heap: u64,
+}
+
+/// Why there is no bootstrap.
+#[derive(Debug, thiserror::Error)]
+pub enum BootstrapError {
+    /// A name that nobody can have.
+    #[error(transparent)]
+    Name(#[from] SpiffeIdError),
+    /// `--xds`.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    /// No certificate.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// The bootstrap as YAML.
+    #[error("cannot write the bootstrap as YAML")]
+    Yaml(#[source] serde_saphyr::ser_error::Error),
+    /// A file.
+    #[error("cannot write {path}")]
+    File {
+        /// Which.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Standard output.
+    #[error("cannot print")]
+    Print(#[source] io::Error),
+}
+
+/// Issues what `args` ask for, and writes to `out` what the peer is to be started with.
+///
+/// # Errors
+/// When a name or address is none, or a file cannot be written.
+pub fn run(args: &BootstrapArgs, now: SystemTime, out: &mut impl io::Write) -> Result<(), BootstrapError> {
+    let endpoints: Vec<Endpoint> = args.xds.iter().map(|url| url.parse()).collect::<Result<_, _>>()?;
+    let id = match (&args.agent, &args.fleet) {
+        (Some(node), _) => SpiffeId::agent(node)?,
+        (None, tenants) => SpiffeId::fleet(tenants.as_deref().unwrap_or_default())?,
+    };
+    let authority = Authority::open(&args.state_dir, now)?;
+    let issued = authority.issue_peer(&id, PEER_LIFETIME, now)?;
+    let text = match &id {
+        SpiffeId::Agent(node) => {
+            let default = || args.state_dir.join("agents").join(node);
+            let directory = args.output.clone().unwrap_or_else(default);
+            agent(&directory, node, &args.xds, &authority, &issued)?
+        }
+        SpiffeId::Fleet(_) => {
+            let bootstrap = |credentials: &Credentials<'_>| {
+                let value = envoy::bootstrap(&id.node_id(), &endpoints, credentials, args.limits);
+                serde_saphyr::to_string(&value).map_err(BootstrapError::Yaml)
+            };
+            match &args.output {
+                None => bootstrap(&Credentials::Inline {
+                    authority: authority.pem(),
+                    issued: &issued,
+                })?,
+                Some(directory) => {
+                    let directory = &absolute(directory)?;
+                    let secrets = envoy::secrets(authority.pem(), &issued, &endpoints);
+                    write(directory, SECRETS_FILE, &secrets.to_string())?;
+                    let file = directory.join(SECRETS_FILE);
+                    let text = bootstrap(&Credentials::File(&file))?;
+                    write(directory, BOOTSTRAP_FILE, &text)?;
+                    format!("envoy --config-path {}\n", directory.join(BOOTSTRAP_FILE).display())
+                }
+            }
+        }
+    };
+    out.write_all(text.as_bytes()).map_err(BootstrapError::Print)
+}
+
+/// Runs it for a user.
+///
+/// # Errors
+/// Those of [`run`].
+pub fn run_now(args: &BootstrapArgs) -> Result<(), BootstrapError> {
+    #[expect(clippy::disallowed_methods, reason = "a certificate starts to be valid now")]
+    let now = SystemTime::now();
+    let mut out = io::stdout().lock();
+    run(args, now, &mut out)?;
+    out.flush().map_err(BootstrapError::Print)
+}
+
+fn agent(
+    directory: &Path,
+    node: &str,
+    xds: &[String],
+    authority: &Authority,
+    issued: &Issued,
+) -> Result<String, BootstrapError> {
+    let directory = absolute(directory)?;
+    write(&directory, CA_FILE, authority.pem())?;
+    write(&directory, KEY_FILE, &issued.key)?;
+    write(&directory, CERTIFICATE_FILE, &issued.certificate)?;
+    let mut flags = format!("--node {node} --xds {}", xds.join(","));
+    for (flag, file) in [
+        ("--xds-ca", CA_FILE),
+        ("--xds-cert", CERTIFICATE_FILE),
+        ("--xds-key", KEY_FILE),
+    ] {
+        // Writing into a String cannot fail.
+        let _infallible = write!(flags, " {flag} {}", directory.join(file).display());
+    }
+    flags.push('\n');
+    Ok(flags)
+}
+
+fn absolute(directory: &Path) -> Result<PathBuf, BootstrapError> {
+    std::path::absolute(directory).map_err(|source| BootstrapError::File {
+        path: directory.display().to_string(),
+        source,
+    })
+}
+
+fn write(directory: &Path, name: &str, content: &str) -> Result<(), BootstrapError> {
+    let path = directory.join(name);
+    state_dir::create(directory)
+        .and_then(|()| state_dir::replace(&path, content))
+        .map_err(|source| BootstrapError::File {
+            path: path.display().to_string(),
+            source,
+        })
+}
+
+#[cfg(test)]
+mod tests;

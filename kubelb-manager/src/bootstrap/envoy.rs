@@ -1,0 +1,207 @@
+//! Envoy's bootstrap: one delta ADS stream over TLS, an admin interface that is no port, and limits.
+//!
+//! As data in protobuf's JSON form. Nothing of the load balancing itself is in it: all that comes by the stream.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::str::FromStr;
+
+use serde_json::{Value, json};
+
+use super::EnvoyLimits;
+use crate::identity::authority::Issued;
+
+/// Name of the cluster that the configuration comes from.
+pub const CLUSTER: &str = "kubelb-xds";
+const CLIENT_SECRET: &str = "kubelb-xds-client";
+const TRUST_SECRET: &str = "kubelb-xds-trust";
+const ADMIN_SOCKET: &str = "/run/kubelb-envoy-admin.sock";
+
+const MIB: u64 = 1 << 20;
+
+/// Where a manager listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// DNS name or address, without brackets.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+/// The text is no such URL.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no https://HOST:PORT")]
+pub struct EndpointError(pub String);
+
+impl FromStr for Endpoint {
+    type Err = EndpointError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parse = || {
+            let rest = text.strip_prefix("https://")?;
+            let (host, port) = rest.strip_suffix('/').unwrap_or(rest).rsplit_once(':')?;
+            let host = match host.strip_prefix('[') {
+                Some(inner) => inner
+                    .strip_suffix(']')
+                    .filter(|inner| inner.parse::<IpAddr>().is_ok())?,
+                None if host.contains([':', '/', '@', '?', '#']) => return None,
+                None => host,
+            };
+            let port = port.parse().ok().filter(|port| *port != 0)?;
+            (!host.is_empty()).then(|| Self {
+                host: host.to_owned(),
+                port,
+            })
+        };
+        parse().ok_or_else(|| EndpointError(text.to_owned()))
+    }
+}
+
+/// Where Envoy has its certificate from.
+#[derive(Clone, Copy, Debug)]
+pub enum Credentials<'a> {
+    /// In the bootstrap: it ends with the certificate.
+    Inline {
+        /// PEM of what the server is to be issued by.
+        authority: &'a str,
+        /// Envoy's own.
+        issued: &'a Issued,
+    },
+    /// In a file that [`secrets`] fills and Envoy watches.
+    File(&'a Path),
+}
+
+/// The whole bootstrap.
+#[must_use]
+pub fn bootstrap(node: &str, endpoints: &[Endpoint], credentials: &Credentials<'_>, limits: EnvoyLimits) -> Value {
+    json!({
+        "node": { "id": node, "cluster": node },
+        "admin": { "address": { "pipe": { "path": ADMIN_SOCKET, "mode": 0o600 } } },
+        "dynamic_resources": {
+            "ads_config": {
+                "api_type": "DELTA_GRPC",
+                "transport_api_version": "V3",
+                "set_node_on_first_message_only": true,
+                "grpc_services": [{ "envoy_grpc": { "cluster_name": CLUSTER } }],
+            },
+            "cds_config": { "ads": {}, "resource_api_version": "V3" },
+            "lds_config": { "ads": {}, "resource_api_version": "V3" },
+        },
+        "static_resources": { "clusters": [cluster(endpoints, credentials)] },
+        "stats_config": { "stats_matcher": { "exclusion_list": { "patterns": [
+            // Per route and host: too many with many tenants.
+            { "safe_regex": { "regex": "^vhost\\..*" } },
+        ] } } },
+        "layered_runtime": { "layers": [{ "name": "static", "static_layer": {
+            // A tenant's regular expression may not cost everyone's memory.
+            "re2.max_program_size.error_level": 1000,
+        } }] },
+        "overload_manager": overload_manager(limits),
+    })
+}
+
+fn cluster(endpoints: &[Endpoint], credentials: &Credentials<'_>) -> Value {
+    let addresses_only = endpoints.iter().all(|endpoint| endpoint.host.parse::<IpAddr>().is_ok());
+    let lb_endpoints: Vec<Value> = endpoints
+        .iter()
+        .map(|endpoint| {
+            json!({ "endpoint": { "address": { "socket_address": {
+                "address": endpoint.host, "port_value": endpoint.port,
+            } } } })
+        })
+        .collect();
+    let mut tls = match credentials {
+        Credentials::Inline { authority, issued } => json!({
+            "tls_certificates": [certificate(issued)],
+            "validation_context": validation(authority, endpoints),
+        }),
+        Credentials::File(path) => {
+            let source = json!({
+                "path_config_source": { "path": path, "watched_directory": { "path": path.parent() } },
+                "resource_api_version": "V3",
+            });
+            json!({
+                "tls_certificate_sds_secret_configs": [{ "name": CLIENT_SECRET, "sds_config": source }],
+                "validation_context_sds_secret_config": { "name": TRUST_SECRET, "sds_config": source },
+            })
+        }
+    };
+    if let Some(fields) = tls.as_object_mut() {
+        let params = json!({ "tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3" });
+        fields.insert("tls_params".to_owned(), params);
+    }
+    json!({
+        "name": CLUSTER,
+        "type": if addresses_only { "STATIC" } else { "STRICT_DNS" },
+        "connect_timeout": "5s",
+        "load_assignment": { "cluster_name": CLUSTER, "endpoints": [{ "lb_endpoints": lb_endpoints }] },
+        "typed_extension_protocol_options": { "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            "explicit_http_config": { "http2_protocol_options": {
+                "connection_keepalive": { "interval": "30s", "timeout": "10s" },
+            } },
+        } },
+        "upstream_connection_options": { "tcp_keepalive": { "keepalive_time": 30 } },
+        "transport_socket": { "name": "envoy.transport_sockets.tls", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+            "common_tls_context": tls,
+        } },
+    })
+}
+
+fn certificate(issued: &Issued) -> Value {
+    json!({
+        "certificate_chain": { "inline_string": issued.certificate },
+        "private_key": { "inline_string": issued.key },
+    })
+}
+
+/// The authority, and the names of the managers: nobody else whom it has issued something may pose as one.
+fn validation(authority: &str, endpoints: &[Endpoint]) -> Value {
+    let names: Vec<Value> = endpoints
+        .iter()
+        .map(|endpoint| {
+            let kind = if endpoint.host.parse::<IpAddr>().is_ok() {
+                "IP_ADDRESS"
+            } else {
+                "DNS"
+            };
+            json!({ "san_type": kind, "matcher": { "exact": endpoint.host } })
+        })
+        .collect();
+    json!({ "trusted_ca": { "inline_string": authority }, "match_typed_subject_alt_names": names })
+}
+
+/// Content of the file that [`Credentials::File`] names. Both secrets are in one file, so that certificate and key are replaced in
+/// one step.
+#[must_use]
+pub fn secrets(authority: &str, issued: &Issued, endpoints: &[Endpoint]) -> Value {
+    const TYPE: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
+    json!({ "resources": [
+        { "@type": TYPE, "name": CLIENT_SECRET, "tls_certificate": certificate(issued) },
+        { "@type": TYPE, "name": TRUST_SECRET, "validation_context": validation(authority, endpoints) },
+    ] })
+}
+
+fn overload_manager(limits: EnvoyLimits) -> Value {
+    const HEAP: &str = "envoy.resource_monitors.fixed_heap";
+    let action = |name: &str, threshold: f64| json!({ "name": name, "triggers": [{ "name": HEAP, "threshold": { "value": threshold } }] });
+    json!({
+        "refresh_interval": "0.25s",
+        "resource_monitors": [
+            { "name": HEAP, "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig",
+                "max_heap_size_bytes": (limits.max_heap * MIB).to_string(),
+            } },
+            { "name": "envoy.resource_monitors.global_downstream_max_connections", "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+                "max_active_downstream_connections": limits.max_connections.to_string(),
+            } },
+        ],
+        "actions": [
+            action("envoy.overload_actions.shrink_heap", 0.9),
+            action("envoy.overload_actions.stop_accepting_requests", 0.95),
+            action("envoy.overload_actions.stop_accepting_connections", 0.98),
+        ],
+    })
+}

@@ -1,0 +1,116 @@
+//! What the command prints and leaves behind.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
+
+use clap::Parser;
+use serde_json::Value;
+
+use super::*;
+
+#[derive(Debug, Parser)]
+struct Command {
+    #[command(flatten)]
+    args: BootstrapArgs,
+}
+
+const NOW: Duration = Duration::from_secs(1_800_000_000);
+
+fn bootstrap(state: &Path, flags: &[&str]) -> Result<String, String> {
+    let state = state.display().to_string();
+    let line = ["bootstrap", "--state-dir", &state]
+        .into_iter()
+        .chain(flags.iter().copied());
+    let command = Command::try_parse_from(line).map_err(|error| error.to_string())?;
+    let mut out = Vec::new();
+    run(&command.args, SystemTime::UNIX_EPOCH + NOW, &mut out).map_err(|error| error.to_string())?;
+    Ok(String::from_utf8(out).unwrap())
+}
+
+#[test]
+fn a_fleets_bootstrap_is_complete_by_itself() {
+    let state = tempfile::tempdir().unwrap();
+    let printed = bootstrap(
+        state.path(),
+        &[
+            "--fleet",
+            "b,a",
+            "--xds",
+            "https://192.0.2.1:18000,https://[2001:db8::1]:18000",
+        ],
+    );
+    let value: Value = serde_saphyr::from_str(&printed.unwrap()).unwrap();
+    assert_eq!(value["node"]["id"], "fleet/a_b");
+    assert_eq!(value["dynamic_resources"]["ads_config"]["api_type"], "DELTA_GRPC");
+    let cluster = &value["static_resources"]["clusters"][0];
+    assert_eq!(cluster["type"], "STATIC");
+    let addresses: Vec<&Value> = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|endpoint| &endpoint["endpoint"]["address"]["socket_address"]["address"])
+        .collect();
+    assert_eq!(addresses, ["192.0.2.1", "2001:db8::1"]);
+    let tls = &cluster["transport_socket"]["typed_config"]["common_tls_context"];
+    let pem = |value: &Value| value["inline_string"].as_str().unwrap().to_owned();
+    assert!(pem(&tls["tls_certificates"][0]["private_key"]).starts_with("-----BEGIN PRIVATE KEY-----\n"));
+    let ca = pem(&tls["validation_context"]["trusted_ca"]);
+    let authority = Authority::open(state.path(), SystemTime::UNIX_EPOCH + NOW).unwrap();
+    assert_eq!(ca.trim(), authority.pem().trim());
+}
+
+#[test]
+fn a_fleets_directory_holds_all_that_envoy_watches() {
+    let state = tempfile::tempdir().unwrap();
+    let output = state.path().join("envoy");
+    let flags = ["--fleet", "*", "--xds", "https://manager.example.com:18000"];
+    let flags = [&flags[..], &["--output", output.to_str().unwrap()]].concat();
+    let printed = bootstrap(state.path(), &flags).unwrap();
+    let file = output.join("bootstrap.yaml");
+    assert_eq!(printed, format!("envoy --config-path {}\n", file.display()));
+    let value: Value = serde_saphyr::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    let cluster = &value["static_resources"]["clusters"][0];
+    assert_eq!(cluster["type"], "STRICT_DNS");
+    assert!(!value.to_string().contains("PRIVATE KEY"));
+    let secrets = output.join("secrets.json");
+    let first = std::fs::read_to_string(&secrets).unwrap();
+    assert_eq!(secrets.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    bootstrap(state.path(), &flags).unwrap();
+    assert_ne!(first, std::fs::read_to_string(&secrets).unwrap(), "a new certificate");
+}
+
+#[test]
+fn an_agent_gets_files_and_flags() {
+    let state = tempfile::tempdir().unwrap();
+    let printed = bootstrap(state.path(), &["--agent", "node-1"]).unwrap();
+    assert!(
+        printed.starts_with("--node node-1 --xds https://127.0.0.1:18000 --xds-ca "),
+        "{printed}"
+    );
+    for flag in ["--xds-ca", "--xds-cert", "--xds-key"] {
+        let mut words = printed.split_whitespace().skip_while(|word| *word != flag);
+        let file = Path::new(words.nth(1).unwrap());
+        assert!(
+            std::fs::read_to_string(file).unwrap().starts_with("-----BEGIN "),
+            "{flag}"
+        );
+    }
+}
+
+#[test]
+fn mistakes_are_named() {
+    let state = tempfile::tempdir().unwrap();
+    for (flags, said) in [
+        (&[][..], "--agent"),
+        (&["--agent", "a", "--fleet", "b"], "cannot be used with"),
+        (&["--agent", "A"], "not the name of a node"),
+        (&["--fleet", "a,"], "not the name of a node or tenant"),
+        (&["--fleet", "a", "--xds", "http://a:1"], "no https://HOST:PORT"),
+        (&["--fleet", "a", "--xds", "https://a"], "no https://HOST:PORT"),
+        (&["--fleet", "a", "--xds", "https://::1:80"], "no https://HOST:PORT"),
+        (&["--fleet", "a", "--xds", "https://a:0"], "no https://HOST:PORT"),
+    ] {
+        let error = bootstrap(state.path(), flags).unwrap_err();
+        assert!(error.contains(said), "{flags:?}: {error}");
+    }
+}

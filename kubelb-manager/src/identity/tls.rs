@@ -1,0 +1,155 @@
+//! TLS of the server: a certificate that is renewed while it runs, and client certificates of the same authority.
+
+use std::io;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use tokio_rustls::rustls::crypto::ring::default_provider;
+use tokio_rustls::rustls::server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier};
+use tokio_rustls::rustls::{self, CertificateError, RootCertStore, ServerConfig};
+
+use super::Authority;
+use super::authority::AuthorityError;
+
+/// HTTP/2 over TLS (RFC 9113, section 3.2).
+const H2: &[u8] = b"h2";
+/// A certificate is replaced after this part of its life.
+const RENEW_AFTER: (u32, u32) = (2, 3);
+/// Pause before the next try, after one that failed.
+const RETRY: Duration = Duration::from_secs(60);
+
+/// Why there is no TLS.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The authority issues nothing.
+    #[error("cannot issue the server's certificate")]
+    Authority(#[from] AuthorityError),
+    /// The TLS library refuses it.
+    #[error("cannot set TLS up")]
+    Rustls(#[from] rustls::Error),
+    /// The TLS library refuses the authority.
+    #[error("cannot verify client certificates")]
+    Verifier(#[from] VerifierBuilderError),
+}
+
+/// What connections are accepted with.
+#[derive(Debug)]
+pub struct ServerTls {
+    authority: Authority,
+    names: Vec<String>,
+    lifetime: Duration,
+    current: RwLock<Arc<ServerConfig>>,
+}
+
+impl ServerTls {
+    /// With a certificate for `names` (addresses or DNS names), and when to [renew](Self::renew) it.
+    ///
+    /// # Errors
+    /// When a name is neither, or the TLS library refuses what the authority gives.
+    pub fn new(
+        authority: Authority,
+        names: Vec<String>,
+        lifetime: Duration,
+        now: SystemTime,
+    ) -> Result<(Self, SystemTime), TlsError> {
+        let config = configuration(&authority, &names, lifetime, now)?;
+        let tls = Self {
+            authority,
+            names,
+            lifetime,
+            current: RwLock::new(Arc::new(config)),
+        };
+        let next = tls.renewal(now);
+        Ok((tls, next))
+    }
+
+    /// For the next connection. Those that are open keep what they were opened with.
+    #[must_use]
+    pub fn current(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Issues the next certificate; when to call it again. A failure leaves the current one, and says so in the log.
+    pub fn renew(&self, now: SystemTime) -> SystemTime {
+        match configuration(&self.authority, &self.names, self.lifetime, now) {
+            Ok(config) => {
+                *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+                self.renewal(now)
+            }
+            Err(error) => {
+                let error = kubelb_runtime::error_chain::chain(&error).to_string();
+                tracing::error!(error, "the xDS server's certificate was not renewed");
+                now + RETRY
+            }
+        }
+    }
+
+    fn renewal(&self, now: SystemTime) -> SystemTime {
+        let (part, whole) = RENEW_AFTER;
+        now + self.lifetime * part / whole
+    }
+}
+
+fn configuration(
+    authority: &Authority,
+    names: &[String],
+    lifetime: Duration,
+    now: SystemTime,
+) -> Result<ServerConfig, TlsError> {
+    let issued = authority.issue_server(names, lifetime, now)?;
+    let provider = Arc::new(default_provider());
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.certificate().clone())?;
+    // A peer may show a token instead; whether it shows anything is looked at for each stream.
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+        .allow_unauthenticated()
+        .build()?;
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(vec![issued.certificate_der], issued.key_der)?;
+    config.alpn_protocols = vec![H2.to_vec()];
+    // A resumed session would bring a client certificate back without looking at it again.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(config)
+}
+
+/// Every value of [`failure`].
+pub const FAILURES: [&str; 7] = [
+    "certificate_expired",
+    "certificate_unknown_issuer",
+    "certificate_purpose",
+    "certificate_invalid",
+    "peer_alert",
+    "closed",
+    "protocol",
+];
+
+/// A fixed word for why a handshake failed: the label of its counter.
+#[must_use]
+pub fn failure(error: &io::Error) -> &'static str {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match inner {
+        Some(rustls::Error::InvalidCertificate(why)) => certificate_failure(why),
+        // The peer does not trust our certificate, most often.
+        Some(rustls::Error::AlertReceived(_)) => "peer_alert",
+        Some(_) => "protocol",
+        None => "closed",
+    }
+}
+
+fn certificate_failure(why: &CertificateError) -> &'static str {
+    if matches!(why, CertificateError::Expired | CertificateError::ExpiredContext { .. }) {
+        "certificate_expired"
+    } else if matches!(why, CertificateError::UnknownIssuer | CertificateError::BadSignature) {
+        "certificate_unknown_issuer"
+    } else if matches!(
+        why,
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. }
+    ) {
+        "certificate_purpose"
+    } else {
+        "certificate_invalid"
+    }
+}
