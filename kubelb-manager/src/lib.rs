@@ -12,14 +12,15 @@
 
 pub mod allocate;
 pub mod args;
+pub mod bootstrap;
 mod desk;
 pub mod hub;
-pub mod bootstrap;
 pub mod identity;
 pub mod ir;
 pub mod object;
 pub mod problem;
 pub mod run;
+pub mod serve;
 pub mod source;
 pub mod state;
 pub mod status;

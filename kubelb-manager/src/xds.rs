@@ -1,10 +1,11 @@
 //! The IR as resources of the xDS API, as kubelb-xds's contract has them.
 //!
-//! Infallible and deterministic: what could be refused is not in the IR, or is put right here. The only place of the manager that knows Envoy's
-//! messages. What each field is for is said in `docs/design/004-xds-sessions.md` and in the contract.
+//! Infallible and deterministic: what could be refused is not in the IR, or is put right here. [`server`] serves them. The only place of the
+//! manager that knows Envoy's messages. What each field is for is said in `docs/design/004-xds-sessions.md` and in the contract.
 
 mod cluster;
 mod listener;
+pub mod server;
 mod wire;
 
 use std::collections::BTreeSet;

@@ -22,3 +22,4 @@ pub mod traffic;
 pub mod wait;
 pub mod wire;
 pub mod world;
+pub mod xds;

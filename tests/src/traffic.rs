@@ -5,11 +5,13 @@
 
 pub mod client;
 pub mod conversation;
+pub mod http_load;
 pub mod iperf;
 pub mod server;
 
 pub use client::{ask, ask_many, http_get};
 pub use conversation::Conversations;
+pub use http_load::HttpLoad;
 pub use iperf::Iperf;
 pub use server::{Kind, Server};
 

@@ -123,7 +123,10 @@ pub(super) fn tenants_from(text: &str, separator: char) -> Result<Tenants, Spiff
     if text == "*" {
         return Ok(Tenants::All);
     }
-    let names: BTreeSet<Arc<str>> = text.split(separator).map(|each| name(each).map(Arc::from)).collect::<Result<_, _>>()?;
+    let names: BTreeSet<Arc<str>> = text
+        .split(separator)
+        .map(|each| name(each).map(Arc::from))
+        .collect::<Result<_, _>>()?;
     Ok(Tenants::Only(names))
 }
 

@@ -105,6 +105,29 @@ impl Response {
         out.freeze()
     }
 
+    /// [`Self::to_bytes`] in pieces that follow each other. Those that are resources share their memory with the snapshot: however many peers
+    /// are sent something, and however slowly they read, it is there once.
+    #[must_use]
+    pub fn to_pieces(&self) -> Vec<Bytes> {
+        let mut pieces = Vec::with_capacity(2 * self.resources.len() + 1);
+        let mut frame = BytesMut::new();
+        let mut shared = self.resources.iter().map(|resource| match self.variant {
+            Variant::Delta => resource.delta_bytes().clone(),
+            Variant::StateOfTheWorld => resource.any_bytes(),
+        });
+        self.fields(|tag, bytes| {
+            encode_key(tag, WireType::LengthDelimited, &mut frame);
+            encode_varint(bytes.len() as u64, &mut frame);
+            let resource = if tag == tag::RESOURCES { shared.next() } else { None };
+            match resource {
+                Some(resource) => pieces.extend([frame.split().freeze(), resource]),
+                None => frame.put_slice(bytes),
+            }
+        });
+        pieces.push(frame.freeze());
+        pieces
+    }
+
     fn fields(&self, mut field: impl FnMut(u32, &[u8])) {
         if !self.version.is_empty() {
             field(tag::VERSION, self.version.as_bytes());
@@ -121,6 +144,31 @@ impl Response {
             for name in &self.removed {
                 field(tag::REMOVED, name.as_bytes());
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pb::envoy::config::cluster::v3::Cluster;
+    use crate::resource::{Audience, Owner};
+
+    #[test]
+    fn pieces_are_the_message_and_share_the_resources() {
+        let cluster = |name: &str| Cluster {
+            name: name.to_owned(),
+            ..Cluster::default()
+        };
+        let resource = |name| Arc::new(Resource::new(&cluster(name), Owner::Shared, Audience::Everyone));
+        for variant in [Variant::Delta, Variant::StateOfTheWorld] {
+            let resources = vec![resource("one"), resource("two")];
+            let removed = vec!["three".into()];
+            let response = Response::new(variant, ResourceType::Cluster, 7, resources.clone(), removed);
+            let pieces = response.to_pieces();
+            assert_eq!(pieces.concat(), response.to_bytes());
+            let memory = resources[0].delta_bytes().as_ptr_range();
+            assert!(pieces.iter().any(|piece| memory.contains(&piece.as_ptr())));
         }
     }
 }

@@ -1,0 +1,131 @@
+//! The xDS server: aggregated discovery (delta and state-of-the-world) over HTTP/2 and TLS, for many peers.
+//!
+//! Owns connections, streams, limits and what is known of peers. What a peer is sent is decided by its
+//! [`kubelb_xds::server::Session`]; who it is, by [`crate::identity`]; what there is to send comes by a watch.
+
+mod connection;
+mod frame;
+pub mod metrics;
+pub mod registry;
+mod rpc;
+mod stream;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use kubelb_xds::Snapshot;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+
+pub use metrics::{Count, Metrics};
+pub use registry::Registry;
+
+use crate::identity::Authenticator;
+use crate::identity::tls::ServerTls;
+
+/// Limits of the server. All of them are bounds on what peers can make it hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Connections at once; more are closed at once, for a peer to try another replica.
+    pub max_connections: usize,
+    /// Streams at once, over all connections.
+    pub max_streams: usize,
+    /// A connection is ended in good order at this age or up to a tenth later, so that peers spread over replicas again.
+    pub max_connection_age: Duration,
+    /// Longest time from accepting a connection to the end of its TLS handshake.
+    pub handshake_timeout: Duration,
+    /// Longest time that a connection gets to end in good order.
+    pub drain_timeout: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            max_connections: 4_096,
+            max_streams: 4_096,
+            max_connection_age: Duration::from_secs(60 * 60),
+            handshake_timeout: Duration::from_secs(10),
+            drain_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// What serves.
+#[derive(Debug)]
+pub struct Server {
+    tls: ServerTls,
+    authenticator: Authenticator,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    registry: Registry,
+    metrics: Arc<Metrics>,
+    options: Options,
+    streams: Arc<Semaphore>,
+}
+
+impl Server {
+    /// `snapshots` must hold a real one already: what it does not hold is taken from peers.
+    #[must_use]
+    pub fn new(
+        tls: ServerTls,
+        authenticator: Authenticator,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+        options: Options,
+    ) -> Self {
+        Self {
+            tls,
+            authenticator,
+            snapshots,
+            registry: Registry::default(),
+            metrics: Arc::default(),
+            streams: Arc::new(Semaphore::new(options.max_streams)),
+            options,
+        }
+    }
+
+    /// Who is connected.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// What happened.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// All figures as text.
+    #[must_use]
+    pub fn render_metrics(&self) -> String {
+        self.metrics.render(&self.registry.counts())
+    }
+
+    /// Serves until `shutdown`, then ends the streams and lets the connections finish for a bounded time. `renewal` is when the
+    /// server's certificate is to be renewed first.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, renewal: SystemTime, shutdown: CancellationToken) {
+        let renewing = renew(Arc::clone(&self), renewal, shutdown.clone());
+        tokio::join!(renewing, connection::accept(self, listener, shutdown));
+    }
+}
+
+/// Keeps the server's certificate valid.
+async fn renew(server: Arc<Server>, mut at: SystemTime, shutdown: CancellationToken) {
+    loop {
+        let pause = at.duration_since(wall_clock()).unwrap_or_default();
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(pause) => at = server.tls.renew(wall_clock()),
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the edge: credentials end by the wall clock")]
+fn wall_clock() -> SystemTime {
+    SystemTime::now()
+}
+
+#[expect(clippy::disallowed_methods, reason = "the edge: sessions get their time from here")]
+fn clock() -> std::time::Instant {
+    std::time::Instant::now()
+}

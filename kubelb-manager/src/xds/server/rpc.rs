@@ -1,0 +1,110 @@
+//! Which method a request is for, and whether its peer may call it. Everything that is refused is logged and counted here.
+
+use std::sync::Arc;
+
+use hyper::body::Incoming;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use hyper::{Request, Response};
+use kubelb_xds::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
+use tonic::codec::Streaming;
+use tonic::{Code, Status};
+use tonic_prost::ProstDecoder;
+
+use super::connection::Connection;
+use super::frame::{self, ResponseBody};
+use super::registry::Protocol;
+use super::stream::{self, Open};
+use super::{Count, wall_clock};
+use crate::identity::{Identity, Refusal};
+
+const SERVICE: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/";
+const DELTA: &str = "DeltaAggregatedResources";
+const SOTW: &str = "StreamAggregatedResources";
+const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+
+/// Largest request, in bytes: an Envoy with very many resources lists them all when it comes back.
+const MAX_REQUEST: usize = 64 << 20;
+
+/// Answers with a stream, or with the status that says why not.
+pub(super) async fn respond(request: Request<Incoming>, connection: &Arc<Connection>) -> Response<ResponseBody> {
+    match open(request, connection).await {
+        Ok(body) => {
+            let mut response = Response::new(body);
+            response.headers_mut().insert(CONTENT_TYPE, GRPC);
+            response
+        }
+        Err(status) => {
+            // A body that ends at once: the status is in the head.
+            status.into_http::<()>().map(|()| frame::empty())
+        }
+    }
+}
+
+async fn open(request: Request<Incoming>, connection: &Arc<Connection>) -> Result<ResponseBody, Status> {
+    let protocol = match request.uri().path().strip_prefix(SERVICE) {
+        Some(DELTA) => Protocol::Delta,
+        Some(SOTW) => Protocol::Sotw,
+        _ => return Err(Status::unimplemented("only aggregated discovery (ADS) is served")),
+    };
+    let identity = authenticate(&request, connection).await?;
+    let server = &connection.server;
+    let Ok(place) = Arc::clone(&server.streams).try_acquire_owned() else {
+        server.metrics.add(Count::Refused, "streams");
+        tracing::warn!(address = %connection.address, peer = identity.subject, "xDS stream refused: there are too many");
+        return Err(Status::resource_exhausted("too many streams; try another replica"));
+    };
+    let (responses, body) = frame::channel();
+    let open = Open {
+        identity,
+        protocol,
+        connection: Arc::clone(connection),
+        responses,
+        place,
+    };
+    let request = request.into_body();
+    match protocol {
+        Protocol::Delta => {
+            let decoder = ProstDecoder::<DeltaDiscoveryRequest>::default();
+            let requests = Streaming::new_request(decoder, request, None, Some(MAX_REQUEST));
+            connection.tasks.spawn(stream::run(open, requests));
+        }
+        Protocol::Sotw => {
+            let decoder = ProstDecoder::<DiscoveryRequest>::default();
+            let requests = Streaming::new_request(decoder, request, None, Some(MAX_REQUEST));
+            connection.tasks.spawn(stream::run(open, requests));
+        }
+    }
+    Ok(body)
+}
+
+async fn authenticate(request: &Request<Incoming>, connection: &Connection) -> Result<Identity, Status> {
+    let header = request.headers().get(AUTHORIZATION);
+    let header = header.map(|value| value.to_str().unwrap_or_default());
+    let server = &connection.server;
+    let certificate = connection.certificate.as_ref();
+    let identity = server
+        .authenticator
+        .authenticate(certificate, header, wall_clock())
+        .await;
+    identity.map_err(|refusal| {
+        let reason = refusal.reason();
+        server.metrics.add(Count::Refused, reason);
+        tracing::warn!(address = %connection.address, reason, %refusal, "xDS stream refused");
+        status(&refusal)
+    })
+}
+
+/// What the peer is told.
+fn status(refusal: &Refusal) -> Status {
+    let code = match refusal {
+        Refusal::Stranger(_) => Code::PermissionDenied,
+        Refusal::ReviewFailed(_) => Code::Unavailable,
+        Refusal::NoCredential
+        | Refusal::Certificate(_)
+        | Refusal::Malformed
+        | Refusal::TokensNotAccepted
+        | Refusal::Token(_)
+        | Refusal::Expired => Code::Unauthenticated,
+    };
+    Status::new(code, refusal.to_string())
+}

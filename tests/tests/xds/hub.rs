@@ -1,0 +1,255 @@
+//! The manager's xDS server in this process, with configuration that the test makes, for Envoys in the same namespace.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use kubelb_manager::bootstrap::EnvoyLimits;
+use kubelb_manager::bootstrap::envoy::{self, Credentials, Endpoint};
+use kubelb_manager::identity::authority::{Issued, SERVER_LIFETIME};
+use kubelb_manager::identity::tls::ServerTls;
+use kubelb_manager::identity::{Authenticator, Authority, SpiffeId, Tokens};
+use kubelb_manager::xds::server::{Count, Metrics, Options, Server};
+use kubelb_tests::netns::Namespace;
+use kubelb_tests::wait;
+use kubelb_xds::{Resource, ResourceType, Snapshot};
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// Nothing that a peer takes may take longer: what does has run into one of Envoy's waits, which are 15 seconds.
+const NO_STALL: Duration = Duration::from_secs(1);
+const LIMITS: EnvoyLimits = EnvoyLimits {
+    max_connections: 1_000,
+    max_heap: 1_024,
+};
+
+/// A server, running until it is dropped.
+pub(crate) struct Hub<'a> {
+    namespace: &'a Namespace,
+    state: PathBuf,
+    address: SocketAddr,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    running: Option<Running>,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+struct Running {
+    runtime: Runtime,
+    shutdown: CancellationToken,
+    server: Arc<Server>,
+}
+
+impl<'a> Hub<'a> {
+    /// Serves `resources` on a free port of the namespace's loopback. `state` holds the authority: replicas share it.
+    pub(crate) fn start(namespace: &'a Namespace, state: &std::path::Path, resources: Vec<Resource>) -> Self {
+        Self::with(namespace, state, resources, Options::default(), None)
+    }
+
+    pub(crate) fn with(
+        namespace: &'a Namespace,
+        state: &std::path::Path,
+        resources: Vec<Resource>,
+        options: Options,
+        tokens: Option<Tokens>,
+    ) -> Self {
+        let snapshot = Snapshot::build(resources, None).unwrap();
+        snapshot.check_references().unwrap();
+        let (snapshots, _) = watch::channel(Arc::new(snapshot));
+        let mut hub = Self {
+            namespace,
+            state: state.to_owned(),
+            address: "127.0.0.1:0".parse().unwrap(),
+            snapshots,
+            running: None,
+            metrics: Arc::default(),
+        };
+        hub.run(options, tokens);
+        hub
+    }
+
+    /// Starts it again, on the same port, as a new process would: it remembers nothing.
+    pub(crate) fn restart(&mut self) {
+        self.run(Options::default(), None);
+    }
+
+    fn run(&mut self, options: Options, tokens: Option<Tokens>) {
+        assert!(self.running.is_none());
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let (tls, renewal) =
+            ServerTls::new(self.authority(), vec!["127.0.0.1".to_owned()], SERVER_LIFETIME, now()).unwrap();
+        let server = Arc::new(Server::new(
+            tls,
+            Authenticator::new(tokens),
+            self.snapshots.subscribe(),
+            options,
+        ));
+        let address = self.address;
+        let listener = self
+            .namespace
+            .run(|| {
+                let socket = listener_on(address);
+                socket.set_nonblocking(true).map(|()| socket)
+            })
+            .unwrap()
+            .unwrap();
+        self.address = listener.local_addr().unwrap();
+        let shutdown = CancellationToken::new();
+        {
+            let _entered = runtime.enter();
+            let listener = TcpListener::from_std(listener).unwrap();
+            runtime.spawn(Arc::clone(&server).serve(listener, renewal, shutdown.clone()));
+        }
+        self.metrics = Arc::clone(server.metrics());
+        self.running = Some(Running {
+            runtime,
+            shutdown,
+            server,
+        });
+    }
+
+    pub(crate) fn server(&self) -> &Server {
+        &self.running.as_ref().unwrap().server
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A connection from inside the namespace.
+    pub(crate) fn connect(&self) -> anyhow::Result<std::net::TcpStream> {
+        let address = self.address;
+        let stream = self.namespace.run(|| std::net::TcpStream::connect(address))??;
+        stream.set_nonblocking(true)?;
+        Ok(stream)
+    }
+
+    pub(crate) fn authority(&self) -> Authority {
+        Authority::open(&self.state, now()).unwrap()
+    }
+
+    /// As SIGKILL would: connections break off in the middle of whatever.
+    pub(crate) fn kill(&mut self) {
+        let running = self.running.take().unwrap();
+        running.runtime.shutdown_timeout(Duration::from_secs(5));
+    }
+
+    /// As SIGTERM does.
+    pub(crate) fn stop(&mut self) {
+        let running = self.running.take().unwrap();
+        running.shutdown.cancel();
+        wait::until(Duration::from_secs(10), || {
+            anyhow::ensure!(running.server.registry().peers().is_empty(), "there are peers");
+            Ok(())
+        })
+        .unwrap();
+        running.runtime.shutdown_timeout(Duration::from_secs(5));
+    }
+
+    /// Replaces the whole configuration.
+    pub(crate) fn publish(&self, resources: Vec<Resource>) {
+        let next = Snapshot::build(resources, Some(&self.snapshots.borrow())).unwrap();
+        next.check_references().unwrap();
+        self.snapshots.send_replace(Arc::new(next));
+    }
+
+    /// Waits until every peer has taken it.
+    pub(crate) fn until_synced(&self) {
+        self.until_synced_within(Duration::from_secs(20));
+    }
+
+    pub(crate) fn until_synced_within(&self, within: Duration) {
+        wait::until(within, || {
+            let peers = self.server().registry().peers();
+            anyhow::ensure!(!peers.is_empty(), "nobody is connected");
+            let asked = peers.iter().all(|peer| peer.types.contains(&ResourceType::Listener));
+            anyhow::ensure!(asked, "not all have asked for it: {peers:#?}");
+            anyhow::ensure!(peers.iter().all(|peer| peer.synced), "not all have it: {peers:#?}");
+            Ok(())
+        })
+        .unwrap();
+    }
+
+    /// Publishes, and waits until every peer has taken it.
+    pub(crate) fn push(&self, resources: Vec<Resource>) {
+        self.publish(resources);
+        self.until_synced();
+    }
+
+    /// What an Envoy of this fleet is started with; several addresses for several replicas.
+    pub(crate) fn bootstrap(&self, tenants: &str, replicas: &[SocketAddr]) -> String {
+        let id = SpiffeId::fleet(tenants).unwrap();
+        let issued = self.issue(&id, Duration::from_secs(3600));
+        self.bootstrap_with(&id.node_id(), &issued, replicas)
+    }
+
+    pub(crate) fn issue(&self, id: &SpiffeId, lifetime: Duration) -> Issued {
+        self.authority().issue_peer(id, lifetime, now()).unwrap()
+    }
+
+    pub(crate) fn bootstrap_with(&self, node: &str, issued: &Issued, replicas: &[SocketAddr]) -> String {
+        let endpoints: Vec<Endpoint> = replicas
+            .iter()
+            .map(|address| Endpoint {
+                host: address.ip().to_string(),
+                port: address.port(),
+            })
+            .collect();
+        let authority = self.authority();
+        let credentials = Credentials::Inline {
+            authority: authority.pem(),
+            issued,
+        };
+        envoy::bootstrap(node, &endpoints, &credentials, LIMITS).to_string()
+    }
+
+    pub(crate) fn count(&self, count: Count, label: &'static str) -> u64 {
+        self.metrics.get(count, label)
+    }
+
+    pub(crate) fn total(&self, count: Count) -> u64 {
+        self.metrics.total(count)
+    }
+
+    /// No peer took longer than a second for anything.
+    pub(crate) fn assert_no_stall(&self) {
+        let slowest = self.metrics.slowest_push();
+        assert!(
+            slowest.is_none_or(|(_, took)| took <= NO_STALL),
+            "a peer stalled: {slowest:?}\n{}",
+            self.server().render_metrics()
+        );
+        assert_eq!(self.total(Count::Stalls), 0);
+    }
+}
+
+impl Drop for Hub<'_> {
+    fn drop(&mut self) {
+        if let Some(running) = self.running.take() {
+            if std::thread::panicking() {
+                eprintln!("--- the server's figures ---\n{}", running.server.render_metrics());
+                eprintln!("--- peers ---\n{:#?}", running.server.registry().peers());
+            }
+            running.runtime.shutdown_timeout(Duration::from_secs(5));
+        }
+    }
+}
+
+/// A listener whose port can be taken again at once.
+fn listener_on(address: SocketAddr) -> std::net::TcpListener {
+    // The standard library sets SO_REUSEADDR on Unix.
+    wait::until(Duration::from_secs(5), || Ok(std::net::TcpListener::bind(address)?))
+        .unwrap()
+        .0
+}
+
+#[expect(clippy::disallowed_methods, reason = "certificates are valid from now")]
+pub(crate) fn now() -> SystemTime {
+    SystemTime::now()
+}

@@ -1,0 +1,308 @@
+//! Peers that ask for what is not theirs, or are not who they say: refused, in the log, and counted.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use kubelb_manager::identity::authority::{Issued, SERVER_LIFETIME};
+use kubelb_manager::identity::token::{Review, Reviewed, TokenReviewer};
+use kubelb_manager::identity::{Authority, ServiceAccounts, SpiffeId, Tokens};
+use kubelb_manager::xds::server::{Count, Options};
+use kubelb_tests::scratch::Scratch;
+use kubelb_tests::wait;
+use kubelb_tests::xds::Tenant;
+use kubelb_xds::{Resource, ResourceType};
+use tonic::{Code, Status};
+
+use crate::hub::{Hub, now};
+use crate::peer::{Credential, DeltaPeer, SotwPeer};
+use crate::world::{SOON, World, port, web};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Tenant a's web, and something of every type that is tenant b's.
+fn two_tenants() -> Vec<Resource> {
+    let cert = rcgen::generate_simple_self_signed(vec!["b".to_owned()]).unwrap();
+    let b = Tenant::new("b")
+        .secret("b-secret", &cert.cert.pem(), &cert.signing_key.serialize_pem())
+        .https("b-listener", port(8443), "b-routes", "b-secret")
+        .routes("b-routes", &[("*", "b-cluster")])
+        .cluster("b-cluster", &[port(9)]);
+    let mut resources = web("a-cluster", &[("a-cluster", port(9))]);
+    resources.extend(b.resources());
+    resources
+}
+
+const OF_B: [(ResourceType, &str); 5] = [
+    (ResourceType::Cluster, "b-cluster"),
+    (ResourceType::Endpoints, "b-cluster"),
+    (ResourceType::Secret, "b-secret"),
+    (ResourceType::Listener, "b-listener"),
+    (ResourceType::Route, "b-routes"),
+];
+
+fn certificate(hub: &Hub<'_>, tenants: &str) -> Issued {
+    hub.issue(&SpiffeId::fleet(tenants).unwrap(), HOUR)
+}
+
+fn shown(certificate: &Issued) -> Credential<'_> {
+    Credential {
+        certificate: Some(certificate),
+        token: None,
+    }
+}
+
+#[test]
+fn an_envoy_with_a_forged_node_id_gets_what_its_certificate_says() {
+    let world = World::new("xds-forged");
+    let hub = Hub::start(&world.namespace, world.state(), two_tenants());
+    let issued = certificate(&hub, "a");
+    let envoy = world.envoy_at(&hub.bootstrap_with("fleet/_all", &issued, &[hub.address()]));
+    hub.until_synced();
+    envoy.until_listener(SOON, "web").unwrap();
+    let dump = envoy.config_dump().unwrap();
+    let dynamic: Vec<String> = dump["configs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|part| !part["@type"].as_str().unwrap().contains("Bootstrap"))
+        .map(ToString::to_string)
+        .collect();
+    assert!(dynamic.concat().contains("a-cluster"));
+    for (_, name) in OF_B {
+        assert!(!dynamic.concat().contains(name), "{name} is in {dynamic:?}");
+    }
+    let peers = hub.server().registry().peers();
+    assert_eq!(peers[0].node, "fleet/_all");
+    assert_eq!(peers[0].identity.subject, "spiffe://kubelb/fleet/a");
+}
+
+#[test]
+fn what_is_anothers_is_answered_for_as_if_it_did_not_exist() {
+    let world = World::new("xds-guess");
+    let hub = Hub::start(&world.namespace, world.state(), two_tenants());
+    let issued = certificate(&hub, "a");
+    let mut peer = DeltaPeer::open(&hub, &shown(&issued)).unwrap();
+    for (kind, name) in OF_B {
+        peer.ask(kind, &[name, "no-such-thing"]);
+        let response = peer.next().unwrap();
+        assert_eq!(response.type_url, kind.type_url());
+        assert!(response.resources.is_empty(), "{response:?}");
+        let mut removed = response.removed_resources.clone();
+        removed.sort();
+        let mut asked = vec![name.to_owned(), "no-such-thing".to_owned()];
+        asked.sort();
+        assert_eq!(removed, asked, "both are answered for alike");
+        peer.ack(&response);
+        assert_eq!(hub.count(Count::OutOfScope, kind.label()), 1, "{kind}");
+    }
+}
+
+#[test]
+fn a_wildcard_holds_nothing_of_others_in_either_form_of_the_protocol() {
+    let world = World::new("xds-wildcard");
+    let hub = Hub::start(&world.namespace, world.state(), two_tenants());
+    let issued = certificate(&hub, "a");
+    let mut peer = DeltaPeer::open(&hub, &shown(&issued)).unwrap();
+    peer.ask(ResourceType::Cluster, &["*"]);
+    let names: Vec<String> = peer
+        .next()
+        .unwrap()
+        .resources
+        .into_iter()
+        .map(|each| each.name)
+        .collect();
+    assert_eq!(names, ["a-cluster"]);
+    let mut peer = SotwPeer::open(&hub, &shown(&issued)).unwrap();
+    peer.ask(ResourceType::Cluster, &[]);
+    assert_eq!(peer.next().unwrap().resources.len(), 1);
+    // An agent's certificate opens L4 only, of which there is none here.
+    let agent = hub.issue(&SpiffeId::agent("node-1").unwrap(), HOUR);
+    let mut peer = DeltaPeer::open(&hub, &shown(&agent)).unwrap();
+    peer.ask(ResourceType::Cluster, &[]);
+    assert!(peer.next().unwrap().resources.is_empty());
+}
+
+#[test]
+fn no_credential_and_foreign_ones_open_nothing() {
+    let world = World::new("xds-strangers");
+    let hub = Hub::start(&world.namespace, world.state(), two_tenants());
+    let refused = |credential: &Credential<'_>| refusal(&hub, credential);
+
+    assert_eq!(refused(&Credential::default()).code(), Code::Unauthenticated);
+    assert_eq!(hub.count(Count::Refused, "no_credential"), 1);
+
+    let token = Credential {
+        certificate: None,
+        token: Some("a.b.c"),
+    };
+    assert_eq!(refused(&token).code(), Code::Unauthenticated);
+    assert_eq!(hub.count(Count::Refused, "tokens_not_accepted"), 1);
+
+    let id = SpiffeId::fleet("a").unwrap();
+    let long_ago = now() - 2 * HOUR;
+    let expired = hub.authority().issue_peer(&id, HOUR, long_ago).unwrap();
+    refused(&shown(&expired));
+    counted(&hub, "certificate_expired");
+
+    let elsewhere = Scratch::new().unwrap();
+    let other = Authority::open(elsewhere.path(), now()).unwrap();
+    refused(&shown(&other.issue_peer(&id, HOUR, now()).unwrap()));
+    counted(&hub, "certificate_unknown_issuer");
+
+    let servers = hub
+        .authority()
+        .issue_server(&["127.0.0.1".to_owned()], SERVER_LIFETIME, now());
+    refused(&shown(&servers.unwrap()));
+    counted(&hub, "certificate_purpose");
+    assert!(hub.server().registry().peers().is_empty());
+    assert_eq!(hub.total(Count::Responses), 0);
+}
+
+fn counted(hub: &Hub<'_>, reason: &'static str) {
+    wait::until(SOON, || {
+        anyhow::ensure!(
+            hub.count(Count::HandshakesFailed, reason) == 1,
+            "{}",
+            hub.server().render_metrics()
+        );
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// How a stream with this credential fails: when it is opened, or at its first word.
+fn refusal(hub: &Hub<'_>, credential: &Credential<'_>) -> Status {
+    match DeltaPeer::open(hub, credential) {
+        Err(status) => status,
+        Ok(mut peer) => {
+            peer.ask(ResourceType::Cluster, &[]);
+            peer.next().expect_err("it was served")
+        }
+    }
+}
+
+/// Knows tokens of the form `name.claims.`.
+#[derive(Debug)]
+struct Reviewer;
+
+impl TokenReviewer for Reviewer {
+    fn review<'a>(&'a self, token: &'a str, audience: &'a str) -> Reviewed<'a> {
+        let name = token.split('.').next().unwrap_or_default();
+        let review = Review {
+            authenticated: name != "forged",
+            username: format!("system:serviceaccount:kubelb:{name}"),
+            audiences: if name == "apiserver" {
+                vec![]
+            } else {
+                vec![audience.to_owned()]
+            },
+            error: "signature".to_owned(),
+        };
+        Box::pin(async move { Ok(review) })
+    }
+}
+
+fn token(name: &str, end: SystemTime) -> String {
+    use base64::Engine as _;
+    let end = end.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(format!("{{\"exp\":{end}}}"));
+    format!("{name}.{claims}.")
+}
+
+fn hub_with_tokens(world: &World) -> Hub<'_> {
+    let accounts = ServiceAccounts::parse(&["kubelb/agent".to_owned()], &["kubelb/envoy-a=a".to_owned()]);
+    let tokens = Tokens::new(Arc::new(Reviewer), accounts.unwrap());
+    Hub::with(
+        &world.namespace,
+        world.state(),
+        two_tenants(),
+        Options::default(),
+        Some(tokens),
+    )
+}
+
+#[test]
+fn a_token_opens_what_its_service_account_was_given() {
+    let world = World::new("xds-tokens");
+    let hub = hub_with_tokens(&world);
+    let bearer = token("envoy-a", now() + HOUR);
+    let mut peer = DeltaPeer::open(
+        &hub,
+        &Credential {
+            certificate: None,
+            token: Some(&bearer),
+        },
+    )
+    .unwrap();
+    peer.ask(ResourceType::Cluster, &[]);
+    let names: Vec<String> = peer
+        .next()
+        .unwrap()
+        .resources
+        .into_iter()
+        .map(|each| each.name)
+        .collect();
+    assert_eq!(names, ["a-cluster"]);
+    for (name, end, code, reason) in [
+        ("tenant-a-ccm", now() + HOUR, Code::PermissionDenied, "stranger"),
+        ("forged", now() + HOUR, Code::Unauthenticated, "token"),
+        ("apiserver", now() + HOUR, Code::Unauthenticated, "token"),
+        ("agent", now() - HOUR, Code::Unauthenticated, "expired"),
+    ] {
+        let before = hub.count(Count::Refused, reason);
+        let bearer = token(name, end);
+        let status = refusal(
+            &hub,
+            &Credential {
+                certificate: None,
+                token: Some(&bearer),
+            },
+        );
+        assert_eq!(status.code(), code, "{name}: {status}");
+        assert_eq!(hub.count(Count::Refused, reason), before + 1, "{name}");
+    }
+}
+
+#[test]
+fn a_stream_ends_with_the_token_that_opened_it() {
+    let world = World::new("xds-expiry");
+    let hub = hub_with_tokens(&world);
+    let bearer = token("envoy-a", now() + Duration::from_secs(2));
+    let mut peer = DeltaPeer::open(
+        &hub,
+        &Credential {
+            certificate: None,
+            token: Some(&bearer),
+        },
+    )
+    .unwrap();
+    peer.ask(ResourceType::Cluster, &[]);
+    let response = peer.next().unwrap();
+    peer.ack(&response);
+    let status = peer.next().expect_err("the stream goes on");
+    assert_eq!(status.code(), Code::Unauthenticated, "{status}");
+    assert_eq!(hub.count(Count::Refused, "expired"), 1);
+}
+
+#[test]
+fn who_does_not_answer_costs_one_response_and_gets_the_newest_state_afterwards() {
+    let world = World::new("xds-slow");
+    let hub = Hub::start(&world.namespace, world.state(), web("start", &[("start", port(9))]));
+    let issued = certificate(&hub, "a");
+    let mut peer = DeltaPeer::open(&hub, &shown(&issued)).unwrap();
+    peer.ask(ResourceType::Cluster, &[]);
+    let first = peer.next().unwrap();
+    for round in 0..300 {
+        let name = format!("cluster-{round}");
+        hub.publish(web(&name, &[(&name, port(9))]));
+    }
+    assert!(
+        peer.silence(Duration::from_millis(300)),
+        "more than one response is on its way"
+    );
+    assert_eq!(hub.total(Count::Responses), 1);
+    peer.ack(&first);
+    let next = peer.next().unwrap();
+    let names: Vec<String> = next.resources.into_iter().map(|each| each.name).collect();
+    assert_eq!(names, ["cluster-299"]);
+}
