@@ -165,12 +165,13 @@ impl<'a> Hub<'a> {
     }
 
     pub(crate) fn until_synced_within(&self, within: Duration) {
+        let snapshot = Arc::clone(&self.snapshots.borrow());
         wait::until(within, || {
             let peers = self.server().registry().peers();
             anyhow::ensure!(!peers.is_empty(), "nobody is connected");
             let asked = peers.iter().all(|peer| peer.types.contains(&ResourceType::Listener));
             anyhow::ensure!(asked, "not all have asked for it: {peers:#?}");
-            anyhow::ensure!(peers.iter().all(|peer| peer.synced), "not all have it: {peers:#?}");
+            anyhow::ensure!(peers.iter().all(|peer| peer.has(&snapshot)), "not all have it: {peers:#?}");
             Ok(())
         })
         .unwrap();

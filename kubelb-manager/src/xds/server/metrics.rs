@@ -143,7 +143,7 @@ impl Metrics {
         of_count.map(|(_, value)| *value).sum()
     }
 
-    /// A peer took a change of type `label`, so long after the change was there.
+    /// A peer took a response of type `label`, or all of a change, so long after it was sent or there.
     pub fn pushed(&self, label: &'static str, took: Duration) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let histogram = state.pushes.entry(label).or_default();
@@ -197,7 +197,7 @@ impl Metrics {
         let name = "kubelb_xds_push_seconds";
         writeln!(
             out,
-            "# HELP {name} Time from a change to a peer's having taken it.\n# TYPE {name} histogram"
+            "# HELP {name} Time from a response to its acknowledgement; snapshot: from a change to a peer's having all of it.\n# TYPE {name} histogram"
         )?;
         for (label, histogram) in &state.pushes {
             let mut many = 0;

@@ -4,14 +4,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::SystemTime;
 
 use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::identity::Identity;
-use kubelb_xds::{ResourceType, Scope};
+use kubelb_xds::{ResourceType, Scope, Snapshot};
 
 /// Rejections kept for each peer; a session quarantines no more either.
 const MAX_REJECTIONS: usize = 1024;
@@ -59,7 +59,7 @@ impl Protocol {
 }
 
 /// A peer, as it is now.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Peer {
     /// Who it is.
     pub identity: Identity,
@@ -73,13 +73,21 @@ pub struct Peer {
     pub since: SystemTime,
     /// What it has asked for so far.
     pub types: BTreeSet<ResourceType>,
-    /// Whether it has taken everything of the newest snapshot that it has asked for, but for what it refused.
+    /// The snapshot that it is brought to.
+    pub snapshot: Weak<Snapshot>,
+    /// Whether it has taken everything of that snapshot that it has asked for, but for what it refused.
     pub synced: bool,
     /// What it refuses, by type and name.
     pub rejections: BTreeMap<(ResourceType, Arc<str>), PeerRejection>,
 }
 
 impl Peer {
+    /// Whether it has taken everything of this very snapshot that it has asked for, but for what it refused.
+    #[must_use]
+    pub fn has(&self, snapshot: &Arc<Snapshot>) -> bool {
+        self.synced && std::ptr::eq(self.snapshot.as_ptr(), Arc::as_ptr(snapshot))
+    }
+
     /// What it is.
     #[must_use]
     pub fn kind(&self) -> PeerKind {
@@ -190,6 +198,15 @@ impl Entry {
         if changed {
             self.registry.notify();
         }
+    }
+
+    /// It is to be brought to `snapshot`.
+    pub(super) fn bring_to(&self, snapshot: &Arc<Snapshot>) {
+        self.update(|peer| {
+            peer.snapshot = Arc::downgrade(snapshot);
+            peer.synced = false;
+            true
+        });
     }
 
     /// It refuses this version.

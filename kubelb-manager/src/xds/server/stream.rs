@@ -77,6 +77,7 @@ pub(super) async fn run<R: Request>(open: Open, requests: Streaming<R>) {
         node: String::new(),
         since: wall_clock(),
         types: [].into(),
+        snapshot: std::sync::Weak::new(),
         synced: false,
         rejections: BTreeMap::new(),
     });
@@ -117,6 +118,7 @@ impl Stream<'_> {
     async fn serve<R: Request>(&mut self, mut requests: Streaming<R>) -> Status {
         let mut snapshots = self.connection.server.snapshots.clone();
         let first = Arc::clone(&snapshots.borrow_and_update());
+        self.entry.bring_to(&first);
         let output = self.session.on_snapshot(first, clock());
         let mut delivered = self.deliver(output).await;
         let mut expiry = std::pin::pin!(tokio::time::sleep(left(self.identity.expires)));
@@ -175,6 +177,7 @@ impl Stream<'_> {
     fn snapshot(&mut self, snapshot: Arc<Snapshot>) -> Output {
         let now = clock();
         self.changed.get_or_insert(now);
+        self.entry.bring_to(&snapshot);
         self.entry.forget_rejections(|kind, name, version| {
             let current = snapshot.get(kind, name);
             current.is_none_or(|current| current.version().to_string() != version)
