@@ -241,12 +241,27 @@ impl<'a> Envoy<'a> {
         view::stat(&answer, name)
     }
 
+    /// Waits until it accepts connections: before that, it has listeners that nobody can connect to.
+    ///
+    /// # Errors
+    /// When it does not in time.
+    pub fn until_serving(&self, within: Duration) -> anyhow::Result<()> {
+        self.until(within, Self::serves)
+    }
+
+    fn serves(&self) -> anyhow::Result<()> {
+        let started = self.stat("listener_manager.workers_started")?;
+        ensure!(started == 1, "its workers have not started");
+        Ok(())
+    }
+
     /// Waits until the listener `name` serves.
     ///
     /// # Errors
     /// When it does not in time.
     pub fn until_listener(&self, within: Duration, name: &str) -> anyhow::Result<ListenerView> {
         self.until(within, |envoy| {
+            envoy.serves()?;
             let listeners = envoy.listeners()?;
             let known: Vec<String> = listeners.iter().map(|listener| listener.name.clone()).collect();
             let found = listeners.into_iter().find(|listener| listener.name == name);

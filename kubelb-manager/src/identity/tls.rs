@@ -153,3 +153,22 @@ fn certificate_failure(why: &CertificateError) -> &'static str {
         "certificate_invalid"
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_certificate_is_renewed_in_time_and_the_next_connection_gets_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let authority = Authority::open(directory.path(), now).unwrap();
+        let lifetime = Duration::from_secs(300);
+        let (tls, next) = ServerTls::new(authority, vec!["localhost".to_owned()], lifetime, now).unwrap();
+        assert_eq!(next, now + Duration::from_secs(200));
+        let first = tls.current();
+        assert!(Arc::ptr_eq(&first, &tls.current()));
+        assert_eq!(tls.renew(next), next + Duration::from_secs(200));
+        assert!(!Arc::ptr_eq(&first, &tls.current()));
+    }
+}

@@ -171,7 +171,10 @@ impl<'a> Hub<'a> {
             anyhow::ensure!(!peers.is_empty(), "nobody is connected");
             let asked = peers.iter().all(|peer| peer.types.contains(&ResourceType::Listener));
             anyhow::ensure!(asked, "not all have asked for it: {peers:#?}");
-            anyhow::ensure!(peers.iter().all(|peer| peer.has(&snapshot)), "not all have it: {peers:#?}");
+            anyhow::ensure!(
+                peers.iter().all(|peer| peer.has(&snapshot)),
+                "not all have it: {peers:#?}"
+            );
             Ok(())
         })
         .unwrap();

@@ -11,6 +11,7 @@
     reason = "a test fails by panicking, also in what its tests share"
 )]
 
+mod bootstrap;
 mod hub;
 mod peer;
 mod quarantine;

@@ -50,6 +50,7 @@ impl World {
     pub(crate) fn envoy(&self, hub: &Hub<'_>, tenants: &str) -> Envoy<'_> {
         let envoy = self.envoy_at(&hub.bootstrap(tenants, &[hub.address()]));
         hub.until_synced();
+        envoy.until_serving(SOON).unwrap();
         envoy
     }
 

@@ -1,0 +1,58 @@
+//! What `kubelb-manager bootstrap` writes, with the real Envoy.
+
+use std::path::Path;
+use std::time::Duration;
+
+use kubelb_manager::bootstrap::{self, BootstrapArgs, EnvoyLimits};
+use kubelb_tests::scratch::Scratch;
+
+use crate::hub::{Hub, now};
+use crate::world::{SOON, World, port, web};
+
+fn issue(hub: &Hub<'_>, state: &Path, output: &Path) -> String {
+    let args = BootstrapArgs {
+        agent: None,
+        fleet: Some("a".to_owned()),
+        xds: vec![format!("https://{}", hub.address())],
+        state_dir: state.to_owned(),
+        output: Some(output.to_owned()),
+        limits: EnvoyLimits {
+            max_connections: 1_000,
+            max_heap: 1_024,
+        },
+    };
+    let mut printed = Vec::new();
+    bootstrap::run(&args, now(), &mut printed).unwrap();
+    let printed = String::from_utf8(printed).unwrap();
+    let file = printed.trim().strip_prefix("envoy --config-path ").unwrap();
+    std::fs::read_to_string(file).unwrap()
+}
+
+#[test]
+fn a_certificate_is_replaced_while_envoy_runs() {
+    let world = World::new("xds-bootstrap");
+    let mut hub = Hub::start(&world.namespace, world.state(), web("one", &[("one", port(9))]));
+    let directory = Scratch::new().unwrap();
+    let text = issue(&hub, world.state(), directory.path());
+    let envoy = world.envoy_at(&text);
+    hub.until_synced();
+    envoy.until_listener(SOON, "web").unwrap();
+
+    let updates = || envoy.stat("sds.kubelb-xds-client.update_success").unwrap();
+    let before = updates();
+    assert_eq!(
+        issue(&hub, world.state(), directory.path()),
+        text,
+        "only the secrets change"
+    );
+    envoy
+        .until(SOON, |_| {
+            anyhow::ensure!(updates() > before, "the new certificate was not read");
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(envoy.stat("sds.kubelb-xds-client.update_rejected").unwrap(), 0);
+    hub.kill();
+    hub.restart();
+    hub.until_synced_within(Duration::from_secs(30));
+}
