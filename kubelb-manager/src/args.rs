@@ -9,6 +9,9 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand};
 use kubelb_runtime::telemetry::LogFormat;
 
+use crate::bootstrap::BootstrapArgs;
+use crate::serve::XdsArgs;
+
 /// Namespace of the Config unless `--namespace` says otherwise.
 pub const DEFAULT_NAMESPACE: &str = "kubelb";
 
@@ -26,6 +29,8 @@ pub struct Cli {
 pub enum Command {
     /// Follow the objects of a source and keep the configuration up with them.
     Run(RunArgs),
+    /// Issue a certificate for an agent or an Envoy, and print what it is to be started with.
+    Bootstrap(BootstrapArgs),
 }
 
 /// Flags of `run`.
@@ -40,6 +45,9 @@ pub struct RunArgs {
     /// Namespace of the Config.
     #[arg(long, value_name = "NAME", default_value = DEFAULT_NAMESPACE)]
     pub namespace: String,
+    /// How agents and Envoys are served.
+    #[command(flatten)]
+    pub xds: XdsArgs,
     /// Serve /healthz, /readyz, /metrics, /status and /snapshot here, for example 127.0.0.1:9091.
     #[arg(long, value_name = "ADDR")]
     pub admin_address: Option<SocketAddr>,

@@ -22,7 +22,6 @@ const CA_FILE: &str = "ca.crt";
 const CERTIFICATE_FILE: &str = "tls.crt";
 const KEY_FILE: &str = "tls.key";
 const BOOTSTRAP_FILE: &str = "bootstrap.yaml";
-const SECRETS_FILE: &str = "secrets.json";
 
 /// Flags of `bootstrap`.
 #[derive(Args, Clone, Debug)]
@@ -124,10 +123,10 @@ pub fn run(args: &BootstrapArgs, now: SystemTime, out: &mut impl io::Write) -> R
                 })?,
                 Some(directory) => {
                     let directory = &absolute(directory)?;
-                    let secrets = envoy::secrets(authority.pem(), &issued, &endpoints);
-                    write(directory, SECRETS_FILE, &secrets.to_string())?;
-                    let file = directory.join(SECRETS_FILE);
-                    let text = bootstrap(&Credentials::File(&file))?;
+                    for (file, secret) in envoy::secrets(authority.pem(), &issued, &endpoints) {
+                        write(directory, file, &secret.to_string())?;
+                    }
+                    let text = bootstrap(&Credentials::Files(directory))?;
                     write(directory, BOOTSTRAP_FILE, &text)?;
                     format!("envoy --config-path {}\n", directory.join(BOOTSTRAP_FILE).display())
                 }

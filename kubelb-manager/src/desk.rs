@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use kubelb_runtime::admin::Answers;
 use kubelb_xds::{ResourceType, Snapshot};
@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::ir::Ir;
 use crate::object::Kind;
 use crate::problem::Problem;
+use crate::xds::server::Server;
 
 /// What is known.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +29,7 @@ pub(crate) struct View {
 #[derive(Debug, Default)]
 pub(crate) struct Desk {
     view: Mutex<Option<View>>,
+    server: OnceLock<Arc<Server>>,
 }
 
 #[derive(Serialize)]
@@ -47,6 +49,11 @@ struct Summary<'a> {
 }
 
 impl Desk {
+    /// Its figures are shown from now on. The first call counts.
+    pub(crate) fn serves(&self, server: Arc<Server>) {
+        drop(self.server.set(server));
+    }
+
     pub(crate) fn show(&self, view: View) {
         *self.view.lock().unwrap_or_else(PoisonError::into_inner) = Some(view);
     }
@@ -70,7 +77,11 @@ impl Answers for Desk {
 
     fn metrics(&self) -> Result<String, String> {
         let view = self.view().unwrap_or_default();
-        metrics(&view).map_err(|error| error.to_string())
+        let mut text = metrics(&view).map_err(|error| error.to_string())?;
+        if let Some(server) = self.server.get() {
+            text.push_str(&server.render_metrics());
+        }
+        Ok(text)
     }
 
     fn status(&self) -> Result<String, String> {

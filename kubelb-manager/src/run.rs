@@ -16,9 +16,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{Command, RunArgs, Source, log_filter};
+use crate::bootstrap;
 use crate::desk::{Desk, View};
 use crate::hub::{Hub, Settled};
 use crate::object::{Kind, ObjectKey};
+use crate::serve;
 use crate::source::catalog::{Catalog, Files};
 use crate::source::directory;
 use crate::state::{StateDirectory, StateError};
@@ -28,7 +30,10 @@ use crate::state::{StateDirectory, StateError};
 /// # Errors
 /// When it cannot start, or cannot write down whose an address is.
 pub fn run(command: Command) -> anyhow::Result<()> {
-    let Command::Run(args) = command;
+    let args = match command {
+        Command::Run(args) => args,
+        Command::Bootstrap(args) => return bootstrap::run_now(&args).context("bootstrap"),
+    };
     telemetry::init(args.log_format, &log_filter())?;
     let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
     runtime.block_on(async {
@@ -67,9 +72,23 @@ pub async fn start(
             anyhow::Ok(())
         });
     }
+    // No API server to ask about tokens: peers come with certificates.
+    let serving = serve::bind(&args.xds, &args.state_dir, None)
+        .await
+        .context("--listen-xds")?;
+    if let Some(serving) = &serving {
+        desk.serves(Arc::clone(serving.server()));
+    }
     let Source::Directory(path) = args.source;
     let files = directory::watch(path, shutdown.clone());
     let (publish, snapshots) = watch::channel(None);
+    if let Some(serving) = serving {
+        let (snapshots, token) = (snapshots.clone(), shutdown.clone());
+        tasks.spawn(async move {
+            serving.run(snapshots, token).await;
+            anyhow::Ok(())
+        });
+    }
     let follower = Follower {
         hub,
         state: Arc::new(state),

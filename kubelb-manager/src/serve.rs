@@ -3,7 +3,7 @@
 //! Decides nothing about peers or configuration; [`crate::identity`] and [`crate::xds::server`] do.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -12,7 +12,6 @@ use clap::Args;
 use kubelb_xds::Snapshot;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::identity::authority::{AuthorityError, SERVER_LIFETIME};
@@ -24,9 +23,9 @@ use crate::xds::server::{Options, Server};
 /// Flags of the xDS server.
 #[derive(Args, Clone, Debug)]
 pub struct XdsArgs {
-    /// Serve the configuration to agents and Envoys here.
-    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:18000")]
-    pub listen_xds: SocketAddr,
+    /// Serve the configuration to agents and Envoys here, for example 0.0.0.0:18000.
+    #[arg(long, value_name = "ADDR")]
+    pub listen_xds: Option<SocketAddr>,
     /// Address or DNS name by which peers find this server; repeat for more. Loopback and the address of --listen-xds are added.
     #[arg(long = "xds-name", value_name = "NAME")]
     pub xds_names: Vec<String>,
@@ -42,6 +41,21 @@ pub struct XdsArgs {
     /// Connections are ended in good order after this many seconds, so that peers spread over replicas again.
     #[arg(long, value_name = "SECONDS", default_value_t = Options::default().max_connection_age.as_secs())]
     pub max_xds_connection_age: u64,
+}
+
+impl Default for XdsArgs {
+    /// As without any flag: nobody is served.
+    fn default() -> Self {
+        let options = Options::default();
+        Self {
+            listen_xds: None,
+            xds_names: Vec::new(),
+            agent_service_accounts: Vec::new(),
+            fleet_service_accounts: Vec::new(),
+            max_xds_peers: options.max_connections,
+            max_xds_connection_age: options.max_connection_age.as_secs(),
+        }
+    }
 }
 
 /// Why the server does not start.
@@ -70,38 +84,36 @@ pub enum ServeError {
     },
 }
 
-/// A server that runs.
+/// A server whose port is open, and which accepts nobody yet.
 #[derive(Debug)]
 pub struct Serving {
-    /// Who is connected, and what happened.
-    pub server: Arc<Server>,
-    /// Where it listens.
-    pub address: SocketAddr,
-    /// Ends after `shutdown`, when all connections have.
-    pub task: JoinHandle<()>,
+    server: Arc<Server>,
+    listener: TcpListener,
+    address: SocketAddr,
+    renewal: SystemTime,
+    publish: watch::Sender<Arc<Snapshot>>,
 }
 
-/// Starts the server. `snapshots` must hold a real one already; `reviewer` checks tokens where there is an API server.
+/// Opens the port that `args` name, if they name one, so that what is wrong is said at start. `reviewer` checks tokens where there is an
+/// API server.
 ///
 /// # Errors
 /// When the flags, the state directory or the address do not serve.
-pub async fn start(
+pub async fn bind(
     args: &XdsArgs,
     state_dir: &Path,
     reviewer: Option<Arc<dyn TokenReviewer>>,
-    snapshots: watch::Receiver<Arc<Snapshot>>,
-    shutdown: CancellationToken,
-) -> Result<Serving, ServeError> {
+) -> Result<Option<Serving>, ServeError> {
+    let Some(address) = args.listen_xds else {
+        return Ok(None);
+    };
     let tokens = tokens(args, reviewer)?;
     #[expect(clippy::disallowed_methods, reason = "a certificate starts to be valid now")]
     let now = SystemTime::now();
     let authority = Authority::open(state_dir, now)?;
-    let (tls, renewal) = ServerTls::new(authority, names(args), SERVER_LIFETIME, now)?;
-    let failed = |source| ServeError::Listen {
-        address: args.listen_xds,
-        source,
-    };
-    let listener = TcpListener::bind(args.listen_xds).await.map_err(failed)?;
+    let (tls, renewal) = ServerTls::new(authority, names(args, address), SERVER_LIFETIME, now)?;
+    let failed = |source| ServeError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     let options = Options {
         max_connections: args.max_xds_peers,
@@ -109,10 +121,54 @@ pub async fn start(
         max_connection_age: Duration::from_secs(args.max_xds_connection_age),
         ..Options::default()
     };
-    let server = Arc::new(Server::new(tls, Authenticator::new(tokens), snapshots, options));
-    let task = tokio::spawn(Arc::clone(&server).serve(listener, renewal, shutdown));
-    tracing::info!(%address, "xDS server listening");
-    Ok(Serving { server, address, task })
+    let (publish, snapshots) = watch::channel(Arc::default());
+    Ok(Some(Serving {
+        server: Arc::new(Server::new(tls, Authenticator::new(tokens), snapshots, options)),
+        listener,
+        address,
+        renewal,
+        publish,
+    }))
+}
+
+impl Serving {
+    /// Who is connected, and what happened.
+    #[must_use]
+    pub fn server(&self) -> &Arc<Server> {
+        &self.server
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves what `snapshots` has, from the first one on, until `shutdown`, and until all connections have ended.
+    pub async fn run(self, mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>, shutdown: CancellationToken) {
+        // What is not known yet would be taken from peers.
+        let first = tokio::select! {
+            () = shutdown.cancelled() => return,
+            first = snapshots.wait_for(Option::is_some) => first.ok().and_then(|first| first.clone()),
+        };
+        let Some(first) = first else { return };
+        self.publish.send_replace(first);
+        let publish = self.publish;
+        let follow = async {
+            while snapshots.changed().await.is_ok() {
+                if let Some(next) = snapshots.borrow_and_update().clone() {
+                    publish.send_replace(next);
+                }
+            }
+            // No more will come; what there is is served on.
+            std::future::pending::<()>().await;
+        };
+        tracing::info!(address = %self.address, "xDS server listening");
+        tokio::select! {
+            () = self.server.serve(self.listener, self.renewal, shutdown) => {}
+            () = follow => {}
+        }
+    }
 }
 
 fn tokens(args: &XdsArgs, reviewer: Option<Arc<dyn TokenReviewer>>) -> Result<Option<Tokens>, ServeError> {
@@ -125,12 +181,11 @@ fn tokens(args: &XdsArgs, reviewer: Option<Arc<dyn TokenReviewer>>) -> Result<Op
 }
 
 /// What the server's certificate is for.
-fn names(args: &XdsArgs) -> Vec<String> {
+fn names(args: &XdsArgs, address: SocketAddr) -> Vec<String> {
     let mut names = args.xds_names.clone();
     names.extend(["localhost", "127.0.0.1", "::1"].map(str::to_owned));
-    let address: IpAddr = args.listen_xds.ip();
-    if !address.is_unspecified() {
-        names.push(address.to_string());
+    if !address.ip().is_unspecified() {
+        names.push(address.ip().to_string());
     }
     names.sort();
     names.dedup();

@@ -63,6 +63,7 @@ struct Manager {
 impl Manager {
     async fn start(manifests: &Path, state: &Path, admin_address: Option<SocketAddr>) -> Self {
         let args = RunArgs {
+            xds: kubelb_manager::serve::XdsArgs::default(),
             source: Source::Directory(manifests.to_owned()),
             state_dir: state.to_owned(),
             namespace: "kubelb".to_owned(),

@@ -15,6 +15,9 @@ use crate::identity::authority::Issued;
 pub const CLUSTER: &str = "kubelb-xds";
 const CLIENT_SECRET: &str = "kubelb-xds-client";
 const TRUST_SECRET: &str = "kubelb-xds-trust";
+/// Names of the files of both.
+const CLIENT_FILE: &str = "client-secret.json";
+const TRUST_FILE: &str = "trust-secret.json";
 const ADMIN_SOCKET: &str = "/run/kubelb-envoy-admin.sock";
 
 const MIB: u64 = 1 << 20;
@@ -67,8 +70,8 @@ pub enum Credentials<'a> {
         /// Envoy's own.
         issued: &'a Issued,
     },
-    /// In a file that [`secrets`] fills and Envoy watches.
-    File(&'a Path),
+    /// In the two files that [`secrets`] fills and Envoy watches.
+    Files(&'a Path),
 }
 
 /// The whole bootstrap.
@@ -115,14 +118,18 @@ fn cluster(endpoints: &[Endpoint], credentials: &Credentials<'_>) -> Value {
             "tls_certificates": [certificate(issued)],
             "validation_context": validation(authority, endpoints),
         }),
-        Credentials::File(path) => {
-            let source = json!({
-                "path_config_source": { "path": path, "watched_directory": { "path": path.parent() } },
-                "resource_api_version": "V3",
-            });
+        Credentials::Files(directory) => {
+            let source = |file: &str| {
+                json!({
+                    "path_config_source": { "path": directory.join(file), "watched_directory": { "path": directory } },
+                    "resource_api_version": "V3",
+                })
+            };
             json!({
-                "tls_certificate_sds_secret_configs": [{ "name": CLIENT_SECRET, "sds_config": source }],
-                "validation_context_sds_secret_config": { "name": TRUST_SECRET, "sds_config": source },
+                "tls_certificate_sds_secret_configs": [
+                    { "name": CLIENT_SECRET, "sds_config": source(CLIENT_FILE) },
+                ],
+                "validation_context_sds_secret_config": { "name": TRUST_SECRET, "sds_config": source(TRUST_FILE) },
             })
         }
     };
@@ -172,15 +179,20 @@ fn validation(authority: &str, endpoints: &[Endpoint]) -> Value {
     json!({ "trusted_ca": { "inline_string": authority }, "match_typed_subject_alt_names": names })
 }
 
-/// Content of the file that [`Credentials::File`] names. Both secrets are in one file, so that certificate and key are replaced in
-/// one step.
+/// Names and contents of the files that [`Credentials::Files`] is about. Each holds one secret, as Envoy wants it; certificate and key
+/// are one secret, so that they are replaced in one step.
 #[must_use]
-pub fn secrets(authority: &str, issued: &Issued, endpoints: &[Endpoint]) -> Value {
-    const TYPE: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
-    json!({ "resources": [
-        { "@type": TYPE, "name": CLIENT_SECRET, "tls_certificate": certificate(issued) },
-        { "@type": TYPE, "name": TRUST_SECRET, "validation_context": validation(authority, endpoints) },
-    ] })
+pub fn secrets(authority: &str, issued: &Issued, endpoints: &[Endpoint]) -> [(&'static str, Value); 2] {
+    let secret = |name: &str, kind: &str, content: Value| {
+        json!({ "resources": [{
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
+            "name": name,
+            kind: content,
+        }] })
+    };
+    let client = secret(CLIENT_SECRET, "tls_certificate", certificate(issued));
+    let trust = secret(TRUST_SECRET, "validation_context", validation(authority, endpoints));
+    [(CLIENT_FILE, client), (TRUST_FILE, trust)]
 }
 
 fn overload_manager(limits: EnvoyLimits) -> Value {

@@ -72,7 +72,7 @@ fn a_fleets_directory_holds_all_that_envoy_watches() {
     let cluster = &value["static_resources"]["clusters"][0];
     assert_eq!(cluster["type"], "STRICT_DNS");
     assert!(!value.to_string().contains("PRIVATE KEY"));
-    let secrets = output.join("secrets.json");
+    let secrets = output.join("client-secret.json");
     let first = std::fs::read_to_string(&secrets).unwrap();
     assert_eq!(secrets.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     bootstrap(state.path(), &flags).unwrap();
