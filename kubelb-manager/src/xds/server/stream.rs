@@ -132,13 +132,13 @@ impl Stream<'_> {
             };
             let output = tokio::select! {
                 biased;
+                () = self.responses.gone() => return Status::cancelled("the peer has gone"),
                 () = self.connection.ending.cancelled() => return Status::unavailable("this server ends the connection; open another"),
                 () = expiry.as_mut() => {
                     self.count(Count::Refused, "expired");
                     tracing::warn!(address = %self.connection.address, peer = self.identity.subject, "xDS stream ended: its credential has expired");
                     return Status::unauthenticated("the credential has expired");
                 }
-                () = self.responses.gone() => return Status::cancelled("the peer has gone"),
                 request = requests.message() => match request {
                     Ok(Some(request)) => self.request(request),
                     Ok(None) => return Status::ok("the peer has no more to ask"),
