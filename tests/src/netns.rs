@@ -135,27 +135,7 @@ impl Namespace {
     /// A command that will run inside, and is killed when the calling *thread* ends: start it on a thread that outlives it.
     #[must_use]
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let mut command = Command::new(program);
-        // A Ctrl-C on the terminal is for the testbed, which then ends its children in order.
-        command.process_group(0);
-        let handle = self.handle.as_raw_fd();
-        let parent = nix::unistd::getpid();
-        let inside = move || {
-            // SAFETY: the namespace outlives every command made from it in this crate (guards hold both), and the child
-            // of a fork has the descriptor until it executes the program.
-            let handle = unsafe { BorrowedFd::borrow_raw(handle) };
-            setns(handle, CloneFlags::CLONE_NEWNET)?;
-            nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
-            // The parent may have died before the line above.
-            if nix::unistd::getppid() == parent {
-                Ok(())
-            } else {
-                Err(io::Error::from(io::ErrorKind::BrokenPipe))
-            }
-        };
-        // SAFETY: only system calls that are safe after fork; nothing is allocated or locked.
-        unsafe { command.pre_exec(inside) };
-        command
+        command_in(&self.handle, program)
     }
 
     /// Runs `ip` with `arguments` inside.
@@ -183,6 +163,22 @@ impl Drop for Namespace {
     fn drop(&mut self) {
         remove(&self.name);
     }
+}
+
+/// A command that will run in the network namespace that `handle` stands for, as [`Namespace::command`] makes them. It
+/// must be started before the handle is closed.
+pub(crate) fn command_in(handle: &impl AsRawFd, program: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut command = tool::bound(program);
+    let handle = handle.as_raw_fd();
+    let inside = move || {
+        // SAFETY: the namespace outlives every command made from it in this crate (guards hold both), and the child
+        // of a fork has the descriptor until it executes the program.
+        let handle = unsafe { BorrowedFd::borrow_raw(handle) };
+        setns(handle, CloneFlags::CLONE_NEWNET).map_err(io::Error::from)
+    };
+    // SAFETY: only system calls that are safe after fork; nothing is allocated or locked.
+    unsafe { command.pre_exec(inside) };
+    command
 }
 
 /// Removes namespaces, mounts and directories whose owners are no longer running.
@@ -244,6 +240,7 @@ fn lock() -> anyhow::Result<Flock<File>> {
     Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| anyhow!("cannot lock {LOCK}: {errno}"))
 }
 
-fn enter(handle: BorrowedFd<'_>) -> anyhow::Result<()> {
+/// Takes the calling thread into the network namespace that `handle` stands for, for good.
+pub(crate) fn enter(handle: BorrowedFd<'_>) -> anyhow::Result<()> {
     setns(handle, CloneFlags::CLONE_NEWNET).context("cannot enter the network namespace")
 }

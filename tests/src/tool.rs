@@ -11,11 +11,12 @@ use std::process::{Command, Output, Stdio};
 use anyhow::{Context as _, bail};
 
 /// Debian packages of the programs that the testbed calls, for the hint when one is missing.
-const PACKAGES: [(&str, &str); 6] = [
+const PACKAGES: [(&str, &str); 7] = [
     ("ip", "iproute2"),
     ("tc", "iproute2"),
     ("ethtool", "ethtool"),
     ("iperf3", "iperf3"),
+    ("nft", "nftables"),
     ("tcpdump", "tcpdump"),
     ("curl", "curl"),
 ];

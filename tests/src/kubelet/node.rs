@@ -76,6 +76,8 @@ fn status(options: &Options, port: u16, old: Option<&Node>, now: Timestamp) -> V
         .iter()
         .map(|address: &IpAddr| json!({"type": "InternalIP", "address": address.to_string()}))
         .chain([json!({"type": "Hostname", "address": options.node})])
+        // The API merges this list by type, and would keep one address only of the two that are of one type.
+        .chain([json!({"$patch": "replace"})])
         .collect();
     let old: Vec<_> = old
         .and_then(|node| node.status.as_ref()?.conditions.clone())
