@@ -42,6 +42,8 @@ pub struct Setup {
     pub attach_modes: Vec<String>,
     /// Other arguments of `run`.
     pub more: Vec<String>,
+    /// Flags that name managers: used instead of the configuration file when there are any.
+    pub managers: Vec<String>,
 }
 
 impl Setup {
@@ -51,7 +53,7 @@ impl Setup {
         Self {
             interfaces: interfaces.iter().map(|name| (*name).to_owned()).collect(),
             attach_modes: vec![mode.to_owned()],
-            more: Vec::new(),
+            ..Self::default()
         }
     }
 }
@@ -66,7 +68,7 @@ pub struct Agent<'a> {
     setup: Setup,
     config: PathBuf,
     bpffs: PathBuf,
-    _scratch: Scratch,
+    scratch: Scratch,
 }
 
 #[derive(Debug)]
@@ -102,7 +104,7 @@ impl<'a> Agent<'a> {
             setup,
             config: scratch.path().join("config.yaml"),
             bpffs: scratch.bpffs()?.join("kubelb"),
-            _scratch: scratch,
+            scratch,
         };
         agent.write_config(config)?;
         Ok(agent)
@@ -124,12 +126,13 @@ impl<'a> Agent<'a> {
     pub fn spawn(&mut self) -> anyhow::Result<()> {
         ensure!(self.running.is_none(), "the agent runs already");
         let mut command = self.namespace.command(&self.binary);
-        command
-            .arg("run")
-            .arg("--config")
-            .arg(&self.config)
-            .arg("--bpffs")
-            .arg(&self.bpffs);
+        command.arg("run").arg("--bpffs").arg(&self.bpffs);
+        if self.setup.managers.is_empty() {
+            command.arg("--config").arg(&self.config);
+        } else {
+            command.args(&self.setup.managers);
+            command.arg("--state-dir").arg(self.state_dir());
+        }
         for interface in &self.setup.interfaces {
             command.args(["--interface", interface]);
         }
@@ -225,6 +228,12 @@ impl<'a> Agent<'a> {
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.running.as_ref().map(|running| running.child.id())
+    }
+
+    /// Where it keeps what managers told it.
+    #[must_use]
+    pub fn state_dir(&self) -> PathBuf {
+        self.scratch.path().join("state")
     }
 
     /// Its configuration file.

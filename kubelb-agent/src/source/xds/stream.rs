@@ -152,8 +152,9 @@ impl Follower {
                 End::Stream(status) => {
                     self.session.disconnect();
                     let text = format!("{manager}: {}", said(&status));
-                    tracing::warn!("the stream ended, forwarding goes on as it is: {text}");
+                    // Once for each reason: an outage may last for days.
                     if self.outage.as_ref() != Some(&text) {
+                        tracing::warn!("no stream, forwarding goes on as it is: {text}");
                         self.outage = Some(text);
                         self.is_dirty = true;
                     }

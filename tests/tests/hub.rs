@@ -1,0 +1,285 @@
+//! The one-box hub: a manager that follows a directory of manifests, an agent that gets its configuration from it, traffic.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests say what they expect")]
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
+
+use anyhow::ensure;
+use clap::Parser;
+use kubelb_manager::args::{Cli, Command};
+use kubelb_manager::{bootstrap, run};
+use kubelb_tests::agent::{Agent, Setup, Status};
+use kubelb_tests::netns::Namespace;
+use kubelb_tests::scratch::Scratch;
+use kubelb_tests::topology::{VIP4, VIP6};
+use kubelb_tests::traffic::{Conversations, Transport, ask, ask_many};
+use kubelb_tests::wait;
+use kubelb_tests::world::{Mode, NODE_PORT, VIP_PORT, Way, World, ensure_round_robin};
+use tokio_util::sync::CancellationToken;
+
+/// Of the manager, in the node's own namespace.
+const MANAGER: &str = "127.0.0.1:18000";
+const SOON: Duration = Duration::from_secs(20);
+const FLOWS: usize = 12;
+
+/// A manager on a thread in the node's namespace. Stops on drop.
+struct Manager {
+    stop: CancellationToken,
+    thread: Option<JoinHandle<anyhow::Result<anyhow::Result<()>>>>,
+}
+
+impl Manager {
+    fn start(node: &Namespace, state: &Path, manifests: &Path) -> Self {
+        let flags = ["kubelb-manager", "run", "--listen-xds", MANAGER, "--source"].map(str::to_owned);
+        let rest = [
+            format!("file://{}", manifests.display()),
+            "--state-dir".to_owned(),
+            state.display().to_string(),
+        ];
+        let Command::Run(args) = Cli::try_parse_from(flags.into_iter().chain(rest)).unwrap().command else {
+            unreachable!("the command is `run`")
+        };
+        let stop = CancellationToken::new();
+        let token = stop.clone();
+        let serve = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                let (_snapshots, ended) = run::start(args, token).await?;
+                ended.await
+            })
+        };
+        Self {
+            stop,
+            thread: Some(node.spawn(serve).unwrap()),
+        }
+    }
+}
+
+impl Drop for Manager {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        let ended = self.thread.take().map(JoinHandle::join);
+        if !std::thread::panicking() {
+            ended.unwrap().unwrap().unwrap().unwrap();
+        }
+    }
+}
+
+/// The world with a hub's directories.
+struct Hub<'a> {
+    world: &'a World,
+    directory: Scratch,
+}
+
+impl<'a> Hub<'a> {
+    fn new(world: &'a World) -> Self {
+        let hub = Self {
+            world,
+            directory: Scratch::new().unwrap(),
+        };
+        std::fs::create_dir(hub.manifests()).unwrap();
+        hub
+    }
+
+    fn manifests(&self) -> PathBuf {
+        self.directory.path().join("manifests")
+    }
+
+    fn state(&self) -> PathBuf {
+        self.directory.path().join("manager")
+    }
+
+    fn write(&self, file: &str, text: &str) {
+        let next = self.directory.path().join("next");
+        std::fs::write(&next, text).unwrap();
+        std::fs::rename(next, self.manifests().join(file)).unwrap();
+    }
+
+    fn manager(&self) -> Manager {
+        Manager::start(&self.world.net.node, &self.state(), &self.manifests())
+    }
+
+    /// The flags that `kubelb-manager bootstrap` prints for the agent.
+    fn issue(&self) -> Vec<String> {
+        let flags = ["kubelb-manager", "bootstrap", "--agent", "node-1", "--xds"].map(str::to_owned);
+        let rest = [
+            format!("https://{MANAGER}"),
+            "--state-dir".to_owned(),
+            self.state().display().to_string(),
+        ];
+        let Command::Bootstrap(args) = Cli::try_parse_from(flags.into_iter().chain(rest)).unwrap().command else {
+            unreachable!("the command is `bootstrap`")
+        };
+        let mut printed = Vec::new();
+        #[expect(clippy::disallowed_methods, reason = "a certificate starts to be valid now")]
+        let now = SystemTime::now();
+        bootstrap::run(&args, now, &mut printed).unwrap();
+        let printed = String::from_utf8(printed).unwrap();
+        printed.split_whitespace().map(str::to_owned).collect()
+    }
+
+    fn agent(&self) -> Agent<'a> {
+        let mut setup = Setup::new(&self.world.net.node_interfaces(), Mode::Tcx.flag());
+        setup.managers = self.issue();
+        Agent::start(&self.world.net.node, setup, "").unwrap()
+    }
+
+    /// A tenant whose nodes are all but the last `without` tenants of the world.
+    fn tenant(&self, without: usize) -> String {
+        let mut text = "apiVersion: kubelb.k8c.io/v1alpha1\nkind: Tenant\nmetadata: {name: x}\nspec: {}\n---\n\
+             apiVersion: kubelb.k8c.io/v1alpha1\nkind: Addresses\nmetadata: {name: default, namespace: tenant-x}\n\
+             spec:\n  addresses:\n"
+            .to_owned();
+        let tenants = &self.world.net.tenants;
+        for tenant in &tenants[..tenants.len() - without] {
+            for address in [tenant.v4, tenant.v6] {
+                writeln!(text, "  - ip: \"{address}\"").unwrap();
+            }
+        }
+        text
+    }
+}
+
+/// A LoadBalancer in front of the tenant's servers, TCP and UDP.
+fn load_balancer(name: &str, port: u16, more: &str) -> String {
+    format!(
+        "apiVersion: kubelb.k8c.io/v1alpha1\nkind: LoadBalancer\nmetadata: {{name: {name}, namespace: tenant-x}}\nspec:\n\
+         {more}  type: LoadBalancer\n  endpoints:\n  - addressesReference: {{name: default}}\n    ports:\n\
+         \x20   - {{name: t, port: {NODE_PORT}, protocol: TCP}}\n    - {{name: u, port: {NODE_PORT}, protocol: UDP}}\n\
+         \x20 ports:\n  - {{name: t, port: {port}, protocol: TCP}}\n  - {{name: u, port: {port}, protocol: UDP}}\n\
+         status:\n  loadBalancer:\n    ingress:\n    - ip: \"{VIP4}\"\n    - ip: \"{VIP6}\"\n"
+    )
+}
+
+/// That all ways go round over this many backends.
+fn until_served_by(world: &World, backends: usize) {
+    until_ways_served_by(world, &Way::ALL, backends);
+}
+
+fn until_ways_served_by(world: &World, ways: &[Way], backends: usize) {
+    wait::until(SOON, || {
+        for way in ways {
+            let counts = ask_many(&world.net.client, way.transport, way.address(), FLOWS)?;
+            ensure_round_robin(&counts, backends)?;
+        }
+        Ok(())
+    })
+    .unwrap();
+}
+
+fn tcp() -> Vec<Way> {
+    let is_tcp = |way: &Way| matches!(way.transport, Transport::Tcp);
+    Way::ALL.into_iter().filter(is_tcp).collect()
+}
+
+/// What the agent says is refused.
+fn refusal(status: &Status) -> Option<String> {
+    status.get("/agent/config_error")?.as_str().map(str::to_owned)
+}
+
+#[test]
+fn manifests_become_forwarding_and_changes_follow() {
+    let world = World::new(Mode::Tcx).unwrap();
+    let hub = Hub::new(&world);
+    hub.write("tenant.yaml", &hub.tenant(0));
+    hub.write("web.yaml", &load_balancer("web", VIP_PORT, ""));
+    let _manager = hub.manager();
+    let agent = hub.agent();
+    until_served_by(&world, 3);
+    let name = format!("tenant-x/web/{VIP4}/{VIP_PORT}-tcp");
+    assert!(
+        agent.status().unwrap().frontend(&name).is_ok(),
+        "frontends are called as their listeners"
+    );
+
+    hub.write("tenant.yaml", &hub.tenant(1));
+    until_served_by(&world, 2);
+
+    hub.write("second.yaml", &load_balancer("second", VIP_PORT + 1, ""));
+    let second = SocketAddr::new(VIP4, VIP_PORT + 1);
+    wait::until(SOON, || ask(&world.net.client, Transport::Tcp, second)).unwrap();
+    std::fs::remove_file(hub.manifests().join("second.yaml")).unwrap();
+    wait::until(SOON, || {
+        let answered = ask(&world.net.client, Transport::Tcp, second);
+        ensure!(answered.is_err(), "{second} answers still");
+        Ok(())
+    })
+    .unwrap();
+    until_served_by(&world, 2);
+}
+
+#[test]
+fn what_the_kernel_path_cannot_do_costs_only_itself() {
+    let world = World::new(Mode::Tcx).unwrap();
+    let hub = Hub::new(&world);
+    hub.write("tenant.yaml", &hub.tenant(0));
+    hub.write("web.yaml", &load_balancer("web", VIP_PORT, ""));
+    hub.write(
+        "odd.yaml",
+        &load_balancer("odd", VIP_PORT + 1, "  sourceRanges: [\"192.0.2.0/24\"]\n"),
+    );
+    let _manager = hub.manager();
+    let agent = hub.agent();
+    until_served_by(&world, 3);
+    let (error, _) = wait::until(SOON, || {
+        let status = agent.status()?;
+        refusal(&status).ok_or_else(|| anyhow::anyhow!("nothing is refused"))
+    })
+    .unwrap();
+    assert!(
+        error.contains("tenant-x/odd/") && error.contains("source_prefix_ranges"),
+        "{error}"
+    );
+    assert!(!error.contains("tenant-x/web/"), "{error}");
+
+    hub.write("odd.yaml", &load_balancer("odd", VIP_PORT + 1, ""));
+    let odd = SocketAddr::new(VIP4, VIP_PORT + 1);
+    wait::until(SOON, || ask(&world.net.client, Transport::Tcp, odd)).unwrap();
+    wait::until(SOON, || {
+        let refused = refusal(&agent.status()?);
+        ensure!(refused.is_none(), "still: {refused:?}");
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn neither_end_needs_the_other_to_forward() {
+    let world = World::new(Mode::Tcx).unwrap();
+    let hub = Hub::new(&world);
+    hub.write("tenant.yaml", &hub.tenant(0));
+    hub.write("web.yaml", &load_balancer("web", VIP_PORT, ""));
+    let manager = hub.manager();
+    let mut agent = hub.agent();
+    until_served_by(&world, 3);
+    let web = Way::ALL[0];
+    let conversations = Conversations::open(&world.net.client, web.transport, web.address(), 10).unwrap();
+    // What is kept is written a second later.
+    let kept = agent.state_dir().join("xds-resources.pb");
+    wait::until(SOON, || {
+        ensure!(kept.is_file(), "nothing is kept yet");
+        Ok(())
+    })
+    .unwrap();
+
+    drop(manager);
+    until_served_by(&world, 3);
+    agent.kill().unwrap();
+    until_served_by(&world, 3);
+    conversations.keep_talking(10).unwrap();
+    let ledger = conversations.finish().unwrap();
+    assert!(ledger.failures.is_empty(), "{:?}", ledger.failures);
+    // A tenant's machine dies while neither is there; the agent that starts without a manager sees to it.
+    world.kill(2).unwrap();
+    agent.restart().unwrap();
+    // UDP ports are not checked unless somebody says how.
+    until_ways_served_by(&world, &tcp(), 2);
+
+    world.revive(2).unwrap();
+    hub.write("tenant.yaml", &hub.tenant(1));
+    let _manager = hub.manager();
+    until_served_by(&world, 2);
+}
