@@ -30,6 +30,7 @@ mod probing;
 mod registry;
 mod security;
 mod server;
+mod spdy;
 mod state;
 mod status;
 mod stop;

@@ -2,7 +2,10 @@
 
 mod forward;
 mod logs;
+mod multiplex;
+mod remote_command;
 mod session;
+mod tunnel;
 mod upgrade;
 mod websocket;
 
@@ -119,10 +122,7 @@ async fn route(kubelet: &Arc<Kubelet>, request: Request<Incoming>) -> Result<Rep
         }
         ["attach", namespace, pod, container] => {
             let (_, (_, entry)) = find(kubelet, namespace, pod, container)?;
-            let mut wanted = Wanted::of(&query);
-            wanted.tty = entry.tty;
-            wanted.stdin &= entry.stdin;
-            upgrade::session(request, wanted, Purpose::Attach { entry })
+            upgrade::session(request, Wanted::of(&query), Purpose::Attach { entry })
         }
         ["portForward", namespace, pod] => {
             let sandbox = find_pod(kubelet, namespace, pod)?.sandbox;
@@ -133,7 +133,7 @@ async fn route(kubelet: &Arc<Kubelet>, request: Request<Incoming>) -> Result<Rep
                 .collect();
             let ports: Result<Vec<u16>, _> = list.iter().map(|port| port.parse()).collect();
             let ports = ports.map_err(|_error| Refused::bad_request(format!("no port numbers: {list:?}")))?;
-            upgrade::ports(request, ports, sandbox)
+            upgrade::ports(request, ports, (format!("{pod}_{namespace}"), sandbox))
         }
         _ => Err(Refused::not_found("404 page not found\n")),
     }

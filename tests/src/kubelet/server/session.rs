@@ -1,5 +1,6 @@
 //! The streams of one `exec` or `attach`, whatever they came over.
 
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::mpsc;
@@ -23,6 +24,14 @@ pub(super) struct Session {
     pub(super) error: Option<DuplexStream>,
     /// Columns and rows.
     pub(super) resize: Option<mpsc::Receiver<(u16, u16)>>,
+}
+
+/// How large a client's terminal is, as it says in JSON.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Size {
+    pub(super) width: u16,
+    pub(super) height: u16,
 }
 
 /// Which streams a request wants.

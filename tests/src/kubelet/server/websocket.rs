@@ -5,7 +5,6 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use hyper::body::Bytes;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -14,10 +13,12 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
-use super::session::{Purpose, ROOM, Session, Wanted};
+use super::session::{Purpose, ROOM, Session, Size, Wanted};
 
 /// Exec and attach: version 5 is version 4 with a way to close one stream.
 pub(super) const CHANNELS: [&str; 2] = ["v5.channel.k8s.io", "v4.channel.k8s.io"];
+/// Ports that the request names, two channels for each.
+pub(super) const PORT_CHANNELS: &str = "v4.channel.k8s.io";
 
 const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
@@ -28,17 +29,10 @@ const CLOSE: u8 = 255;
 /// Messages that wait for a slow client.
 const WAITING: usize = 16;
 
-type Socket = WebSocketStream<TokioIo<Upgraded>>;
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Size {
-    width: u16,
-    height: u16,
-}
+pub(super) type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
 /// Clients take a close without a code for a failure.
-fn goodbye() -> Message {
+pub(super) fn goodbye() -> Message {
     Message::Close(Some(CloseFrame {
         code: CloseCode::Normal,
         reason: Utf8Bytes::default(),
