@@ -15,9 +15,7 @@ pub(super) struct ContainerEntry {
     /// Of the run that goes on.
     pub(super) output: Option<Arc<Output>>,
     pub(super) inside: Option<Arc<Inside>>,
-    /// It has asked for a terminal, and for input (and to get it once only).
-    pub(super) tty: bool,
-    pub(super) stdin: bool,
+    /// Its input ends with the first one who was attached to it.
     pub(super) stdin_once: bool,
 }
 

@@ -115,8 +115,6 @@ impl Worker {
                 run: record.restarts,
                 output: None,
                 inside: None,
-                tty: record.spec.tty == Some(true),
-                stdin: record.spec.stdin == Some(true),
                 stdin_once: record.spec.stdin_once == Some(true),
             };
             (record.spec.name.clone(), ran.then_some(entry))

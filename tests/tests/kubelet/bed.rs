@@ -6,11 +6,12 @@ use std::process::{Child, Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace as KubernetesNamespace, Node, Pod, ServiceAccount};
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Resource};
-use kubelb_tests::apiserver::{ApiServer, Config};
+use kubelb_tests::apiserver::Config;
+use kubelb_tests::control_plane::{ControlPlane, Host};
 use kubelb_tests::netns::Namespace;
 use kubelb_tests::scratch::Scratch;
 use nix::sys::signal::{Signal, kill};
@@ -44,17 +45,18 @@ pub(crate) fn with_node(test: impl AsyncFnOnce(&mut Bed) + Send) {
             .unwrap();
         runtime.block_on(async {
             let scratch = Scratch::new().unwrap();
-            let server = ApiServer::start(Config::new(&scratch.path().join("api")))
-                .await
-                .unwrap();
+            let mut config = Config::new(&scratch.path().join("api"));
+            // Pods do not reach it on loopback.
+            config.advertise = Some(NODE_IP.parse().unwrap());
+            let server = ControlPlane::launch(config, Host::Inside(&inside)).unwrap();
             let kubeconfig = Kubeconfig::read_from(server.kubeconfig()).unwrap();
             let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
                 .await
                 .unwrap();
             let mut bed = Bed {
                 client: Client::try_from(config).unwrap(),
-                kubeconfig: server.kubeconfig().to_owned(),
-                namespace: inside,
+                kubeconfig: server.kubeconfig(),
+                namespace: Arc::clone(&inside),
                 scratch,
                 kubelet: None,
             };
@@ -68,18 +70,19 @@ pub(crate) fn with_node(test: impl AsyncFnOnce(&mut Bed) + Send) {
                     .filter(|node| node.status.as_ref().is_some_and(|status| status.conditions.is_some()))
             })
             .await;
+            let namespaces: Api<KubernetesNamespace> = Api::all(bed.client.clone());
+            eventually(async || namespaces.get_opt("default").await.unwrap()).await;
             // What controllers do in a cluster.
             let accounts: Api<ServiceAccount> = Api::default_namespaced(bed.client.clone());
             if accounts.get_opt("default").await.unwrap().is_none() {
                 let account = serde_json::from_value(json!({"metadata": {"name": "default"}})).unwrap();
                 accounts.create(&PostParams::default(), &account).await.unwrap();
             }
-            let data = json!({"ca.crt": server.ca()});
+            let data = json!({"ca.crt": server.ca().unwrap()});
             let _: ConfigMap = bed
                 .create(json!({"metadata": {"name": "kube-root-ca.crt"}, "data": data}))
                 .await;
             test(&mut bed).await;
-            server.shutdown().await;
         });
     };
     namespace.run(work).unwrap();
@@ -273,7 +276,7 @@ async fn poll<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {
         if let Some(found) = look().await {
             return found;
         }
-        // The API server of this test runs on this thread, so that the pause must let it work.
+        // What else the test has started on this thread goes on meanwhile.
         tokio::time::timeout(Duration::from_millis(20), std::future::pending::<()>())
             .await
             .unwrap_err();

@@ -1,4 +1,4 @@
-//! The testbed's kubelet as a process in a network namespace, over the testbed's API server: Pods as a user sees them.
+//! The testbed's kubelet as a process in a network namespace, over the testbed's API server or a real one: Pods as a user sees them.
 
 #![expect(
     clippy::unwrap_used,
@@ -11,5 +11,7 @@
 mod bed;
 mod configuration;
 mod kubectl;
+mod kubectl_terminal;
 mod life;
 mod logs;
+mod ports;

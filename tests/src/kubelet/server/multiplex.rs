@@ -2,6 +2,9 @@
 //!
 //! SPDY has no flow control here, so that a stream whose reader is slow holds up the others of its connection.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

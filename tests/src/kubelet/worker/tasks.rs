@@ -103,8 +103,6 @@ pub(super) fn entry(container: &Container, running: &Running) -> ContainerEntry 
         run: running.run,
         output: Some(running.output.clone()),
         inside: Some(running.place.inside.clone()),
-        tty: container.tty == Some(true),
-        stdin: container.stdin == Some(true),
         stdin_once: container.stdin_once == Some(true),
     }
 }
