@@ -140,9 +140,11 @@ fn long_data_is_cut_and_ends_once() {
     let (stream, fin) = (1, true);
     encoder.encode(&Frame::Data { stream, fin, bytes }, &mut out).unwrap();
     decoder.feed(&out);
-    let ends = all(&mut decoder).into_iter().map(|frame| match frame {
-        Frame::Data { fin, bytes, .. } => (fin, bytes.len()),
-        other => panic!("{other:?}"),
+    let ends = all(&mut decoder).into_iter().map(|frame| {
+        let Frame::Data { fin, bytes, .. } = frame else {
+            panic!("{frame:?}");
+        };
+        (fin, bytes.len())
     });
     assert_eq!(ends.collect::<Vec<_>>(), [(false, DATA_LIMIT), (true, 1)]);
 }

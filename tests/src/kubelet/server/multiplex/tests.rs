@@ -43,12 +43,14 @@ impl Client {
         loop {
             if let Some(frame) = self.decoder.next().unwrap() {
                 return Some(match frame {
-                    Frame::SynReply { stream, fin: false, .. } => format!("{stream} accepted"),
+                    Frame::SynReply { stream, .. } => format!("{stream} accepted"),
                     Frame::Data { stream, fin, bytes } => {
                         let end = if fin { " end" } else { "" };
                         format!("{stream} {:?}{end}", String::from_utf8_lossy(&bytes))
                     }
-                    other => format!("{other:?}"),
+                    Frame::SynStream { .. } | Frame::Reset { .. } | Frame::Ping { .. } | Frame::GoAway { .. } => {
+                        format!("{frame:?}")
+                    }
                 });
             }
             match self.io.read(&mut buffer).await.unwrap() {
