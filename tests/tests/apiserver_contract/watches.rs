@@ -20,7 +20,7 @@ async fn a_watch_goes_on_from_its_revision_and_ends_with_a_bookmark() {
     world.define_things().await;
     let made = world.thing(json!({"name": "s"}), json!({"port": 1})).await;
     let query = format!(
-        "resourceVersion={}&allowWatchBookmarks=true&timeoutSeconds=2",
+        "resourceVersion={}&allowWatchBookmarks=true&timeoutSeconds=6",
         revision(&made)
     );
     let mut watch = world.admin.watch(THINGS, &query).await;
