@@ -47,7 +47,7 @@ fn volumes_and_variables_come_from_objects() {
         bed.script(
             "given",
             script,
-            json!({"env": env, "volumeMounts": mounts, "workingDir": "/work/here"}),
+            json!({"env": env, "volumeMounts": mounts, "workingDir": "/srv/here"}),
             spec,
         )
         .await;
@@ -55,7 +55,7 @@ fn volumes_and_variables_come_from_objects() {
         let log = eventually(async || Some(bed.log("given")).filter(|log| log.contains("ndots"))).await;
         assert!(
             log.starts_with(&format!(
-                "v1xhushgiven\n{NODE_IP}/hush\ngiven\n/work/here\n\"kubelb\"\n400\ntmpfs\n"
+                "v1xhushgiven\n{NODE_IP}/hush\ngiven\n/srv/here\n\"kubelb\"\n400\ntmpfs\n"
             )),
             "{log}"
         );
