@@ -9,6 +9,7 @@ mod world;
 use kubelb_xds::ResourceType;
 use kubelb_xds::server::Variant;
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 
 use crate::peer::Manner;
 use crate::run::{Op, Run};
@@ -46,8 +47,16 @@ fn run(variant: Variant, manner: Manner, legacy: bool, ops: Vec<Op>) {
     run.check();
 }
 
+/// The same histories at each run, so that the same code gets the same verdict; another seed explores others.
+const SEED: u64 = 1;
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 1_000,
+        failure_persistence: None,
+        rng_seed: RngSeed::Fixed(SEED),
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn a_delta_peer_ends_with_what_it_may_see(
