@@ -84,12 +84,14 @@ fn a_shell_of_its_own_is_run_and_removed() {
                 overrides,
                 "shell",
             ];
+            // To have the screen drawn again, kubectl first says a size that is larger by one.
             let script = [
                 "--command",
                 "--",
                 "sh",
                 "-c",
-                "read x; test -t 0 && echo \"got $x\"; stty size; echo more; read y; echo $((y * 6))",
+                "read x; test -t 0 && echo \"got $x\"; until test \"$(stty size)\" = '33 101'; do sleep 0.1; done; \
+                 stty size; echo more; read y; echo $((y * 6))",
             ];
             let child = at_terminal(bed, way, &[&asked[..], &script[..]].concat());
             let (shown, code) = talk(child, &[("try pressing enter", "one\r"), ("more", "7\r")]).await;
