@@ -48,6 +48,10 @@ fn run(variant: Variant, manner: Manner, legacy: bool, ops: Vec<Op>) {
 }
 
 /// The same histories at each run, so that the same code gets the same verdict; another seed explores others.
+///
+/// This seed does not show a failure that others do, and that is not explained yet (delta): a listener is sent that names a cluster which
+/// is not acknowledged, when the first request for clusters on a stream comes late and under a stale nonce, and the cluster's version is one
+/// that the peer rejects.
 const SEED: u64 = 1;
 
 proptest! {
