@@ -352,6 +352,24 @@ impl Cluster {
         part.start(&self.nursery)
     }
 
+    /// Takes a node's power away: its network, its processes and its Pods are gone at once, and nobody is told. Its Node object
+    /// stays; the machine does not come back.
+    ///
+    /// # Errors
+    /// When there is no such node, or the kernel refuses.
+    pub fn power_off(&mut self, node: &str) -> anyhow::Result<()> {
+        let index = self.nodes.iter().position(|one| one.name == node);
+        let node = self.nodes.remove(index.with_context(|| format!("no node {node}"))?);
+        // First, so that no dying process says goodbye.
+        node.host.namespace.ip(&["link", "delete", lan::INTERFACE])?;
+        for part in [format!("kubelet/{}", node.name), format!("service-proxy/{}", node.name)] {
+            if let Some(mut part) = self.parts.remove(&part) {
+                part.kill()?;
+            }
+        }
+        Ok(())
+    }
+
     fn part(&mut self, part: &str) -> anyhow::Result<&mut Part> {
         self.parts.get_mut(part).with_context(|| format!("no part {part}"))
     }
@@ -475,9 +493,9 @@ fn config(host: &Host, directory: &Path) -> anyhow::Result<Config> {
     Ok(config)
 }
 
-/// The namespace that a kubeconfig of the cluster works in, for a person.
+/// What a person types in front of kubectl's arguments, to have it run in `namespace`.
 #[must_use]
-pub fn inside(namespace: &Namespace, kubeconfig: &Path) -> String {
+pub fn kubectl_line(namespace: &Namespace, kubeconfig: &Path) -> String {
     format!(
         "nsenter --net={} env KUBECONFIG={} kubectl",
         namespace.path().display(),

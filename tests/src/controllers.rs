@@ -347,3 +347,6 @@ pub fn authority(kubeconfig: &kube::config::Kubeconfig) -> anyhow::Result<String
         None => Ok(String::new()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,22 +1,28 @@
-//! A cluster in one process: API server, controllers, nodes that run nothing but say they do.
+//! A cluster whose API server is a process, the testbed's own or a real one; its controllers, and nodes that run nothing but
+//! say they do, are tasks of the test.
 
 use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, pin_mut};
-use k8s_openapi::api::core::v1::{Node, Pod};
+use hyper::Request;
+use k8s_openapi::api::core::v1::{Node, Pod, ServiceAccount};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::client::{Body, ClientBuilder};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::{ApiResource, DynamicObject};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Client, ResourceExt as _};
-use kubelb_tests::apiserver::{ApiServer, Config};
+use kubelb_tests::apiserver::Config;
+use kubelb_tests::control_plane::{ControlPlane, Host};
 use kubelb_tests::controllers::{self, Options};
 use kubelb_tests::tool::kubernetes::kubectl;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
+use tower::util::MapRequestLayer;
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -30,31 +36,38 @@ pub(crate) const FAILING: &str = "failing";
 
 /// Everything ends when it is dropped.
 pub(crate) struct Cluster {
-    pub(crate) server: Option<ApiServer>,
-    pub(crate) client: Client,
-    pub(crate) directory: TempDir,
     tasks: JoinSet<()>,
+    pub(crate) client: Client,
+    asked: Arc<Mutex<Vec<String>>>,
+    config: kube::Config,
+    // Before the directory, which must outlive it.
+    pub(crate) server: ControlPlane,
+    directory: TempDir,
 }
 
 impl Cluster {
     /// A cluster with these nodes.
     pub(crate) async fn start(nodes: &[&str]) -> Self {
         let mut cluster = Self::without_controllers(nodes).await;
-        cluster.start_controllers(Options::default());
+        cluster.start_controllers(Options::default()).await;
         cluster
     }
 
     pub(crate) async fn without_controllers(nodes: &[&str]) -> Self {
         let directory = TempDir::new().unwrap();
-        let server = ApiServer::start(Config::new(directory.path())).await.unwrap();
+        let config = Config::new(&directory.path().join("server"));
+        // On the thread of the test, which the server may outlive by nothing: a worker of the runtime may end at any time.
+        let server = ControlPlane::launch(config, Host::Here).unwrap();
         let kubeconfig = Kubeconfig::read_from(server.kubeconfig()).unwrap();
         let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
-        let client = Client::try_from(config.unwrap()).unwrap();
+        let config = config.unwrap();
         let mut cluster = Self {
-            server: Some(server),
-            client,
-            directory,
             tasks: JoinSet::new(),
+            client: Client::try_from(config.clone()).unwrap(),
+            asked: Arc::default(),
+            config,
+            server,
+            directory,
         };
         for node in nodes {
             cluster.add_node(node).await;
@@ -63,23 +76,44 @@ impl Cluster {
         cluster
     }
 
-    pub(crate) fn start_controllers(&mut self, options: Options) -> tokio::task::AbortHandle {
-        let api_ca = self.server.as_ref().unwrap().ca().to_owned();
+    /// Pods are welcome when this returns: without an account they would be refused.
+    pub(crate) async fn start_controllers(&mut self, options: Options) -> tokio::task::AbortHandle {
+        let api_ca = self.server.ca().unwrap().to_owned();
         let options = Options { api_ca, ..options };
-        let run = controllers::run(self.client.clone(), options, std::future::pending());
-        self.tasks.spawn(run)
+        let run = controllers::run(self.noting_client(), options, std::future::pending());
+        let handle = self.tasks.spawn(run);
+        let accounts: Api<ServiceAccount> = Api::default_namespaced(self.client.clone());
+        self.until(&accounts, "an account for Pods", |accounts| !accounts.is_empty())
+            .await;
+        handle
+    }
+
+    /// A client whose requests are noted, except watches, which are answered as long as they live.
+    fn noting_client(&self) -> Client {
+        let asked = Arc::clone(&self.asked);
+        let note = MapRequestLayer::new(move |request: Request<Body>| {
+            let uri = request.uri();
+            if !uri.query().unwrap_or_default().contains("watch=true") {
+                let line = format!("{} {}", request.method(), uri.path());
+                asked.lock().unwrap().push(line);
+            }
+            request
+        });
+        ClientBuilder::try_from(self.config.clone())
+            .unwrap()
+            .with_layer(&note)
+            .build()
+    }
+
+    /// What the controllers have asked of the server since the last call: method and path of each request that was no watch.
+    pub(crate) fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut self.asked.lock().unwrap())
     }
 
     /// The API server is stopped and started again, at the same address, on what it has kept.
-    pub(crate) async fn restart_server(&mut self) {
-        let server = self.server.take().unwrap();
-        let listen = server.address();
-        server.shutdown().await;
-        let config = Config {
-            listen,
-            ..Config::new(self.directory.path())
-        };
-        self.server = Some(ApiServer::start(config).await.unwrap());
+    pub(crate) fn restart_server(&mut self) {
+        self.server.stop().unwrap();
+        self.server.start(Host::Here).unwrap();
     }
 
     pub(crate) async fn add_node(&self, name: &str) {
@@ -151,7 +185,7 @@ impl Cluster {
     pub(crate) async fn kubectl(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(kubectl().unwrap());
         command
-            .env("KUBECONFIG", self.server.as_ref().unwrap().kubeconfig())
+            .env("KUBECONFIG", self.server.kubeconfig())
             .env("HOME", self.directory.path())
             .args(arguments)
             .stdin(Stdio::null());

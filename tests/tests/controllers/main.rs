@@ -1,4 +1,4 @@
-//! The testbed's controllers over its API server, with a stand-in for the nodes' agents: what users of kubectl expect of a cluster.
+//! The testbed's controllers over its API server or a real one, with a stand-in for the nodes' agents: what users of kubectl expect of a cluster.
 
 #![expect(
     clippy::unwrap_used,

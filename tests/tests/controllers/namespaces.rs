@@ -19,10 +19,7 @@ async fn a_namespace_has_an_account_and_the_root_certificate() {
         .await;
     let maps: Api<ConfigMap> = Api::namespaced(cluster.client.clone(), "team");
     let maps = cluster.until(&maps, "the certificate", |all| all.len() == 1).await;
-    assert_eq!(
-        maps[0].data.as_ref().unwrap()["ca.crt"],
-        cluster.server.as_ref().unwrap().ca()
-    );
+    assert_eq!(maps[0].data.as_ref().unwrap()["ca.crt"], cluster.server.ca().unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -17,10 +17,12 @@ fn on(pod: &Pod) -> &str {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_node_loses_its_pods() {
     let mut cluster = Cluster::without_controllers(&["one"]).await;
-    cluster.start_controllers(Options {
-        node_grace: Duration::from_secs(2),
-        ..Options::default()
-    });
+    cluster
+        .start_controllers(Options {
+            node_grace: Duration::from_secs(2),
+            ..Options::default()
+        })
+        .await;
     let mut stays = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "stays"}, "spec": pod_spec("app")});
     stays["spec"]["tolerations"] = json!([{"operator": "Exists"}]);
     let mut goes = stays.clone();

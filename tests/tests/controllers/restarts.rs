@@ -7,12 +7,12 @@ use crate::cluster::{Cluster, deployment, is_ready};
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn controllers_go_on_where_others_stopped() {
     let mut cluster = Cluster::without_controllers(&["one"]).await;
-    let first = cluster.start_controllers(Options::default());
+    let first = cluster.start_controllers(Options::default()).await;
     cluster.create(deployment("web", 20, "app")).await;
     // In the middle of it.
     cluster.until(&cluster.pods(), "some", |pods| pods.len() > 3).await;
     first.abort();
-    cluster.start_controllers(Options::default());
+    cluster.start_controllers(Options::default()).await;
     cluster
         .says(&["rollout", "status", "deployment/web", "--timeout=25s"])
         .await;
@@ -27,7 +27,7 @@ async fn a_server_that_restarts_is_followed() {
     cluster
         .says(&["rollout", "status", "deployment/web", "--timeout=25s"])
         .await;
-    cluster.restart_server().await;
+    cluster.restart_server();
     cluster.says(&["scale", "deployment/web", "--replicas=4"]).await;
     cluster
         .says(&["rollout", "status", "deployment/web", "--timeout=25s"])

@@ -1,0 +1,13 @@
+//! Whole clusters: what a user deploys answers from another machine of the network.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking, also in what its tests share"
+)]
+
+mod playground;
+mod power;
+mod workloads;
+mod world;
