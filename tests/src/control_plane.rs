@@ -42,7 +42,8 @@ impl Software {
     /// The real one where [`ASSETS_VARIABLE`] is set, else the own one.
     #[must_use]
     pub fn wanted() -> Self {
-        std::env::var_os(ASSETS_VARIABLE).map_or(Self::Own, |directory| Self::Real(PathBuf::from(directory)))
+        let directory = std::env::var_os(ASSETS_VARIABLE).filter(|directory| !directory.is_empty());
+        directory.map_or(Self::Own, |directory| Self::Real(PathBuf::from(directory)))
     }
 }
 

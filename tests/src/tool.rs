@@ -52,7 +52,7 @@ pub fn built(name: &str) -> anyhow::Result<PathBuf> {
     let mut beside = me.ancestors().skip(1).take(2).map(|directory| directory.join(name));
     beside.find(|path| path.is_file()).with_context(|| {
         format!(
-            "there is no {name} beside {}; `cargo test` and `cargo xtask test` build it",
+            "there is no {name} beside {}; `cargo build -p kubelb-tests --bins` builds it",
             me.display()
         )
     })

@@ -1,6 +1,7 @@
 //! Everything that CI runs, in the order in which a mistake shows soonest.
 
-use std::path::Path;
+use std::env;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, bail};
@@ -23,6 +24,10 @@ const SOAK_FEATURE: &str = "soak";
 /// Where Go's own archive is unpacked, when that is not on `PATH`; and the tests that need it.
 const USUAL_GO: &str = "/usr/local/go/bin/go";
 const GO_TESTS: &str = "go::";
+
+/// Names a directory with these programs, which are then the API server of the end-to-end tests.
+const ASSETS_VARIABLE: &str = "KUBEBUILDER_ASSETS";
+const ASSETS: [&str; 2] = ["kube-apiserver", "etcd"];
 
 /// What `cargo xtask test` takes.
 #[derive(clap::Args)]
@@ -63,6 +68,10 @@ fn prepare(
     steps: &mut Steps,
 ) -> anyhow::Result<impl Fn() -> Command + use<>> {
     steps.run("setup", || setup::ensure(workspace))?;
+    let assets = match env::var_os(ASSETS_VARIABLE).filter(|directory| !directory.is_empty()) {
+        Some(directory) => Some(steps.run("kube-apiserver", || find_assets(Path::new(&directory)))?),
+        None => None,
+    };
     if options.soak {
         steps.run("soak tests exist", || require_soak_tests(workspace))?;
     }
@@ -93,6 +102,9 @@ fn prepare(
             .env(agent::OBJECT_VARIABLE, &object)
             .env(agent::BINARY_VARIABLE, &binary)
             .envs(clients.iter().map(|(variable, program)| (variable, program)));
+        if let Some(assets) = &assets {
+            command.env(ASSETS_VARIABLE, assets);
+        }
         if let Some(object) = &bench_object {
             command.env(ebpf::BENCH_OBJECT_VARIABLE, object);
         }
@@ -129,6 +141,18 @@ fn check(workspace: &Workspace, options: &Options, steps: &mut Steps, cargo: &im
         }
         process::run(command.args(&options.filters))
     });
+}
+
+/// The directory as tests find it, which have another working directory than we.
+fn find_assets(directory: &Path) -> anyhow::Result<PathBuf> {
+    let directory = std::path::absolute(directory)
+        .with_context(|| format!("cannot find {ASSETS_VARIABLE}={}", directory.display()))?;
+    for program in ASSETS {
+        if !directory.join(program).is_file() {
+            bail!("there is no {program} in {ASSETS_VARIABLE}={}", directory.display());
+        }
+    }
+    Ok(directory)
 }
 
 fn has_go() -> bool {

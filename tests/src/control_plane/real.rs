@@ -168,6 +168,8 @@ fn server_arguments(config: &Config, ports: EtcdPorts) -> Vec<String> {
         "--authorization-mode=RBAC".to_owned(),
         // Privileged Pods are refused without it.
         "--allow-privileged=true".to_owned(),
+        // Else it waits a minute, after SIGTERM, for watches that do not end by themselves.
+        "--shutdown-watch-termination-grace-period=5s".to_owned(),
         // Nodes' names do not resolve in the testbed.
         "--kubelet-preferred-address-types=InternalIP".to_owned(),
         format!("--service-cluster-ip-range={}", ranges(config)),
