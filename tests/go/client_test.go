@@ -1,6 +1,6 @@
 // Package clients holds what client-go, the library that most controllers are written with, relies on in an API server.
 // It is started by tests/tests/apiserver_clients/go.rs, which gives it a server in KUBECONFIG, and in RESTART a file: when a
-// line is added to it, the server is killed and started again.
+// line is added to it, the server is killed and started again. FORGETS is set where a started server remembers no changes.
 package clients
 
 import (
@@ -36,6 +36,9 @@ import (
 )
 
 const patience = time.Minute
+
+// Whether the server remembers no changes from before its last start, and has watches list again: a real one.
+var forgets = os.Getenv("FORGETS") != ""
 
 func config(t *testing.T) *rest.Config {
 	t.Helper()
@@ -239,20 +242,24 @@ func TestOneLeaderAtATimeAndTheNextWhenItResigns(t *testing.T) {
 	}
 }
 
+// A watch hears of what happens beside it, here to a Secret of another namespace, by a bookmark some two seconds before it ends.
 func TestABookmarkSaysHowFarTheWatchIs(t *testing.T) {
 	client := clientset(t)
-	namespace := space(t, client)
-	created, err := client.CoreV1().ConfigMaps(namespace).Create(t.Context(), configMap("c", ""), metav1.CreateOptions{})
+	namespace, beside := space(t, client), space(t, client)
+	secret := func(name string) *corev1.Secret {
+		return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	}
+	created, err := client.CoreV1().Secrets(beside).Create(t.Context(), secret("c"), metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	seconds := int64(2)
+	seconds := int64(5)
 	options := metav1.ListOptions{AllowWatchBookmarks: true, ResourceVersion: created.ResourceVersion, TimeoutSeconds: &seconds}
 	secrets, err := client.CoreV1().Secrets(namespace).Watch(t.Context(), options)
 	if err != nil {
 		t.Fatal(err)
 	}
-	later, err := client.CoreV1().ConfigMaps(namespace).Create(t.Context(), configMap("d", ""), metav1.CreateOptions{})
+	later, err := client.CoreV1().Secrets(beside).Create(t.Context(), secret("d"), metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -284,7 +291,7 @@ func TestNothingIsLostOrSeenTwiceWhenTheServerIsKilled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer retrying.Stop()
+	defer func() { retrying.Stop() }()
 
 	factory := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithNamespace(namespace))
 	informer := factory.Core().V1().ConfigMaps()
@@ -344,7 +351,27 @@ func TestNothingIsLostOrSeenTwiceWhenTheServerIsKilled(t *testing.T) {
 		select {
 		case event := <-retrying.ResultChan():
 			if event.Type == watch.Error {
-				t.Fatal(apierrors.FromObject(event.Object))
+				err := apierrors.FromObject(event.Object)
+				if !forgets || !apierrors.IsResourceExpired(err) {
+					t.Fatal(err)
+				}
+				// What a user of this watch does then: list, and watch from there.
+				list, err = maps.List(t.Context(), metav1.ListOptions{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				last = revision(t, &metav1.ObjectMeta{ResourceVersion: list.ResourceVersion})
+				retrying.Stop()
+				retrying, err = toolswatch.NewRetryWatcherWithContext(t.Context(), list.ResourceVersion, watches)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for known := range acknowledged {
+					if known <= last {
+						delete(acknowledged, known)
+					}
+				}
+				continue
 			}
 			if event.Type == watch.Bookmark {
 				continue

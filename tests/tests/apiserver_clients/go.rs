@@ -26,6 +26,7 @@ fn client_go_finds_what_it_relies_on() {
         .current_dir(MODULE)
         .env("KUBECONFIG", running.server.kubeconfig())
         .env("RESTART", &restarts)
+        .env("FORGETS", if running.server.is_real() { "yes" } else { "" })
         .args(["test", "-count=1", "-timeout=5m", "./..."])
         .stdin(Stdio::null())
         .spawn()
