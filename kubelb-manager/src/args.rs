@@ -9,7 +9,7 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand};
 use kubelb_runtime::telemetry::LogFormat;
 
-use crate::bootstrap::BootstrapArgs;
+use crate::bootstrap::{BootstrapArgs, RotateArgs};
 use crate::serve::XdsArgs;
 
 /// Namespace of the Config unless `--namespace` says otherwise.
@@ -31,6 +31,8 @@ pub enum Command {
     Run(RunArgs),
     /// Issue a certificate for an agent or an Envoy, and print what it is to be started with.
     Bootstrap(BootstrapArgs),
+    /// Replace the authority of the state directory, a step at a time, while everything runs.
+    RotateAuthority(RotateArgs),
 }
 
 /// Flags of `run`.

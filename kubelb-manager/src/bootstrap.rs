@@ -11,7 +11,7 @@ use std::time::SystemTime;
 
 use clap::Args;
 
-use crate::identity::authority::{AuthorityError, Issued, PEER_LIFETIME};
+use crate::identity::authority::{AuthorityError, Issued, PEER_LIFETIME, rotation};
 use crate::identity::spiffe::SpiffeIdError;
 use crate::identity::{Authority, SpiffeId, state_dir};
 
@@ -48,6 +48,10 @@ pub struct BootstrapArgs {
     /// runs. An agent's default is a directory below the state directory.
     #[arg(long, value_name = "DIR")]
     pub output: Option<PathBuf>,
+    /// Let the peer show the token of a service account, which it reads from this file and whose changes it follows, instead of a
+    /// certificate. An Envoy needs --output then.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
     /// Envoy's own limits.
     #[command(flatten)]
     pub limits: EnvoyLimits,
@@ -64,6 +68,14 @@ pub struct EnvoyLimits {
     pub max_heap: u64,
 }
 
+/// Flags of `rotate-authority`.
+#[derive(Args, Clone, Debug)]
+pub struct RotateArgs {
+    /// State directory of `kubelb-manager run`, which holds the authority.
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: PathBuf,
+}
+
 /// Why there is no bootstrap.
 #[derive(Debug, thiserror::Error)]
 pub enum BootstrapError {
@@ -76,6 +88,9 @@ pub enum BootstrapError {
     /// No certificate.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
+    /// A token, and no directory.
+    #[error("--token-file needs --output: Envoy watches files in that directory")]
+    TokenNeedsOutput,
     /// The bootstrap as YAML.
     #[error("cannot write the bootstrap as YAML")]
     Yaml(#[source] serde_saphyr::ser_error::Error),
@@ -104,29 +119,37 @@ pub fn run(args: &BootstrapArgs, now: SystemTime, out: &mut impl io::Write) -> R
         (None, tenants) => SpiffeId::fleet(tenants.as_deref().unwrap_or_default())?,
     };
     let authority = Authority::open(&args.state_dir, now)?;
-    let issued = authority.issue_peer(&id, PEER_LIFETIME, now)?;
     let text = match &id {
         SpiffeId::Agent(node) => {
             let default = || args.state_dir.join("agents").join(node);
             let directory = args.output.clone().unwrap_or_else(default);
-            agent(&directory, node, &args.xds, &authority, &issued)?
+            let proof = proof(args, &id, &authority, now)?;
+            agent(&directory, node, &args.xds, &authority, &proof)?
         }
         SpiffeId::Fleet(_) => {
             let bootstrap = |credentials: &Credentials<'_>| {
                 let value = envoy::bootstrap(&id.node_id(), &endpoints, credentials, args.limits);
                 serde_saphyr::to_string(&value).map_err(BootstrapError::Yaml)
             };
-            match &args.output {
-                None => bootstrap(&Credentials::Inline {
+            match (&args.output, proof(args, &id, &authority, now)?) {
+                (None, Proof::Token(_)) => return Err(BootstrapError::TokenNeedsOutput),
+                (None, Proof::Certificate(issued)) => bootstrap(&Credentials::Inline {
                     authority: authority.pem(),
                     issued: &issued,
                 })?,
-                Some(directory) => {
+                (Some(directory), proof) => {
                     let directory = &absolute(directory)?;
-                    for (file, secret) in envoy::secrets(authority.pem(), &issued, &endpoints) {
-                        write(directory, file, &secret.to_string())?;
-                    }
-                    let text = bootstrap(&Credentials::Files(directory))?;
+                    let (file, secret) = envoy::trust_secret(authority.pem(), &endpoints);
+                    write(directory, file, &secret.to_string())?;
+                    let (file, secret) = match &proof {
+                        Proof::Certificate(issued) => envoy::client_secret(issued),
+                        Proof::Token(token_file) => envoy::token_secret(token_file),
+                    };
+                    write(directory, file, &secret.to_string())?;
+                    let text = bootstrap(&match &proof {
+                        Proof::Certificate(_) => Credentials::Files(directory),
+                        Proof::Token(token_file) => Credentials::Token { directory, token_file },
+                    })?;
                     write(directory, BOOTSTRAP_FILE, &text)?;
                     format!("envoy --config-path {}\n", directory.join(BOOTSTRAP_FILE).display())
                 }
@@ -134,6 +157,30 @@ pub fn run(args: &BootstrapArgs, now: SystemTime, out: &mut impl io::Write) -> R
         }
     };
     out.write_all(text.as_bytes()).map_err(BootstrapError::Print)
+}
+
+/// What a peer shows.
+enum Proof {
+    Certificate(Issued),
+    /// The file with its token.
+    Token(PathBuf),
+}
+
+fn proof(args: &BootstrapArgs, id: &SpiffeId, authority: &Authority, now: SystemTime) -> Result<Proof, BootstrapError> {
+    Ok(match &args.token_file {
+        Some(file) => Proof::Token(absolute(file)?),
+        None => Proof::Certificate(authority.issue_peer(id, PEER_LIFETIME, now)?),
+    })
+}
+
+/// Takes a step of `rotate-authority` for a user.
+///
+/// # Errors
+/// When the state directory is not to be had.
+pub fn rotate_now(args: &RotateArgs) -> Result<(), BootstrapError> {
+    #[expect(clippy::disallowed_methods, reason = "a certificate starts to be valid now")]
+    let step = rotation::step(&args.state_dir, SystemTime::now())?;
+    writeln!(io::stdout(), "{}", step.advice()).map_err(BootstrapError::Print)
 }
 
 /// Runs it for a user.
@@ -153,20 +200,24 @@ fn agent(
     node: &str,
     xds: &[String],
     authority: &Authority,
-    issued: &Issued,
+    proof: &Proof,
 ) -> Result<String, BootstrapError> {
     let directory = absolute(directory)?;
     write(&directory, CA_FILE, authority.pem())?;
-    write(&directory, KEY_FILE, &issued.key)?;
-    write(&directory, CERTIFICATE_FILE, &issued.certificate)?;
+    let mut files = vec![("--xds-ca", directory.join(CA_FILE))];
+    match proof {
+        Proof::Token(file) => files.push(("--xds-token-file", file.clone())),
+        Proof::Certificate(issued) => {
+            write(&directory, KEY_FILE, &issued.key)?;
+            write(&directory, CERTIFICATE_FILE, &issued.certificate)?;
+            files.push(("--xds-cert", directory.join(CERTIFICATE_FILE)));
+            files.push(("--xds-key", directory.join(KEY_FILE)));
+        }
+    }
     let mut flags = format!("--node {node} --xds {}", xds.join(","));
-    for (flag, file) in [
-        ("--xds-ca", CA_FILE),
-        ("--xds-cert", CERTIFICATE_FILE),
-        ("--xds-key", KEY_FILE),
-    ] {
+    for (flag, file) in files {
         // Writing into a String cannot fail.
-        let _infallible = write!(flags, " {flag} {}", directory.join(file).display());
+        let _infallible = write!(flags, " {flag} {}", file.display());
     }
     flags.push('\n');
     Ok(flags)

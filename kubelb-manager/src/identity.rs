@@ -5,7 +5,7 @@
 //! Knows nothing of configuration or streams.
 
 pub mod authority;
-
+pub mod review;
 pub mod spiffe;
 pub mod state_dir;
 pub mod tls;

@@ -33,6 +33,7 @@ pub fn run(command: Command) -> anyhow::Result<()> {
     let args = match command {
         Command::Run(args) => args,
         Command::Bootstrap(args) => return bootstrap::run_now(&args).context("bootstrap"),
+        Command::RotateAuthority(args) => return bootstrap::rotate_now(&args).context("rotate-authority"),
     };
     telemetry::init(args.log_format, &log_filter())?;
     let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
@@ -72,8 +73,8 @@ pub async fn start(
             anyhow::Ok(())
         });
     }
-    // No API server to ask about tokens: peers come with certificates.
-    let serving = serve::bind(&args.xds, &args.state_dir, None)
+    let reviewer = serve::reviewer(&args.xds).await.context("--kubeconfig")?;
+    let serving = serve::bind(&args.xds, &args.state_dir, reviewer)
         .await
         .context("--listen-xds")?;
     if let Some(serving) = &serving {

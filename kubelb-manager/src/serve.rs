@@ -4,7 +4,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::identity::authority::{AuthorityError, SERVER_LIFETIME};
+use crate::identity::review::{ApiServer, ApiServerError};
 use crate::identity::tls::{ServerTls, TlsError};
 use crate::identity::token::ServiceAccountError;
 use crate::identity::{Authenticator, Authority, ServiceAccounts, TokenReviewer, Tokens};
@@ -35,6 +36,9 @@ pub struct XdsArgs {
     /// Service account whose token opens L7 of these tenants, or of all with `*`; repeat for more.
     #[arg(long = "fleet-service-account", value_name = "NAMESPACE/NAME=TENANT[,TENANT…]|*")]
     pub fleet_service_accounts: Vec<String>,
+    /// Kubeconfig of the API server that checks service accounts' tokens; by default, that of the cluster that this runs in.
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
     /// Peers at once.
     #[arg(long, value_name = "N", default_value_t = Options::default().max_connections)]
     pub max_xds_peers: usize,
@@ -52,6 +56,7 @@ impl Default for XdsArgs {
             xds_names: Vec::new(),
             agent_service_accounts: Vec::new(),
             fleet_service_accounts: Vec::new(),
+            kubeconfig: None,
             max_xds_peers: options.max_connections,
             max_xds_connection_age: options.max_connection_age.as_secs(),
         }
@@ -67,6 +72,9 @@ pub enum ServeError {
     /// Service accounts, and nobody to ask about tokens.
     #[error("service accounts are of no use here: without an API server no token can be checked")]
     NoReviewer,
+    /// The API server that checks tokens.
+    #[error(transparent)]
+    ApiServer(#[from] ApiServerError),
     /// The state directory.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
@@ -92,6 +100,19 @@ pub struct Serving {
     address: SocketAddr,
     renewal: SystemTime,
     publish: watch::Sender<Arc<Snapshot>>,
+}
+
+/// What checks tokens, where there is a service account that may show one.
+///
+/// # Errors
+/// When no API server is known.
+pub async fn reviewer(args: &XdsArgs) -> Result<Option<Arc<dyn TokenReviewer>>, ServeError> {
+    let accounts = args.agent_service_accounts.len() + args.fleet_service_accounts.len();
+    if args.listen_xds.is_none() || accounts == 0 {
+        return Ok(None);
+    }
+    let api_server = ApiServer::new(args.kubeconfig.as_deref()).await?;
+    Ok(Some(Arc::new(api_server)))
 }
 
 /// Opens the port that `args` name, if they name one, so that what is wrong is said at start. `reviewer` checks tokens where there is an

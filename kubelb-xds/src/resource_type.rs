@@ -81,6 +81,13 @@ impl ResourceType {
         }
     }
 
+    /// Whether a proxy cannot use a resource that names one of this type which does not exist: Envoy would wait for it, 15 s long, and for clusters hold
+    /// back its acknowledgement. (Endpoints may be answered for with nothing, and a route may lead to no cluster.)
+    #[must_use]
+    pub const fn is_required(self) -> bool {
+        matches!(self, Self::Secret | Self::Route)
+    }
+
     pub(crate) const fn index(self) -> usize {
         match self {
             Self::Cluster => 0,

@@ -21,6 +21,7 @@ use crate::resource::{Owner, Version};
 use crate::resource_type::{PerType, ResourceType};
 use crate::snapshot::{Scope, Snapshot};
 
+mod awaited;
 mod peer;
 mod push;
 mod response;
@@ -142,6 +143,8 @@ pub struct Session {
     node: Option<Node>,
     snapshot: Option<Arc<Snapshot>>,
     types: PerType<PeerType>,
+    /// Listeners that the peer has acknowledged and may not serve yet.
+    awaited: BTreeSet<Arc<str>>,
     last_nonce: u64,
     opened: Instant,
     now: Instant,
@@ -160,6 +163,7 @@ impl Session {
             node: None,
             snapshot: None,
             types: PerType::default(),
+            awaited: BTreeSet::new(),
             last_nonce: 0,
             opened: now,
             now,
@@ -179,12 +183,13 @@ impl Session {
         &self.scope
     }
 
-    /// Whether the peer has acknowledged everything that it asked for and may see, but for what it rejected.
+    /// Whether the peer has acknowledged everything that it asked for and may see, but for what it rejected, and its listeners serve.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        ResourceType::ALL
+        let settled = ResourceType::ALL
             .into_iter()
-            .all(|kind| self.types.get(kind).is_settled())
+            .all(|kind| self.types.get(kind).is_settled());
+        settled && self.awaited.iter().all(|listener| self.serves(listener))
     }
 
     /// The version of a resource that the peer has acknowledged.

@@ -131,6 +131,7 @@ impl Snapshot {
                 diff.insert(kind, name);
             }
         }
+        diff.add_referrers(self, &next);
         next.follows(self, diff);
         next
     }
@@ -154,15 +155,24 @@ impl Snapshot {
         self.tables.get(kind)
     }
 
-    /// The resource of this type and name if a peer of this scope may see it: what it may not see does not exist for it.
+    /// The resource of this type and name if a peer of this scope may see it: what it may not see does not exist for it, and neither does
+    /// what it could not use because it lacks a secret or routes ([`ResourceType::is_required`]).
     #[must_use]
     pub fn visible(&self, scope: &Scope, kind: ResourceType, name: &str) -> Option<&Arc<Resource>> {
-        self.get(kind, name).filter(|resource| scope.sees(resource))
+        self.get(kind, name)
+            .filter(|resource| scope.sees(resource) && self.is_complete(resource, scope))
     }
 
     /// All that a peer of this scope may see of a type.
     pub fn view<'a>(&'a self, scope: &'a Scope, kind: ResourceType) -> impl Iterator<Item = &'a Arc<Resource>> + 'a {
-        self.table(kind).values().filter(|resource| scope.sees(resource))
+        let sees = |resource: &&Arc<Resource>| scope.sees(resource) && self.is_complete(resource, scope);
+        self.table(kind).values().filter(sees)
+    }
+
+    /// Whether everything is there without which a peer would wait for it.
+    fn is_complete(&self, resource: &Resource, scope: &Scope) -> bool {
+        let mut required = resource.references().iter().filter(|needs| needs.kind.is_required());
+        required.all(|needs| self.get(needs.kind, &needs.name).is_some_and(|found| scope.sees(found)))
     }
 
     /// Whether this is the very same snapshot (not one with equal contents).

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -347,25 +347,5 @@ impl Drop for Agent<'_> {
 /// The agent's program: what `KUBELB_AGENT_BIN` names, else the one built beside this test.
 fn binary() -> anyhow::Result<PathBuf> {
     const HINT: &str = "`cargo xtask test` and `cargo xtask demo` build it";
-    if let Some(path) = std::env::var_os(BINARY_VARIABLE) {
-        let path = PathBuf::from(path);
-        ensure!(
-            path.is_file(),
-            "{BINARY_VARIABLE} names {}, which does not exist; {HINT}",
-            path.display()
-        );
-        return Ok(path);
-    }
-    // target/<profile>/deps/<test>, or target/<profile>/<program>.
-    let me = std::env::current_exe().context("cannot tell where this program is")?;
-    for directory in me.ancestors().skip(1).take(2) {
-        let path = directory.join("kubelb-agent");
-        if path.is_file() {
-            return Ok(path);
-        }
-    }
-    bail!(
-        "there is no kubelb-agent beside {}, and {BINARY_VARIABLE} is not set; {HINT}",
-        me.display()
-    );
+    tool::program(BINARY_VARIABLE, HINT, || tool::built("kubelb-agent"))
 }

@@ -18,7 +18,7 @@ pub use view::{ClusterView, EndpointView, ListenerView};
 
 use crate::netns::Namespace;
 use crate::scratch::Scratch;
-use crate::wait;
+use crate::{tool, wait};
 
 /// Names Envoy's program; `cargo xtask` sets it.
 pub const BINARY_VARIABLE: &str = "KUBELB_ENVOY";
@@ -311,21 +311,11 @@ impl Drop for Envoy<'_> {
 /// When there is none; says how to get it.
 pub fn program() -> anyhow::Result<PathBuf> {
     const HINT: &str = "`cargo xtask setup` gets one, and `cargo xtask test FILTER` runs tests with it";
-    if let Some(path) = std::env::var_os(BINARY_VARIABLE) {
-        let path = PathBuf::from(path);
-        ensure!(
-            path.is_file(),
-            "{BINARY_VARIABLE} names {}, which does not exist; {HINT}",
-            path.display()
-        );
-        return Ok(path);
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    match std::env::split_paths(&path)
-        .map(|directory| directory.join("envoy"))
-        .find(|program| program.is_file())
-    {
-        Some(program) => Ok(program),
-        None => bail!("there is no envoy on PATH, and {BINARY_VARIABLE} is not set; {HINT}"),
-    }
+    tool::program(BINARY_VARIABLE, HINT, || {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let mut programs = std::env::split_paths(&path).map(|directory| directory.join("envoy"));
+        programs
+            .find(|program| program.is_file())
+            .context("there is no envoy on PATH")
+    })
 }

@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 
 /// Debian packages of the programs that the testbed calls, for the hint when one is missing.
 const PACKAGES: [(&str, &str); 7] = [
@@ -40,6 +40,27 @@ pub fn bound(program: impl AsRef<OsStr>) -> Command {
     // SAFETY: only system calls that are safe after fork; nothing is allocated or locked.
     unsafe { command.pre_exec(after_fork) };
     command
+}
+
+/// The program that the environment variable `variable` names, else what `otherwise` finds.
+///
+/// # Errors
+/// When there is none; `hint` says how to get it.
+pub fn program(
+    variable: &str,
+    hint: &str,
+    otherwise: impl FnOnce() -> anyhow::Result<PathBuf>,
+) -> anyhow::Result<PathBuf> {
+    let Some(path) = std::env::var_os(variable) else {
+        return otherwise().with_context(|| format!("{variable} is not set; {hint}"));
+    };
+    let path = PathBuf::from(path);
+    ensure!(
+        path.is_file(),
+        "{variable} names {}, which does not exist; {hint}",
+        path.display()
+    );
+    Ok(path)
 }
 
 /// A program of this package, built beside the one that runs.

@@ -10,7 +10,10 @@ use kubelb_xds::pb::envoy::config::endpoint::v3 as endpoint;
 use kubelb_xds::pb::envoy::config::listener::v3 as listener;
 use kubelb_xds::pb::envoy::config::route::v3 as route;
 use kubelb_xds::pb::envoy::extensions::filters::http::router::v3::Router;
+use kubelb_xds::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 use kubelb_xds::pb::envoy::extensions::filters::network::http_connection_manager::v3 as http;
+use kubelb_xds::pb::envoy::extensions::transport_sockets::tls::cert_mappers::sni::v3::Sni;
+use kubelb_xds::pb::envoy::extensions::transport_sockets::tls::cert_selectors::on_demand_secret::v3 as on_demand_secret;
 use kubelb_xds::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
 use kubelb_xds::pb::google::protobuf::{Any, Duration};
 use kubelb_xds::resource::XdsResource;
@@ -57,6 +60,12 @@ impl Tenant {
     pub fn cluster(self, name: &str, addresses: &[SocketAddr]) -> Self {
         self.with(&cluster(name), &[(ResourceType::Endpoints, name)])
             .with(&endpoints(name, addresses), &[])
+    }
+
+    /// A cluster that brings its endpoints along.
+    #[must_use]
+    pub fn static_cluster(self, name: &str, addresses: &[SocketAddr]) -> Self {
+        self.with(&static_cluster(name, addresses), &[])
     }
 
     /// A listener for HTTP.
@@ -109,6 +118,19 @@ pub fn cluster(name: &str) -> Cluster {
         }),
         connect_timeout: Some(Duration { seconds: 1, nanos: 0 }),
         ..Default::default()
+    }
+}
+
+/// A cluster that has its endpoints in itself.
+#[must_use]
+pub fn static_cluster(name: &str, addresses: &[SocketAddr]) -> Cluster {
+    Cluster {
+        cluster_discovery_type: Some(cluster::cluster::ClusterDiscoveryType::Type(
+            cluster::cluster::DiscoveryType::Static.into(),
+        )),
+        eds_cluster_config: None,
+        load_assignment: Some(endpoints(name, addresses)),
+        ..cluster(name)
     }
 }
 
@@ -171,6 +193,70 @@ pub fn https_listener(name: &str, address: SocketAddr, routes: &str, secret: &st
         chain.transport_socket = Some(tls_socket(&context));
     }
     listener
+}
+
+/// A listener for HTTPS that asks for the certificate of a name when a client asks for that name.
+#[must_use]
+pub fn on_demand_listener(name: &str, address: SocketAddr, routes: &str) -> Listener {
+    let mapper = Sni {
+        default_value: "no-name".to_owned(),
+    };
+    let selector = on_demand_secret::Config {
+        config_source: Some(ads()),
+        certificate_mapper: Some(extension("sni", &mapper)),
+        ..Default::default()
+    };
+    let context = tls::DownstreamTlsContext {
+        common_tls_context: Some(tls::CommonTlsContext {
+            custom_tls_certificate_selector: Some(extension("on-demand", &selector)),
+            ..Default::default()
+        }),
+        // A resumed session would have no certificate to be asked for: Envoy refuses both together.
+        session_ticket_keys_type: Some(
+            tls::downstream_tls_context::SessionTicketKeysType::DisableStatelessSessionResumption(true),
+        ),
+        disable_stateful_session_resumption: true,
+        ..Default::default()
+    };
+    let mut listener = http_listener(name, address, routes);
+    for chain in &mut listener.filter_chains {
+        chain.transport_socket = Some(tls_socket(&context));
+    }
+    listener
+}
+
+/// A listener for HTTPS with a chain for each of these: server name, routes, secret.
+#[must_use]
+pub fn chained_listener(name: &str, address: SocketAddr, chains: &[(String, String, String)]) -> Listener {
+    let chain = |(host, routes, secret): &(String, String, String)| {
+        let mut listener = https_listener(name, address, routes, secret);
+        let mut chain = listener.filter_chains.remove(0);
+        chain.name.clone_from(host);
+        chain.filter_chain_match = Some(listener::FilterChainMatch {
+            server_names: vec![host.clone()],
+            ..Default::default()
+        });
+        chain
+    };
+    let inspector = listener::ListenerFilter {
+        name: "tls-inspector".to_owned(),
+        config_type: Some(listener::listener_filter::ConfigType::TypedConfig(any(
+            &TlsInspector::default(),
+        ))),
+        ..Default::default()
+    };
+    Listener {
+        listener_filters: vec![inspector],
+        filter_chains: chains.iter().map(chain).collect(),
+        ..http_listener(name, address, name)
+    }
+}
+
+fn extension<M: Message + Name>(name: &str, config: &M) -> core::TypedExtensionConfig {
+    core::TypedExtensionConfig {
+        name: name.to_owned(),
+        typed_config: Some(any(config)),
+    }
 }
 
 fn http_filter(routes: &str) -> listener::Filter {

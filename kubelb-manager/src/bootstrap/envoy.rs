@@ -15,9 +15,11 @@ use crate::identity::authority::Issued;
 pub const CLUSTER: &str = "kubelb-xds";
 const CLIENT_SECRET: &str = "kubelb-xds-client";
 const TRUST_SECRET: &str = "kubelb-xds-trust";
-/// Names of the files of both.
+const TOKEN_SECRET: &str = "kubelb-xds-token";
+/// Names of their files.
 const CLIENT_FILE: &str = "client-secret.json";
 const TRUST_FILE: &str = "trust-secret.json";
+const TOKEN_FILE: &str = "token-secret.json";
 const ADMIN_SOCKET: &str = "/run/kubelb-envoy-admin.sock";
 
 const MIB: u64 = 1 << 20;
@@ -70,8 +72,15 @@ pub enum Credentials<'a> {
         /// Envoy's own.
         issued: &'a Issued,
     },
-    /// In the two files that [`secrets`] fills and Envoy watches.
+    /// In the files of [`client_secret`] and [`trust_secret`] in this directory, which Envoy watches.
     Files(&'a Path),
+    /// A bearer token instead of a certificate.
+    Token {
+        /// Directory with the files of [`token_secret`] and [`trust_secret`].
+        directory: &'a Path,
+        /// The token itself. Envoy watches its directory, and reads it again when something is moved there, as the kubelet does.
+        token_file: &'a Path,
+    },
 }
 
 /// The whole bootstrap.
@@ -91,6 +100,8 @@ pub fn bootstrap(node: &str, endpoints: &[Endpoint], credentials: &Credentials<'
             "lds_config": { "ads": {}, "resource_api_version": "V3" },
         },
         "static_resources": { "clusters": [cluster(endpoints, credentials)] },
+        // Most clusters and listeners of many tenants are idle: they have statistics when they have traffic.
+        "deferred_stat_options": { "enable_deferred_creation_stats": true },
         "stats_config": { "stats_matcher": { "exclusion_list": { "patterns": [
             // Per route and host: too many with many tenants.
             { "safe_regex": { "regex": "^vhost\\..*" } },
@@ -118,36 +129,35 @@ fn cluster(endpoints: &[Endpoint], credentials: &Credentials<'_>) -> Value {
             "tls_certificates": [certificate(issued)],
             "validation_context": validation(authority, endpoints),
         }),
-        Credentials::Files(directory) => {
-            let source = |file: &str| {
-                json!({
-                    "path_config_source": { "path": directory.join(file), "watched_directory": { "path": directory } },
-                    "resource_api_version": "V3",
-                })
-            };
-            json!({
-                "tls_certificate_sds_secret_configs": [
-                    { "name": CLIENT_SECRET, "sds_config": source(CLIENT_FILE) },
-                ],
-                "validation_context_sds_secret_config": { "name": TRUST_SECRET, "sds_config": source(TRUST_FILE) },
-            })
-        }
+        Credentials::Files(directory) => json!({
+            "tls_certificate_sds_secret_configs": [watched(CLIENT_SECRET, directory, CLIENT_FILE, directory)],
+            "validation_context_sds_secret_config": watched(TRUST_SECRET, directory, TRUST_FILE, directory),
+        }),
+        Credentials::Token { directory, .. } => json!({
+            "validation_context_sds_secret_config": watched(TRUST_SECRET, directory, TRUST_FILE, directory),
+        }),
     };
     if let Some(fields) = tls.as_object_mut() {
         let params = json!({ "tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3" });
         fields.insert("tls_params".to_owned(), params);
+    }
+    let mut http = json!({
+        "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+        "explicit_http_config": { "http2_protocol_options": {
+            "connection_keepalive": { "interval": "30s", "timeout": "10s" },
+        } },
+    });
+    if let Credentials::Token { directory, token_file } = credentials
+        && let Some(fields) = http.as_object_mut()
+    {
+        fields.insert("http_filters".to_owned(), token_filters(directory, token_file));
     }
     json!({
         "name": CLUSTER,
         "type": if addresses_only { "STATIC" } else { "STRICT_DNS" },
         "connect_timeout": "5s",
         "load_assignment": { "cluster_name": CLUSTER, "endpoints": [{ "lb_endpoints": lb_endpoints }] },
-        "typed_extension_protocol_options": { "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-            "explicit_http_config": { "http2_protocol_options": {
-                "connection_keepalive": { "interval": "30s", "timeout": "10s" },
-            } },
-        } },
+        "typed_extension_protocol_options": { "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": http },
         "upstream_connection_options": { "tcp_keepalive": { "keepalive_time": 30 } },
         "transport_socket": { "name": "envoy.transport_sockets.tls", "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
@@ -179,20 +189,65 @@ fn validation(authority: &str, endpoints: &[Endpoint]) -> Value {
     json!({ "trusted_ca": { "inline_string": authority }, "match_typed_subject_alt_names": names })
 }
 
-/// Names and contents of the files that [`Credentials::Files`] is about. Each holds one secret, as Envoy wants it; certificate and key
-/// are one secret, so that they are replaced in one step.
+/// An SDS secret in `file` of `directory`, read again when something is moved in the directory `watched`.
+fn watched(name: &str, directory: &Path, file: &str, watched: &Path) -> Value {
+    json!({ "name": name, "sds_config": {
+        "path_config_source": { "path": directory.join(file), "watched_directory": { "path": watched } },
+        "resource_api_version": "V3",
+    } })
+}
+
+/// Puts the token into every request of the cluster.
+fn token_filters(directory: &Path, token_file: &Path) -> Value {
+    let around = token_file.parent().unwrap_or(directory);
+    json!([
+        { "name": "envoy.filters.http.credential_injector", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.credential_injector.v3.CredentialInjector",
+            "overwrite": true,
+            "credential": { "name": "envoy.http.injected_credentials.generic", "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.http.injected_credentials.generic.v3.Generic",
+                "header_value_prefix": "Bearer ",
+                "credential": watched(TOKEN_SECRET, directory, TOKEN_FILE, around),
+            } },
+        } },
+        { "name": "envoy.filters.http.upstream_codec", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec",
+        } },
+    ])
+}
+
+/// Name and content of the file with Envoy's certificate. Certificate and key are one secret, so that they are replaced in one step; a file
+/// holds one secret, as Envoy wants it.
 #[must_use]
-pub fn secrets(authority: &str, issued: &Issued, endpoints: &[Endpoint]) -> [(&'static str, Value); 2] {
-    let secret = |name: &str, kind: &str, content: Value| {
-        json!({ "resources": [{
-            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
-            "name": name,
-            kind: content,
-        }] })
-    };
-    let client = secret(CLIENT_SECRET, "tls_certificate", certificate(issued));
-    let trust = secret(TRUST_SECRET, "validation_context", validation(authority, endpoints));
-    [(CLIENT_FILE, client), (TRUST_FILE, trust)]
+pub fn client_secret(issued: &Issued) -> (&'static str, Value) {
+    let content = secret(CLIENT_SECRET, "tls_certificate", certificate(issued));
+    (CLIENT_FILE, content)
+}
+
+/// Name and content of the file that says whom Envoy trusts.
+#[must_use]
+pub fn trust_secret(authority: &str, endpoints: &[Endpoint]) -> (&'static str, Value) {
+    let content = secret(TRUST_SECRET, "validation_context", validation(authority, endpoints));
+    (TRUST_FILE, content)
+}
+
+/// Name and content of the file that says where Envoy's token is.
+#[must_use]
+pub fn token_secret(token_file: &Path) -> (&'static str, Value) {
+    let content = secret(
+        TOKEN_SECRET,
+        "generic_secret",
+        json!({ "secret": { "filename": token_file } }),
+    );
+    (TOKEN_FILE, content)
+}
+
+fn secret(name: &str, kind: &str, content: Value) -> Value {
+    json!({ "resources": [{
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
+        "name": name,
+        kind: content,
+    }] })
 }
 
 fn overload_manager(limits: EnvoyLimits) -> Value {

@@ -98,6 +98,26 @@ fn an_agent_gets_files_and_flags() {
 }
 
 #[test]
+fn a_peer_with_a_token_gets_no_certificate() {
+    let state = tempfile::tempdir().unwrap();
+    let token = ["--token-file", "/run/token/token"];
+    let printed = bootstrap(state.path(), &[&["--agent", "node-1"][..], &token].concat()).unwrap();
+    assert!(printed.ends_with(" --xds-token-file /run/token/token\n"), "{printed}");
+    assert!(!printed.contains("--xds-cert"), "{printed}");
+
+    let output = state.path().join("envoy");
+    let fleet = ["--fleet", "a", "--output", output.to_str().unwrap()];
+    bootstrap(state.path(), &[&fleet[..], &token].concat()).unwrap();
+    let text = std::fs::read_to_string(output.join("bootstrap.yaml")).unwrap();
+    let value: Value = serde_saphyr::from_str(&text).unwrap();
+    assert!(value.to_string().contains("credential_injector"));
+    assert!(!value.to_string().contains("tls_certificate"));
+    assert!(!output.join("client-secret.json").exists());
+    let error = bootstrap(state.path(), &[&["--fleet", "a"][..], &token].concat()).unwrap_err();
+    assert!(error.contains("--output"), "{error}");
+}
+
+#[test]
 fn mistakes_are_named() {
     let state = tempfile::tempdir().unwrap();
     for (flags, said) in [

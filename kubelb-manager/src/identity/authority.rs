@@ -1,9 +1,12 @@
-//! The certificate authority that server and peers trust: one key, kept in the state directory, and what it issues.
+//! The certificate authority that server and peers trust: kept in the state directory, and what it issues.
 //!
+//! The file's first certificate and key issue; its other certificates are trusted too, so that an authority can be replaced ([`rotation`]).
 //! Knows no peers beyond their names; who may be issued what is decided by whoever may read the key.
 
+pub mod rotation;
+
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
@@ -17,7 +20,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs
 use super::SpiffeId;
 use super::state_dir;
 
-/// File of certificate and key, in this order. One file, so that no two processes can ever mix two of them.
+/// File of certificate and key, and of other certificates that are trusted. One file, so that no two processes can ever mix two of them.
 pub const FILE: &str = "xds-ca.pem";
 const NAME: &str = "kubelb xDS authority";
 
@@ -76,8 +79,10 @@ pub struct Issued {
 #[derive(Debug)]
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    certificate: CertificateDer<'static>,
+    trusted: Vec<CertificateDer<'static>>,
     pem: String,
+    file: PathBuf,
+    text: String,
 }
 
 impl Authority {
@@ -93,34 +98,53 @@ impl Authority {
             state_dir::create_new(&path, &made(now)?)?;
         }
         let text = std::fs::read_to_string(&path)?;
-        Self::parse(&text).map_err(|source| AuthorityError::Content {
-            path: path.display().to_string(),
+        Self::parse(text, path)
+    }
+
+    /// What the file holds by now, if that is something else.
+    ///
+    /// # Errors
+    /// When it cannot be read, or holds no authority.
+    pub fn changed(&self) -> Result<Option<Self>, AuthorityError> {
+        let text = std::fs::read_to_string(&self.file)?;
+        if text == self.text {
+            return Ok(None);
+        }
+        Self::parse(text, self.file.clone()).map(Some)
+    }
+
+    fn parse(text: String, file: PathBuf) -> Result<Self, AuthorityError> {
+        let parse = || -> Result<_, BoxedError> {
+            let trusted: Vec<CertificateDer<'static>> =
+                CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<_, _>>()?;
+            let issuer = trusted.first().ok_or("there is no certificate")?;
+            let key = PrivatePkcs8KeyDer::from_pem_slice(text.as_bytes())?;
+            let issuer = Issuer::from_ca_cert_der(issuer, KeyPair::try_from(&key)?)?;
+            Ok((issuer, trusted))
+        };
+        let (issuer, trusted) = parse().map_err(|source| AuthorityError::Content {
+            path: file.display().to_string(),
             source,
-        })
-    }
-
-    fn parse(text: &str) -> Result<Self, BoxedError> {
-        let certificate = CertificateDer::from_pem_slice(text.as_bytes())?;
-        let key = PrivatePkcs8KeyDer::from_pem_slice(text.as_bytes())?;
-        let key = KeyPair::try_from(&key)?;
-        let pem = text.split_inclusive("-----END CERTIFICATE-----").next();
+        })?;
         Ok(Self {
-            pem: format!("{}\n", pem.unwrap_or_default()),
-            issuer: Issuer::from_ca_cert_der(&certificate, key)?,
-            certificate,
+            pem: rotation::certificates(&text).concat(),
+            issuer,
+            trusted,
+            file,
+            text,
         })
     }
 
-    /// What peers trust, PEM.
+    /// What peers trust, PEM: all of it.
     #[must_use]
     pub fn pem(&self) -> &str {
         &self.pem
     }
 
-    /// What peers trust, DER.
+    /// What peers and the server trust, DER. The first one issues.
     #[must_use]
-    pub fn certificate(&self) -> &CertificateDer<'static> {
-        &self.certificate
+    pub fn trusted(&self) -> &[CertificateDer<'static>] {
+        &self.trusted
     }
 
     /// A server's certificate for `names`, which are addresses or DNS names.
@@ -208,7 +232,7 @@ mod tests {
         let first = Authority::open(&state, now).unwrap();
         let second = Authority::open(&state, now + DAY).unwrap();
         assert_eq!(first.pem(), second.pem());
-        assert_eq!(first.certificate(), second.certificate());
+        assert_eq!(first.trusted(), second.trusted());
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&state.join(FILE)), 0o600);
         assert_eq!(mode(&state), 0o700);

@@ -1,7 +1,7 @@
 //! TLS of the server: a certificate that is renewed while it runs, and client certificates of the same authority.
 
 use std::io;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use tokio_rustls::rustls::crypto::ring::default_provider;
@@ -35,10 +35,17 @@ pub enum TlsError {
 /// What connections are accepted with.
 #[derive(Debug)]
 pub struct ServerTls {
-    authority: Authority,
+    authority: Mutex<Followed>,
     names: Vec<String>,
     lifetime: Duration,
     current: RwLock<Arc<ServerConfig>>,
+}
+
+#[derive(Debug)]
+struct Followed {
+    authority: Authority,
+    /// What was wrong with the file when it was last looked at, so that it is said once.
+    wrong: Option<String>,
 }
 
 impl ServerTls {
@@ -54,7 +61,7 @@ impl ServerTls {
     ) -> Result<(Self, SystemTime), TlsError> {
         let config = configuration(&authority, &names, lifetime, now)?;
         let tls = Self {
-            authority,
+            authority: Mutex::new(Followed { authority, wrong: None }),
             names,
             lifetime,
             current: RwLock::new(Arc::new(config)),
@@ -71,9 +78,10 @@ impl ServerTls {
 
     /// Issues the next certificate; when to call it again. A failure leaves the current one, and says so in the log.
     pub fn renew(&self, now: SystemTime) -> SystemTime {
-        match configuration(&self.authority, &self.names, self.lifetime, now) {
+        let followed = self.authority.lock().unwrap_or_else(PoisonError::into_inner);
+        match configuration(&followed.authority, &self.names, self.lifetime, now) {
             Ok(config) => {
-                *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+                self.replace(config);
                 self.renewal(now)
             }
             Err(error) => {
@@ -82,6 +90,44 @@ impl ServerTls {
                 now + RETRY
             }
         }
+    }
+
+    /// Looks at the authority's file. When it has another authority than before, the next connections are accepted with that; when to
+    /// [renew](Self::renew) then. A file that is none leaves everything as it is, and is told in the log.
+    pub fn follow(&self, now: SystemTime) -> Option<SystemTime> {
+        let mut followed = self.authority.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = followed.authority.changed().map_err(TlsError::from);
+        let taken = changed.and_then(|changed| {
+            let with = |authority: Authority| {
+                let config = configuration(&authority, &self.names, self.lifetime, now)?;
+                Ok((authority, config))
+            };
+            changed.map(with).transpose()
+        });
+        match taken {
+            Ok(None) => {
+                followed.wrong = None;
+                None
+            }
+            Ok(Some((authority, config))) => {
+                tracing::info!(trusted = authority.trusted().len(), "the xDS authority has changed");
+                *followed = Followed { authority, wrong: None };
+                self.replace(config);
+                Some(self.renewal(now))
+            }
+            Err(error) => {
+                let error = kubelb_runtime::error_chain::chain(&error).to_string();
+                if followed.wrong.as_ref() != Some(&error) {
+                    tracing::error!(error, "the xDS authority's file is no good; the last good one is used");
+                    followed.wrong = Some(error);
+                }
+                None
+            }
+        }
+    }
+
+    fn replace(&self, config: ServerConfig) {
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
     }
 
     fn renewal(&self, now: SystemTime) -> SystemTime {
@@ -99,7 +145,9 @@ fn configuration(
     let issued = authority.issue_server(names, lifetime, now)?;
     let provider = Arc::new(default_provider());
     let mut roots = RootCertStore::empty();
-    roots.add(authority.certificate().clone())?;
+    for trusted in authority.trusted() {
+        roots.add(trusted.clone())?;
+    }
     // A peer may show a token instead; whether it shows anything is looked at for each stream.
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
         .allow_unauthenticated()
@@ -169,6 +217,26 @@ mod tests {
         let first = tls.current();
         assert!(Arc::ptr_eq(&first, &tls.current()));
         assert_eq!(tls.renew(next), next + Duration::from_secs(200));
+        assert!(!Arc::ptr_eq(&first, &tls.current()));
+    }
+
+    #[test]
+    fn the_authoritys_file_is_followed_and_a_broken_one_changes_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let authority = Authority::open(directory.path(), now).unwrap();
+        let lifetime = Duration::from_secs(300);
+        let (tls, _) = ServerTls::new(authority, vec!["localhost".to_owned()], lifetime, now).unwrap();
+        let first = tls.current();
+        assert_eq!(tls.follow(now), None);
+        let file = directory.path().join(crate::identity::authority::FILE);
+        let good = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, "hello").unwrap();
+        assert_eq!(tls.follow(now), None);
+        assert!(Arc::ptr_eq(&first, &tls.current()));
+        std::fs::write(&file, good).unwrap();
+        crate::identity::authority::rotation::step(directory.path(), now).unwrap();
+        assert_eq!(tls.follow(now), Some(now + Duration::from_secs(200)));
         assert!(!Arc::ptr_eq(&first, &tls.current()));
     }
 }

@@ -37,6 +37,12 @@ pub struct Options {
     pub handshake_timeout: Duration,
     /// Longest time that a connection gets to end in good order.
     pub drain_timeout: Duration,
+    /// A peer is pinged at this interval.
+    pub keepalive_interval: Duration,
+    /// A peer that does not answer a ping for so long is gone; one that does not read is one of these.
+    pub keepalive_timeout: Duration,
+    /// The files of the state directory are looked at for a changed authority at this interval.
+    pub authority_check: Duration,
 }
 
 impl Default for Options {
@@ -47,6 +53,9 @@ impl Default for Options {
             max_connection_age: Duration::from_secs(60 * 60),
             handshake_timeout: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(5),
+            keepalive_interval: Duration::from_secs(30),
+            keepalive_timeout: Duration::from_secs(10),
+            authority_check: Duration::from_secs(5),
         }
     }
 }
@@ -109,13 +118,19 @@ impl Server {
     }
 }
 
-/// Keeps the server's certificate valid.
+/// Keeps the server's certificate valid, and follows the authority's file.
 async fn renew(server: Arc<Server>, mut at: SystemTime, shutdown: CancellationToken) {
     loop {
-        let pause = at.duration_since(wall_clock()).unwrap_or_default();
+        let now = wall_clock();
+        if at <= now {
+            at = server.tls.renew(now);
+        } else if let Some(next) = server.tls.follow(now) {
+            at = next;
+        }
+        let left = at.duration_since(wall_clock()).unwrap_or_default();
         tokio::select! {
             () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(pause) => at = server.tls.renew(wall_clock()),
+            () = tokio::time::sleep(left.min(server.options.authority_check)) => {}
         }
     }
 }

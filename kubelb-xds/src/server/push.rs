@@ -41,6 +41,7 @@ impl Session {
     /// Sends what can be sent, until each type waits for an acknowledgement or has nothing.
     pub(super) fn push(&mut self, output: &mut Output) {
         self.report_stalled(output);
+        self.forget_awaited();
         let Some(snapshot) = self.snapshot.clone() else {
             return;
         };

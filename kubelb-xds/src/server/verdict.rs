@@ -131,6 +131,9 @@ impl Session {
 
     fn took(&mut self, kind: ResourceType, resource: &Arc<Resource>) {
         self.types.get_mut(kind).took(resource);
+        if kind == ResourceType::Listener {
+            self.awaited.insert(Arc::clone(resource.name()));
+        }
         let wanted = self
             .snapshot
             .as_ref()

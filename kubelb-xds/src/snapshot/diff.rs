@@ -21,7 +21,33 @@ impl Diff {
                 compare(old.table(kind), new.table(kind), diff.names.get_mut(kind));
             }
         }
+        diff.add_referrers(old, new);
         diff
+    }
+
+    /// What needs a secret or routes comes and goes with them.
+    pub(super) fn add_referrers(&mut self, old: &Snapshot, new: &Snapshot) {
+        let required = ResourceType::ALL.into_iter().filter(|kind| kind.is_required());
+        for kind in required {
+            let appears = |name: &&Arc<str>| match (old.get(kind, name), new.get(kind, name)) {
+                (Some(before), Some(after)) => before.owner() != after.owner() || before.audience() != after.audience(),
+                (None, None) => false,
+                _ => true,
+            };
+            let names: BTreeSet<Arc<str>> = self.names(kind).iter().filter(appears).cloned().collect();
+            if names.is_empty() {
+                continue;
+            }
+            for referrer in kind.referrers() {
+                let leads = |resource: &&Arc<Resource>| {
+                    let mut references = resource.references().iter();
+                    references.any(|needs| needs.kind == kind && names.contains(&needs.name))
+                };
+                let table = new.table(*referrer).values().filter(leads);
+                let into = self.names.get_mut(*referrer);
+                into.extend(table.map(|resource| Arc::clone(resource.name())));
+            }
+        }
     }
 
     pub(super) fn insert(&mut self, kind: ResourceType, name: Arc<str>) {

@@ -144,3 +144,44 @@ fn a_peer_sees_its_scope_only() {
     assert_eq!(seen(Scope::Fleet(Tenants::All)), ["both", "of-a", "of-b", "shared"]);
     assert!(snapshot.visible(&Scope::tenant("b"), kind, "of-a").is_none());
 }
+
+#[test]
+fn a_cluster_comes_and_goes_with_the_secret_that_it_needs() {
+    use crate::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
+
+    let scope = Scope::tenant("a");
+    let secret = |owner: &str| {
+        let message = Secret {
+            name: "s".to_owned(),
+            ..Secret::default()
+        };
+        Resource::new(&message, Owner::tenant(owner), Audience::Fleets)
+    };
+    let with_tls = || {
+        cluster("tls", Owner::tenant("a"), Audience::Fleets).needing([Reference {
+            kind: ResourceType::Secret,
+            name: "s".into(),
+        }])
+    };
+    let plain = || cluster("plain", Owner::tenant("a"), Audience::Fleets);
+    let kind = ResourceType::Cluster;
+    let seen = |snapshot: &Snapshot| -> Vec<String> {
+        let names = snapshot.view(&scope, kind);
+        names.map(|resource| resource.name().to_string()).collect()
+    };
+
+    let without = Snapshot::build([plain(), with_tls()], None).unwrap();
+    assert_eq!(seen(&without), ["plain"]);
+    assert!(without.visible(&scope, kind, "tls").is_none());
+    let with = Snapshot::build([plain(), with_tls(), secret("a")], Some(&without)).unwrap();
+    assert_eq!(seen(&with), ["plain", "tls"]);
+    assert_eq!(names(&with.diff_since(&without), kind), ["tls"]);
+    let of_another = with.update([secret("b")], &[]);
+    assert_eq!(seen(&of_another), ["plain"], "a secret that it may not see");
+    assert_eq!(names(&of_another.diff_since(&with), kind), ["tls"]);
+    let gone = with.update([], &[(ResourceType::Secret, "s".into())]);
+    assert_eq!(seen(&gone), ["plain"]);
+    assert_eq!(names(&gone.diff_since(&with), kind), ["tls"]);
+    let other = with.update([plain()], &[]);
+    assert!(names(&other.diff_since(&with), kind).is_empty());
+}

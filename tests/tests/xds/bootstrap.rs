@@ -9,13 +9,19 @@ use kubelb_tests::scratch::Scratch;
 use crate::hub::{Hub, now};
 use crate::world::{SOON, World, port, web};
 
-fn issue(hub: &Hub<'_>, state: &Path, output: &Path) -> String {
+pub(crate) fn issue(hub: &Hub<'_>, state: &Path, output: &Path) -> String {
+    issue_with(hub, state, output, None)
+}
+
+/// For a peer that shows the token in this file, if there is one.
+pub(crate) fn issue_with(hub: &Hub<'_>, state: &Path, output: &Path, token_file: Option<&Path>) -> String {
     let args = BootstrapArgs {
         agent: None,
         fleet: Some("a".to_owned()),
         xds: vec![format!("https://{}", hub.address())],
         state_dir: state.to_owned(),
         output: Some(output.to_owned()),
+        token_file: token_file.map(Path::to_owned),
         limits: EnvoyLimits {
             max_connections: 1_000,
             max_heap: 1_024,

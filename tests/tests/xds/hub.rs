@@ -2,14 +2,14 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use kubelb_manager::bootstrap::EnvoyLimits;
 use kubelb_manager::bootstrap::envoy::{self, Credentials, Endpoint};
 use kubelb_manager::identity::authority::{Issued, SERVER_LIFETIME};
 use kubelb_manager::identity::tls::ServerTls;
-use kubelb_manager::identity::{Authenticator, Authority, SpiffeId, Tokens};
+use kubelb_manager::identity::{Authenticator, Authority, ServiceAccounts, SpiffeId, TokenReviewer, Tokens};
 use kubelb_manager::xds::server::{Count, Metrics, Options, Server};
 use kubelb_tests::netns::Namespace;
 use kubelb_tests::wait;
@@ -19,6 +19,8 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::log;
+
 /// Nothing that a peer takes may take longer: what does has run into one of Envoy's waits, which are 15 seconds.
 const NO_STALL: Duration = Duration::from_secs(1);
 const LIMITS: EnvoyLimits = EnvoyLimits {
@@ -26,14 +28,36 @@ const LIMITS: EnvoyLimits = EnvoyLimits {
     max_heap: 1_024,
 };
 
+/// How it serves, other than a manager does without any flags.
+pub(crate) struct Setup {
+    pub(crate) options: Options,
+    /// Who checks tokens, and whose are good.
+    pub(crate) tokens: Option<(Arc<dyn TokenReviewer>, ServiceAccounts)>,
+    /// Of the server's certificates.
+    pub(crate) lifetime: Duration,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            options: Options::default(),
+            tokens: None,
+            lifetime: SERVER_LIFETIME,
+        }
+    }
+}
+
 /// A server, running until it is dropped.
 pub(crate) struct Hub<'a> {
     namespace: &'a Namespace,
     state: PathBuf,
     address: SocketAddr,
+    setup: Setup,
     snapshots: watch::Sender<Arc<Snapshot>>,
     running: Option<Running>,
     pub(crate) metrics: Arc<Metrics>,
+    /// Address of the last connection that this process made to it.
+    caller: Mutex<Option<SocketAddr>>,
 }
 
 struct Running {
@@ -45,50 +69,63 @@ struct Running {
 impl<'a> Hub<'a> {
     /// Serves `resources` on a free port of the namespace's loopback. `state` holds the authority: replicas share it.
     pub(crate) fn start(namespace: &'a Namespace, state: &std::path::Path, resources: Vec<Resource>) -> Self {
-        Self::with(namespace, state, resources, Options::default(), None)
+        let snapshot = Snapshot::build(resources, None).unwrap();
+        snapshot.check_references().unwrap();
+        Self::serving(namespace, state, snapshot, Setup::default())
     }
 
     pub(crate) fn with(
         namespace: &'a Namespace,
         state: &std::path::Path,
         resources: Vec<Resource>,
-        options: Options,
-        tokens: Option<Tokens>,
+        setup: Setup,
     ) -> Self {
-        let snapshot = Snapshot::build(resources, None).unwrap();
-        snapshot.check_references().unwrap();
+        Self::serving(namespace, state, Snapshot::build(resources, None).unwrap(), setup)
+    }
+
+    fn serving(namespace: &'a Namespace, state: &std::path::Path, snapshot: Snapshot, setup: Setup) -> Self {
+        log::capture();
         let (snapshots, _) = watch::channel(Arc::new(snapshot));
         let mut hub = Self {
             namespace,
             state: state.to_owned(),
             address: "127.0.0.1:0".parse().unwrap(),
+            setup,
             snapshots,
             running: None,
             metrics: Arc::default(),
+            caller: Mutex::default(),
         };
-        hub.run(options, tokens);
+        hub.run();
         hub
     }
 
     /// Starts it again, on the same port, as a new process would: it remembers nothing.
     pub(crate) fn restart(&mut self) {
-        self.run(Options::default(), None);
+        self.run();
     }
 
-    fn run(&mut self, options: Options, tokens: Option<Tokens>) {
+    fn run(&mut self) {
         assert!(self.running.is_none());
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
             .unwrap();
-        let (tls, renewal) =
-            ServerTls::new(self.authority(), vec!["127.0.0.1".to_owned()], SERVER_LIFETIME, now()).unwrap();
+        let (tls, renewal) = ServerTls::new(
+            self.authority(),
+            vec!["127.0.0.1".to_owned()],
+            self.setup.lifetime,
+            now(),
+        )
+        .unwrap();
+        let tokens = self.setup.tokens.as_ref();
+        let tokens = tokens.map(|(reviewer, accounts)| Tokens::new(Arc::clone(reviewer), accounts.clone()));
         let server = Arc::new(Server::new(
             tls,
             Authenticator::new(tokens),
             self.snapshots.subscribe(),
-            options,
+            self.setup.options,
         ));
         let address = self.address;
         let listener = self
@@ -127,7 +164,17 @@ impl<'a> Hub<'a> {
         let address = self.address;
         let stream = self.namespace.run(|| std::net::TcpStream::connect(address))??;
         stream.set_nonblocking(true)?;
+        *self.caller.lock().unwrap() = Some(stream.local_addr()?);
         Ok(stream)
+    }
+
+    /// Waits until it has logged a line with these words about the last connection of this process.
+    pub(crate) fn assert_logged(&self, words: &str) {
+        let caller = self.caller.lock().unwrap().expect("nobody has connected");
+        wait::until(Duration::from_secs(5), || {
+            log::find(&[&format!("address={caller} "), words])
+        })
+        .unwrap();
     }
 
     pub(crate) fn authority(&self) -> Authority {
@@ -159,9 +206,23 @@ impl<'a> Hub<'a> {
         self.snapshots.send_replace(Arc::new(next));
     }
 
+    /// The same, with references that lead nowhere.
+    pub(crate) fn publish_incomplete(&self, resources: Vec<Resource>) {
+        let next = Snapshot::build(resources, Some(&self.snapshots.borrow())).unwrap();
+        next.check_references().unwrap_err();
+        self.snapshots.send_replace(Arc::new(next));
+    }
+
     /// Waits until every peer has taken it.
     pub(crate) fn until_synced(&self) {
         self.until_synced_within(Duration::from_secs(20));
+    }
+
+    /// Whether every peer that is there has taken it.
+    pub(crate) fn is_synced(&self) -> bool {
+        let snapshot = Arc::clone(&self.snapshots.borrow());
+        let peers = self.server().registry().peers();
+        peers.iter().all(|peer| peer.has(&snapshot))
     }
 
     pub(crate) fn until_synced_within(&self, within: Duration) {

@@ -13,9 +13,17 @@
 
 mod bootstrap;
 mod hub;
+mod log;
 mod peer;
 mod quarantine;
+mod relay;
 mod replicas;
+mod rotation;
+#[cfg(feature = "soak")]
+mod scale;
+mod secrets;
+mod slow;
+mod tokens;
 mod traffic;
 mod trust;
 mod warming;

@@ -1,9 +1,13 @@
 //! A peer that says whatever the test wants, over real TLS.
 
-use std::sync::Arc;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use hyper::http::uri::PathAndQuery;
 use hyper_util::rt::TokioIo;
 use kubelb_manager::identity::authority::Issued;
 use kubelb_xds::ResourceType;
@@ -12,6 +16,7 @@ use kubelb_xds::pb::envoy::service::discovery::v3::aggregated_discovery_service_
 use kubelb_xds::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
@@ -23,8 +28,10 @@ use tonic::{Code, Status, Streaming};
 use crate::hub::Hub;
 use crate::world::SOON;
 
+const WINDOW: u32 = 64 << 20;
+
 /// What a peer shows.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Credential<'a> {
     pub(crate) certificate: Option<&'a Issued>,
     pub(crate) token: Option<&'a str>,
@@ -35,6 +42,7 @@ pub(crate) struct Peer<Q, R> {
     runtime: Runtime,
     requests: mpsc::Sender<Q>,
     responses: Streaming<R>,
+    gate: Gate,
 }
 
 type Client = AggregatedDiscoveryServiceClient<tonic::transport::Channel>;
@@ -106,8 +114,9 @@ impl<Q: Send + 'static, R> Peer<Q, R> {
             let value = format!("Bearer {token}").parse().unwrap();
             stream.metadata_mut().insert("authorization", value);
         }
+        let gate = Gate::default();
         let responses = runtime.block_on(async {
-            let client = connect(hub, credential)
+            let client = connect(hub, credential, &gate)
                 .await
                 .map_err(|error| Status::new(Code::Unknown, format!("{error:#}")))?;
             tokio::time::timeout(SOON, open(client, stream))
@@ -118,7 +127,17 @@ impl<Q: Send + 'static, R> Peer<Q, R> {
             runtime,
             requests,
             responses: responses.into_inner(),
+            gate,
         })
+    }
+
+    /// Reads nothing from its socket, until told otherwise.
+    pub(crate) fn stop_reading(&self) {
+        self.gate.shut();
+    }
+
+    pub(crate) fn read_on(&self) {
+        self.gate.open();
     }
 
     pub(crate) fn send(&self, request: Q) {
@@ -142,9 +161,33 @@ impl<Q: Send + 'static, R> Peer<Q, R> {
     }
 }
 
-async fn connect(hub: &Hub<'_>, credential: &Credential<'_>) -> anyhow::Result<Client> {
+/// A request of any kind on a connection of its own, without a body: what gRPC says of it.
+pub(crate) fn call(hub: &Hub<'_>, credential: &Credential<'_>, path: &'static str) -> Code {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let channel = channel(hub, credential, &Gate::default()).await.unwrap();
+        let mut client = tonic::client::Grpc::new(channel);
+        client.ready().await.unwrap();
+        let codec = tonic_prost::ProstCodec::<DiscoveryRequest, DiscoveryResponse>::default();
+        let request = tonic::Request::new(DiscoveryRequest::default());
+        let answer = client.unary(request, PathAndQuery::from_static(path), codec).await;
+        answer.expect_err("it was served").code()
+    })
+}
+
+async fn connect(hub: &Hub<'_>, credential: &Credential<'_>, gate: &Gate) -> anyhow::Result<Client> {
+    let channel = channel(hub, credential, gate).await?;
+    Ok(Client::new(channel).max_decoding_message_size(64 << 20))
+}
+
+async fn channel(hub: &Hub<'_>, credential: &Credential<'_>, gate: &Gate) -> anyhow::Result<tonic::transport::Channel> {
     let mut roots = RootCertStore::empty();
-    roots.add(hub.authority().certificate().clone())?;
+    for trusted in hub.authority().trusted() {
+        roots.add(trusted.clone())?;
+    }
     let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots);
@@ -156,15 +199,74 @@ async fn connect(hub: &Hub<'_>, credential: &Credential<'_>) -> anyhow::Result<C
     };
     config.alpn_protocols = vec![b"h2".to_vec()];
     let stream = hub.connect()?;
-    let stream = tokio::net::TcpStream::from_std(stream)?;
+    let stream = Gated {
+        stream: tokio::net::TcpStream::from_std(stream)?,
+        gate: gate.clone(),
+    };
     let name = "127.0.0.1".try_into().context("a name")?;
     let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
     let mut stream = Some(TokioIo::new(stream));
     let connector = tower::service_fn(move |_| {
         let stream = stream.take();
-        async move { stream.ok_or_else(|| std::io::Error::other("only once")) }
+        async move { stream.ok_or_else(|| io::Error::other("only once")) }
     });
-    let endpoint = Endpoint::from_static("http://127.0.0.1");
-    let channel = endpoint.connect_with_connector(connector).await?;
-    Ok(Client::new(channel).max_decoding_message_size(64 << 20))
+    // HTTP/2's own window is not to be what stops the server first.
+    let endpoint = Endpoint::from_static("http://127.0.0.1")
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW);
+    Ok(endpoint.connect_with_connector(connector).await?)
+}
+
+/// Keeps a connection from being read.
+#[derive(Clone, Debug, Default)]
+struct Gate(Arc<Mutex<Shut>>);
+
+#[derive(Debug, Default)]
+struct Shut {
+    is_shut: bool,
+    reader: Option<Waker>,
+}
+
+impl Gate {
+    fn shut(&self) {
+        self.0.lock().unwrap().is_shut = true;
+    }
+
+    fn open(&self) {
+        let mut shut = self.0.lock().unwrap();
+        shut.is_shut = false;
+        shut.reader.take().into_iter().for_each(Waker::wake);
+    }
+}
+
+struct Gated {
+    stream: tokio::net::TcpStream,
+    gate: Gate,
+}
+
+impl AsyncRead for Gated {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        {
+            let mut shut = self.gate.0.lock().unwrap();
+            if shut.is_shut {
+                shut.reader = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+        }
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Gated {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
 }

@@ -27,6 +27,32 @@ fn a_route_that_moves_from_one_new_cluster_to_the_next_loses_no_request() {
 }
 
 #[test]
+fn a_route_that_moves_between_clusters_that_bring_their_endpoints_along_loses_no_request() {
+    let mut world = World::new("xds-static");
+    let (one, two) = (world.backend("one"), world.backend("two"));
+    let with = |cluster: &str, address| {
+        Tenant::new("a")
+            .http("web", listen(), "web")
+            .routes("web", &[("*", cluster)])
+            .static_cluster(cluster, &[address])
+            .resources()
+    };
+    let hub = Hub::start(&world.namespace, world.state(), with("static-0", one));
+    let _envoy = world.envoy(&hub, "a");
+    let load = world.load();
+    load.until_more(50).unwrap();
+    for round in 1..=20 {
+        let cluster = format!("static-{round}");
+        hub.push(with(&cluster, if round % 2 == 0 { one } else { two }));
+        load.until_more(50).unwrap();
+    }
+    let tally = load.finish().unwrap();
+    tally.all_good().unwrap();
+    assert!(tally.answers.len() == 2, "both backends have answered: {tally:?}");
+    hub.assert_no_stall();
+}
+
+#[test]
 fn changes_that_come_faster_than_envoy_takes_them_lose_no_request() {
     let mut world = World::new("xds-burst");
     let (one, two) = (world.backend("one"), world.backend("two"));

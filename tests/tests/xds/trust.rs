@@ -5,16 +5,16 @@ use std::time::{Duration, SystemTime};
 
 use kubelb_manager::identity::authority::{Issued, SERVER_LIFETIME};
 use kubelb_manager::identity::token::{Review, Reviewed, TokenReviewer};
-use kubelb_manager::identity::{Authority, ServiceAccounts, SpiffeId, Tokens};
-use kubelb_manager::xds::server::{Count, Options};
+use kubelb_manager::identity::{Authority, ServiceAccounts, SpiffeId};
+use kubelb_manager::xds::server::Count;
 use kubelb_tests::scratch::Scratch;
 use kubelb_tests::wait;
 use kubelb_tests::xds::Tenant;
 use kubelb_xds::{Resource, ResourceType};
-use tonic::{Code, Status};
+use tonic::Code;
 
-use crate::hub::{Hub, now};
-use crate::peer::{Credential, DeltaPeer, SotwPeer};
+use crate::hub::{Hub, Setup, now};
+use crate::peer::{self, Credential, DeltaPeer, SotwPeer};
 use crate::world::{SOON, World, port, web};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -94,6 +94,7 @@ fn what_is_anothers_is_answered_for_as_if_it_did_not_exist() {
         assert_eq!(removed, asked, "both are answered for alike");
         peer.ack(&response);
         assert_eq!(hub.count(Count::OutOfScope, kind.label()), 1, "{kind}");
+        hub.assert_logged("is outside the peer's scope");
     }
 }
 
@@ -123,62 +124,134 @@ fn a_wildcard_holds_nothing_of_others_in_either_form_of_the_protocol() {
 }
 
 #[test]
+fn in_the_state_of_the_world_form_what_is_anothers_does_not_exist_either() {
+    let world = World::new("xds-guess-sotw");
+    let hub = Hub::start(&world.namespace, world.state(), two_tenants());
+    let issued = certificate(&hub, "a");
+    for (kind, name) in OF_B {
+        let mut peer = SotwPeer::open(&hub, &shown(&issued)).unwrap();
+        peer.ask(kind, &[name, "no-such-thing"]);
+        // There is no way to say that something does not exist, but an empty list of types that are listed whole.
+        if kind.is_full_state() {
+            let response = peer.next().unwrap();
+            assert!(response.resources.is_empty(), "{response:?}");
+        } else {
+            assert!(peer.silence(Duration::from_millis(300)), "{kind}");
+        }
+        assert_eq!(hub.count(Count::OutOfScope, kind.label()), 1, "{kind}");
+        hub.assert_logged("is outside the peer's scope");
+    }
+}
+
+#[test]
+fn another_tenants_certificate_opens_what_is_that_tenants() {
+    let world = World::new("xds-other-cert");
+    let hub = Hub::start(&world.namespace, world.state(), two_tenants());
+    let issued = certificate(&hub, "b");
+    let mut peer = DeltaPeer::open(&hub, &shown(&issued)).unwrap();
+    peer.ask(ResourceType::Cluster, &["*", "a-cluster"]);
+    let response = peer.next().unwrap();
+    let names: Vec<&str> = response.resources.iter().map(|each| each.name.as_str()).collect();
+    assert_eq!(names, ["b-cluster"]);
+    assert_eq!(response.removed_resources, ["a-cluster"]);
+    assert_eq!(hub.count(Count::OutOfScope, ResourceType::Cluster.label()), 1);
+    hub.assert_logged("is outside the peer's scope");
+}
+
+#[test]
+fn other_ways_than_the_one_stream_are_refused_with_any_credential() {
+    let world = World::new("xds-methods");
+    let hub = Hub::start(&world.namespace, world.state(), two_tenants());
+    let issued = certificate(&hub, "a");
+    let mut tried = 0;
+    for credential in [Credential::default(), shown(&issued)] {
+        for path in [
+            "/envoy.service.discovery.v3.AggregatedDiscoveryService/FetchAggregatedResources",
+            "/envoy.service.cluster.v3.ClusterDiscoveryService/FetchClusters",
+            "/envoy.service.cluster.v3.ClusterDiscoveryService/DeltaClusters",
+            "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets",
+            "/envoy.service.secret.v3.SecretDiscoveryService/FetchSecrets",
+            "/envoy.service.status.v3.ClientStatusDiscoveryService/FetchClientStatus",
+            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+            "/v3/discovery:secrets",
+        ] {
+            assert_eq!(peer::call(&hub, &credential, path), Code::Unimplemented, "{path}");
+            tried += 1;
+            assert_eq!(hub.count(Count::Refused, "method"), tried, "{path}");
+            hub.assert_logged(path);
+        }
+    }
+    assert_eq!(hub.total(Count::Responses), 0);
+}
+
+#[test]
 fn no_credential_and_foreign_ones_open_nothing() {
     let world = World::new("xds-strangers");
     let hub = Hub::start(&world.namespace, world.state(), two_tenants());
-    let refused = |credential: &Credential<'_>| refusal(&hub, credential);
-
-    assert_eq!(refused(&Credential::default()).code(), Code::Unauthenticated);
-    assert_eq!(hub.count(Count::Refused, "no_credential"), 1);
-
+    let unauthenticated = |credential: &Credential<'_>, reason: &'static str| {
+        assert_eq!(refusal(&hub, credential, reason), Code::Unauthenticated);
+        assert_eq!(
+            hub.count(Count::Refused, reason),
+            2,
+            "once for each form of the protocol"
+        );
+    };
+    unauthenticated(&Credential::default(), "no_credential");
     let token = Credential {
         certificate: None,
         token: Some("a.b.c"),
     };
-    assert_eq!(refused(&token).code(), Code::Unauthenticated);
-    assert_eq!(hub.count(Count::Refused, "tokens_not_accepted"), 1);
+    unauthenticated(&token, "tokens_not_accepted");
 
+    let foreign = |issued: &Issued, reason: &'static str| {
+        refusal(&hub, &shown(issued), reason);
+        wait::until(SOON, || {
+            let refused = hub.count(Count::HandshakesFailed, reason);
+            anyhow::ensure!(refused == 2, "{}", hub.server().render_metrics());
+            Ok(())
+        })
+        .unwrap();
+    };
     let id = SpiffeId::fleet("a").unwrap();
     let long_ago = now() - 2 * HOUR;
-    let expired = hub.authority().issue_peer(&id, HOUR, long_ago).unwrap();
-    refused(&shown(&expired));
-    counted(&hub, "certificate_expired");
-
+    foreign(
+        &hub.authority().issue_peer(&id, HOUR, long_ago).unwrap(),
+        "certificate_expired",
+    );
     let elsewhere = Scratch::new().unwrap();
     let other = Authority::open(elsewhere.path(), now()).unwrap();
-    refused(&shown(&other.issue_peer(&id, HOUR, now()).unwrap()));
-    counted(&hub, "certificate_unknown_issuer");
-
-    let servers = hub
-        .authority()
-        .issue_server(&["127.0.0.1".to_owned()], SERVER_LIFETIME, now());
-    refused(&shown(&servers.unwrap()));
-    counted(&hub, "certificate_purpose");
+    foreign(
+        &other.issue_peer(&id, HOUR, now()).unwrap(),
+        "certificate_unknown_issuer",
+    );
+    let name = ["127.0.0.1".to_owned()];
+    let servers = hub.authority().issue_server(&name, SERVER_LIFETIME, now());
+    foreign(&servers.unwrap(), "certificate_purpose");
     assert!(hub.server().registry().peers().is_empty());
     assert_eq!(hub.total(Count::Responses), 0);
 }
 
-fn counted(hub: &Hub<'_>, reason: &'static str) {
-    wait::until(SOON, || {
-        anyhow::ensure!(
-            hub.count(Count::HandshakesFailed, reason) == 1,
-            "{}",
-            hub.server().render_metrics()
-        );
-        Ok(())
-    })
-    .unwrap();
-}
-
-/// How a stream with this credential fails: when it is opened, or at its first word.
-fn refusal(hub: &Hub<'_>, credential: &Credential<'_>) -> Status {
-    match DeltaPeer::open(hub, credential) {
+/// How streams of either form fail with this credential (when they are opened, or at their first word), which is in the log.
+fn refusal(hub: &Hub<'_>, credential: &Credential<'_>, reason: &str) -> Code {
+    let logged = format!("reason=\"{reason}\"");
+    let delta = match DeltaPeer::open(hub, credential) {
         Err(status) => status,
         Ok(mut peer) => {
             peer.ask(ResourceType::Cluster, &[]);
             peer.next().expect_err("it was served")
         }
-    }
+    };
+    hub.assert_logged(&logged);
+    let sotw = match SotwPeer::open(hub, credential) {
+        Err(status) => status,
+        Ok(mut peer) => {
+            peer.ask(ResourceType::Cluster, &[]);
+            peer.next().expect_err("it was served")
+        }
+    };
+    hub.assert_logged(&logged);
+    assert_eq!(delta.code(), sotw.code(), "{delta} {sotw}");
+    delta.code()
 }
 
 /// Knows tokens of the form `name.claims.`.
@@ -211,14 +284,11 @@ fn token(name: &str, end: SystemTime) -> String {
 
 fn hub_with_tokens(world: &World) -> Hub<'_> {
     let accounts = ServiceAccounts::parse(&["kubelb/agent".to_owned()], &["kubelb/envoy-a=a".to_owned()]);
-    let tokens = Tokens::new(Arc::new(Reviewer), accounts.unwrap());
-    Hub::with(
-        &world.namespace,
-        world.state(),
-        two_tenants(),
-        Options::default(),
-        Some(tokens),
-    )
+    let setup = Setup {
+        tokens: Some((Arc::new(Reviewer), accounts.unwrap())),
+        ..Setup::default()
+    };
+    Hub::with(&world.namespace, world.state(), two_tenants(), setup)
 }
 
 #[test]
@@ -251,15 +321,12 @@ fn a_token_opens_what_its_service_account_was_given() {
     ] {
         let before = hub.count(Count::Refused, reason);
         let bearer = token(name, end);
-        let status = refusal(
-            &hub,
-            &Credential {
-                certificate: None,
-                token: Some(&bearer),
-            },
-        );
-        assert_eq!(status.code(), code, "{name}: {status}");
-        assert_eq!(hub.count(Count::Refused, reason), before + 1, "{name}");
+        let credential = Credential {
+            certificate: None,
+            token: Some(&bearer),
+        };
+        assert_eq!(refusal(&hub, &credential, reason), code, "{name}");
+        assert_eq!(hub.count(Count::Refused, reason), before + 2, "{name}");
     }
 }
 
@@ -282,6 +349,7 @@ fn a_stream_ends_with_the_token_that_opened_it() {
     let status = peer.next().expect_err("the stream goes on");
     assert_eq!(status.code(), Code::Unauthenticated, "{status}");
     assert_eq!(hub.count(Count::Refused, "expired"), 1);
+    hub.assert_logged("its credential has expired");
 }
 
 #[test]

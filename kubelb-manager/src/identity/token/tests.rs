@@ -1,6 +1,6 @@
 //! Tokens against an API server that answers from a table and counts.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::*;
 
@@ -9,7 +9,7 @@ const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 #[derive(Debug, Default)]
 struct Table {
     asked: AtomicUsize,
-    down: bool,
+    down: AtomicBool,
 }
 
 impl TokenReviewer for Table {
@@ -26,7 +26,7 @@ impl TokenReviewer for Table {
             },
             error: "invalid".to_owned(),
         };
-        let answer = if self.down {
+        let answer = if self.down.load(Ordering::Relaxed) {
             Err(ReviewError("no route".to_owned()))
         } else {
             Ok(review)
@@ -95,16 +95,29 @@ async fn answers_are_remembered_for_a_while_and_never_beyond_the_tokens_end() {
 
 #[tokio::test]
 async fn an_api_server_that_is_away_is_asked_again_at_once() {
-    let table = Arc::new(Table {
-        down: true,
-        ..Table::default()
-    });
+    let table = Arc::new(Table::default());
+    table.down.store(true, Ordering::Relaxed);
     let tokens = tokens(&table);
     for _ in 0..2 {
         let refusal = tokens.authenticate(&token("agent", 30), NOW).await.unwrap_err();
         assert!(refusal.is_temporary());
     }
     assert_eq!(table.asked.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
+async fn while_the_api_server_is_away_what_it_said_holds_for_its_time_and_no_longer() {
+    let table = Arc::new(Table::default());
+    let tokens = tokens(&table);
+    let agent = token("agent", 600);
+    tokens.authenticate(&agent, NOW).await.unwrap();
+    table.down.store(true, Ordering::Relaxed);
+    let last = NOW + REMEMBERED - Duration::from_secs(1);
+    tokens.authenticate(&agent, last).await.unwrap();
+    let refusal = tokens.authenticate(&agent, NOW + REMEMBERED).await.unwrap_err();
+    assert_eq!(refusal.reason(), "review_failed");
+    table.down.store(false, Ordering::Relaxed);
+    tokens.authenticate(&agent, NOW + REMEMBERED).await.unwrap();
 }
 
 #[tokio::test]

@@ -22,9 +22,6 @@ use super::frame::ResponseBody;
 use super::{Count, Server, rpc};
 use crate::identity::tls;
 
-/// A peer that does not answer a ping is gone.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Streams of one connection: discovery, and reports beside it.
 const MAX_CONCURRENT_STREAMS: u32 = 16;
 /// Largest request head, in bytes: a token is in it.
@@ -137,13 +134,14 @@ async fn serve(
         tasks,
     });
     let ending = connection.ending.clone();
+    let options = connection.server.options;
     // Also when this task is dropped: no stream outlives its connection.
     let _end_streams = connection.ending.clone().drop_guard();
     let service = service_fn(move |request| respond(request, Arc::clone(&connection)));
     let http = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
-        .keep_alive_interval(KEEPALIVE_INTERVAL)
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_interval(options.keepalive_interval)
+        .keep_alive_timeout(options.keepalive_timeout)
         .adaptive_window(true)
         .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
         .max_header_list_size(MAX_HEAD)

@@ -22,6 +22,8 @@ const DELTA: &str = "DeltaAggregatedResources";
 const SOTW: &str = "StreamAggregatedResources";
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 
+/// Longest path that is logged, in characters.
+const MAX_PATH: usize = 256;
 /// Largest request, in bytes: an Envoy with very many resources lists them all when it comes back.
 const MAX_REQUEST: usize = 64 << 20;
 
@@ -44,7 +46,7 @@ async fn open(request: Request<Incoming>, connection: &Arc<Connection>) -> Resul
     let protocol = match request.uri().path().strip_prefix(SERVICE) {
         Some(DELTA) => Protocol::Delta,
         Some(SOTW) => Protocol::Sotw,
-        _ => return Err(Status::unimplemented("only aggregated discovery (ADS) is served")),
+        _ => return Err(unserved(&request, connection)),
     };
     let identity = authenticate(&request, connection).await?;
     let server = &connection.server;
@@ -75,6 +77,14 @@ async fn open(request: Request<Incoming>, connection: &Arc<Connection>) -> Resul
         }
     }
     Ok(body)
+}
+
+/// Other services, unary discovery, and whatever else is tried.
+fn unserved(request: &Request<Incoming>, connection: &Connection) -> Status {
+    connection.server.metrics.add(Count::Refused, "method");
+    let path: String = request.uri().path().chars().take(MAX_PATH).collect();
+    tracing::warn!(address = %connection.address, reason = "method", path, "xDS request refused: only aggregated discovery is served");
+    Status::unimplemented("only aggregated discovery (ADS) is served")
 }
 
 async fn authenticate(request: &Request<Incoming>, connection: &Connection) -> Result<Identity, Status> {
