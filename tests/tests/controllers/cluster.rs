@@ -56,7 +56,7 @@ impl Cluster {
     pub(crate) async fn without_controllers(nodes: &[&str]) -> Self {
         let directory = TempDir::new().unwrap();
         let config = Config::new(&directory.path().join("server"));
-        // On the thread of the test, which the server may outlive by nothing: a worker of the runtime may end at any time.
+        // On the thread of the test: the server dies with the thread that started it, and a worker of the runtime may end at any time.
         let server = ControlPlane::launch(config, Host::Here).unwrap();
         let kubeconfig = Kubeconfig::read_from(server.kubeconfig()).unwrap();
         let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
