@@ -3,6 +3,7 @@
 //! - [`contract`]: the names, metadata and messages of the wire that kubelb adds to Envoy's.
 //! - [`resource`], [`snapshot`]: the configuration as immutable, shared, already encoded resources, and what a peer may see of it.
 //! - [`server`]: a peer's stream as the manager sees it. [`client`]: a stream as an agent sees it.
+//! - [`reports`]: both ends of what agents tell the manager in the other direction.
 //!
 //! Must not know: sockets, TLS, tonic's transport, tasks, clocks (time is an argument), the API objects that resources come from, and
 //! what an agent does with them.
@@ -11,6 +12,7 @@
 mod canonical;
 pub mod client;
 pub mod contract;
+pub mod reports;
 pub mod resource;
 pub mod resource_type;
 pub mod server;

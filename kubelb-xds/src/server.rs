@@ -192,6 +192,24 @@ impl Session {
         settled && self.awaited.iter().all(|listener| self.serves(listener))
     }
 
+    /// What the peer has not acknowledged yet, by type and name; `None` when it is more than `limit`. What it rejected is not among it, but what
+    /// waits for that is.
+    #[must_use]
+    pub fn outstanding(&self, limit: usize) -> Option<BTreeSet<(ResourceType, Arc<str>)>> {
+        let mut names = BTreeSet::new();
+        for kind in ResourceType::ALL {
+            let peer = self.types.get(kind);
+            let sent = peer.in_flight.iter().flat_map(InFlight::names);
+            for name in peer.dirty.iter().cloned().chain(sent) {
+                names.insert((kind, name));
+                if names.len() > limit {
+                    return None;
+                }
+            }
+        }
+        Some(names)
+    }
+
     /// The version of a resource that the peer has acknowledged.
     #[must_use]
     pub fn acked(&self, kind: ResourceType, name: &str) -> Option<Version> {

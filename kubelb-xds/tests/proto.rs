@@ -2,12 +2,13 @@
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use kubelb_xds::contract::messages::{LocalPort, LocalPortProtocol, Rejection, VirtualAddress};
+use kubelb_xds::contract::reports::{self, Drops, ListenerReport, Report, Standing, Traffic, UnhealthyBackend};
 use prost::Message;
 use protox::prost_reflect::{DescriptorPool, DynamicMessage};
 
 fn pool() -> DescriptorPool {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/proto");
-    let files = protox::compile(["kubelb/v1alpha1/xds.proto"], [root]).unwrap();
+    let files = protox::compile(["kubelb/v1alpha1/xds.proto", "kubelb/v1alpha1/reports.proto"], [root]).unwrap();
     DescriptorPool::from_file_descriptor_set(files).unwrap()
 }
 
@@ -67,4 +68,61 @@ fn a_rejection_reads_the_same_and_has_the_name_of_its_type_url() {
         .to_owned();
     assert!(Rejection::TYPE_URL.ends_with(&format!("/{name}")));
     assert_eq!(Rejection::from_any(&message.to_any()), Some(message));
+}
+
+#[test]
+fn a_report_and_its_method_read_the_same() {
+    let standing = Standing {
+        problem: "p".to_owned(),
+        healthy: 1,
+        unchecked: 2,
+        pending: 3,
+        draining: 4,
+        unhealthy: vec![UnhealthyBackend {
+            address: "10.0.0.1".to_owned(),
+            port: 80,
+            since: 5,
+        }],
+    };
+    assert_eq!(
+        read("kubelb.v1alpha1.Standing", &standing),
+        "problem:\"p\",healthy:1,unchecked:2,pending:3,draining:4,unhealthy:[{address:\"10.0.0.1\",port:80,since:5}]"
+    );
+    let traffic = Traffic {
+        new_flows: 1,
+        active_flows: 2,
+        packets_in: 3,
+        bytes_in: 4,
+        packets_out: 5,
+        bytes_out: 6,
+        drops: vec![Drops {
+            reason: "r".to_owned(),
+            packets: 7,
+        }],
+    };
+    assert_eq!(
+        read("kubelb.v1alpha1.Traffic", &traffic),
+        "new_flows:1,active_flows:2,packets_in:3,bytes_in:4,packets_out:5,bytes_out:6,drops:[{reason:\"r\",packets:7}]"
+    );
+    let report = Report {
+        instance: 1,
+        sequence: 2,
+        full: true,
+        more: true,
+        listeners: vec![ListenerReport {
+            name: "n".to_owned(),
+            standing: Some(Standing::default()),
+            traffic: Some(Traffic::default()),
+        }],
+        removed: vec!["m".to_owned()],
+    };
+    assert_eq!(
+        read("kubelb.v1alpha1.Report", &report),
+        "instance:1,sequence:2,full:true,more:true,listeners:[{name:\"n\",standing{},traffic{}}],removed:[\"m\"]"
+    );
+    let pool = pool();
+    let service = pool.get_service_by_name("kubelb.v1alpha1.Reports").unwrap();
+    let method = service.methods().next().unwrap();
+    assert_eq!(format!("/{}/{}", service.full_name(), method.name()), reports::METHOD);
+    assert!(method.is_client_streaming() && !method.is_server_streaming());
 }
