@@ -10,7 +10,7 @@ use kubelb_common::backend::flag;
 use kubelb_common::frontend::{FrontendKey, timeout};
 use kubelb_common::next_hop::NextHopView;
 
-use crate::tables::Tables;
+use crate::tables::{BackendRow, Tables};
 
 /// One change of one row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub enum MapOp {
     SetBackendShare { row: u32, weight: u16, snat: Option<u8> },
     /// Set and clear flags of a backend.
     ChangeBackendFlags { row: u32, set: u16, clear: u16 },
+    /// End the flows of a backend that stays, and say so in its flags.
+    EndBackendFlows { row: u32 },
     /// Give a frontend row its identity.
     ActivateFrontend { row: u32, key: FrontendKey },
     /// Write down a frontend's name.
@@ -39,6 +41,8 @@ pub enum MapOp {
     SetTimeouts { row: u32, jiffies: [u32; timeout::COUNT] },
     /// Set a frontend's cap.
     SetMaxFlows { row: u32, flows: u32 },
+    /// Set a frontend's budget of half-open flows.
+    SetHalfOpenBudget { row: u32, flows: u32 },
     /// Write a turn and publish it with one store.
     PublishTurn { row: u32, offset: u32, turn: Vec<u32> },
     /// Let clients find a frontend.
@@ -68,6 +72,7 @@ pub fn diff(actual: &Tables, wanted: &Tables) -> Vec<MapOp> {
     }
     backends(actual, wanted, &mut ops);
     frontends(actual, wanted, &mut ops);
+    ends(actual, wanted, &mut ops);
     removals(actual, wanted, &mut ops);
     ops
 }
@@ -102,12 +107,14 @@ fn backends(actual: &Tables, wanted: &Tables, ops: &mut Vec<MapOp>) {
             });
         }
         let before = old.map_or(flag::IN_USE, |old| old.flags);
-        if before != new.flags {
+        // To be set with the end of the flows, and not before.
+        let after = new.flags & !(flag::FLOWS_ENDED & !before);
+        if before != after {
             // One that drains may still be in a turn until the turn is published; UDP flows then move a little early.
             ops.push(MapOp::ChangeBackendFlags {
                 row,
-                set: new.flags & !before,
-                clear: before & !new.flags,
+                set: after & !before,
+                clear: before & !after,
             });
         }
     }
@@ -139,6 +146,12 @@ fn frontends(actual: &Tables, wanted: &Tables, ops: &mut Vec<MapOp>) {
                 flows: new.max_flows,
             });
         }
+        if old.is_none_or(|old| old.half_open_budget != new.half_open_budget) {
+            ops.push(MapOp::SetHalfOpenBudget {
+                row,
+                flows: new.half_open_budget,
+            });
+        }
         if old.is_none_or(|old| old.turn != new.turn || old.offset != new.offset) {
             ops.push(MapOp::PublishTurn {
                 row,
@@ -152,6 +165,18 @@ fn frontends(actual: &Tables, wanted: &Tables, ops: &mut Vec<MapOp>) {
     }
     for vip in wanted.vips.difference(&actual.vips) {
         ops.push(MapOp::InsertVip { vip: *vip });
+    }
+}
+
+/// Behind the turns, so that no flow begins with a backend whose flows have just been ended. Whoever dies before ends them again.
+fn ends(actual: &Tables, wanted: &Tables, ops: &mut Vec<MapOp>) {
+    for (&row, new) in &wanted.backends {
+        let is_same =
+            |old: &&BackendRow| old.frontend == new.frontend && old.address == new.address && old.port == new.port;
+        let before = actual.backends.get(&row).filter(is_same).map_or(0, |old| old.flags);
+        if new.flags & !before & flag::FLOWS_ENDED != 0 {
+            ops.push(MapOp::EndBackendFlows { row });
+        }
     }
 }
 

@@ -4,10 +4,11 @@
 //! round missed, the next one mends.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use kubelb_common::backend::flag;
+use kubelb_common::flow::Binding;
 use kubelb_common::flow_table::FlowTables as _;
 use kubelb_common::maps::{MAX_PORT_POOLS, MAX_REVERSE};
 use kubelb_common::snat::SnatView;
@@ -21,14 +22,19 @@ use crate::bpf::{BpfError, clock};
 use crate::diff::{MapOp, diff};
 use crate::model::{Desired, Health, HealthView};
 use crate::net::{Link, NextHopView};
+use crate::nudge::{End, Sender};
 use crate::snat::{self, Plan, Room, SnatOp};
-use crate::sweep::{Count, Suspects, Sweeper};
+use crate::sweep::{Count, HalfOpenCounts, Suspects, Sweeper};
 use crate::tables::{self, Context, Cursors, Tables};
 
 /// Longest that established TCP flows of a removed backend go on.
 pub const DRAIN_TIME: Duration = Duration::from_secs(300);
 /// A frontend may hold this part of the flow table, so that one cannot starve the others.
 const SHARE_OF_FLOWS: (u64, u64) = (4, 5);
+/// Half-open flows of one frontend that says nothing else: this part of the flow table, and of a SNAT address's ports.
+const SHARE_OF_HALF_OPEN: (u64, u64) = (16, 2);
+/// Connections that are over, of which both ends are told, in one step of the sweep.
+const ENDED_AT_ONCE: usize = 256;
 /// Plans in one round: retire, free, create, and see that nothing is left.
 const SNAT_STEPS: usize = 4;
 
@@ -49,6 +55,8 @@ pub struct Engine {
     snat_unfinished: bool,
     waiting: Vec<IpAddr>,
     route_revision: Option<u64>,
+    half_open: HalfOpenCounts,
+    sender: Option<Sender>,
     suspects: Option<(Suspects, BTreeMap<u8, SnatView>)>,
     random: fastrand::Rng,
 }
@@ -102,6 +110,10 @@ impl Engine {
             snat_unfinished: false,
             waiting: Vec::new(),
             route_revision: None,
+            half_open: HalfOpenCounts::default(),
+            sender: Sender::open()
+                .inspect_err(|error| tracing::warn!("idle ends of connections that are over are not told: {error}"))
+                .ok(),
             suspects: None,
             random,
         };
@@ -183,8 +195,10 @@ impl Engine {
             hops: &hops.hops,
             xdp_interfaces: &self.xdp_interfaces,
             snat: &plan.rows,
+            snat_addresses: &plan.addresses,
             hz: self.hz,
             max_flows: u32::try_from(flows).unwrap_or(u32::MAX),
+            half_open_budget: default_half_open_budget(self.store.maps.flow_capacity(), desired.snat.ports.count()),
             drained: &drained,
         };
         let (wanted, missing) = tables::build(desired, &context, &actual, &mut self.cursors);
@@ -333,11 +347,68 @@ impl Engine {
         if let Some(control) = self.store.maps.control() {
             control.swept.store(now);
         }
-        let ended = self.sweeper.step(&self.store.maps, now);
+        let (maps, passes) = (&self.store.maps, self.sweeper.passes());
+        let mut over: Vec<Binding> = Vec::new();
+        let is_stale = |binding: &Binding| {
+            let row = usize::try_from(binding.backend)
+                .ok()
+                .and_then(|row| maps.backends.get(row));
+            let stale = row.is_none_or(|row| row.view().generation != binding.generation);
+            // The others are found in the next walk.
+            let found = stale && over.len() < ENDED_AT_ONCE;
+            if found {
+                over.push(*binding);
+            }
+            found
+        };
+        let ended = self.sweeper.step(maps, is_stale, now);
+        self.tell_ends(&over);
+        if self.sweeper.passes() > passes
+            && let Some(count) = self.sweeper.count()
+        {
+            for (row, difference) in self.half_open.compare(&self.store.maps, count) {
+                tracing::info!(
+                    row,
+                    difference,
+                    "a frontend's count of half-open flows was wrong and is mended"
+                );
+            }
+        }
         if ended > 0 {
             tracing::debug!(ended, "idle flows ended");
         }
         Ok(())
+    }
+
+    /// Has both ends of connections that are over speak, to be answered by the data path.
+    fn tell_ends(&mut self, over: &[Binding]) {
+        let Some(sender) = &self.sender else { return };
+        let maps = &self.store.maps;
+        for binding in over {
+            let client = SocketAddr::new(binding.client.into(), u16::from_be(binding.client_port));
+            let vip = maps
+                .frontend(binding.frontend)
+                .map(|row| SocketAddr::new(row.vip().into(), u16::from_be(row.port())));
+            // A row that went to another backend says nothing of the one before.
+            let backend = usize::try_from(binding.backend)
+                .ok()
+                .and_then(|row| maps.backends.get(row))
+                .map(|row| row.view())
+                .filter(|view| view.flags & flag::FLOWS_ENDED != 0)
+                .map(|view| SocketAddr::new(view.address.into(), u16::from_be(view.port)));
+            let snat = maps
+                .snat(u32::from(binding.snat_slot))
+                .map(|row| SocketAddr::new(row.address().into(), u16::from_be(binding.snat_port)));
+            let ends = [(Some(client), vip), (backend, snat)];
+            for end in ends
+                .into_iter()
+                .filter_map(|(to, from)| Some(End { to: to?, from: from? }))
+            {
+                if let Err(error) = sender.nudge(&end, self.random.u32(..)) {
+                    tracing::debug!(to = %end.to, "a connection is over, and its end is not told before it speaks: {error}");
+                }
+            }
+        }
     }
 
     fn snat_views(&self) -> BTreeMap<u8, SnatView> {
@@ -398,6 +469,12 @@ fn redirectable(attached: &[Attached]) -> BTreeSet<u32> {
         .filter(is_redirectable)
         .map(|done| done.ifindex)
         .collect()
+}
+
+/// Within the bounds of a row's word; a table or range too small for any gets one.
+fn default_half_open_budget(flow_capacity: u64, ports: u32) -> u32 {
+    let share = (flow_capacity / SHARE_OF_HALF_OPEN.0).min(u64::from(ports) / SHARE_OF_HALF_OPEN.1);
+    u32::try_from(share).unwrap_or(u32::MAX / 2).max(1)
 }
 
 /// True when the rows differ in nothing that matters to a port.

@@ -15,6 +15,7 @@ pub mod health;
 pub mod metrics;
 pub mod model;
 pub mod net;
+pub mod nudge;
 pub mod report;
 pub mod run;
 pub mod snat;

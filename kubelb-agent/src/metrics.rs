@@ -89,6 +89,20 @@ fn frontends(report: &Report, out: &mut String) {
             family.sample(&labels, u8::from(frontend.condition == condition));
         }
     }
+    let half_open = || {
+        let rows = report.frontends.iter();
+        rows.filter_map(|frontend| Some((&frontend.name, frontend.half_open?)))
+    };
+    let help = "TCP flows of a frontend whose handshake is not complete.";
+    let mut family = Family::new(out, "kubelb_frontend_half_open_flows", Kind::Gauge, help);
+    for (name, half_open) in half_open() {
+        family.sample(&[("frontend", name)], half_open.flows);
+    }
+    let help = "Half-open flows above which a new one has to take the place of the oldest; 0: any number.";
+    let mut family = Family::new(out, "kubelb_frontend_half_open_budget", Kind::Gauge, help);
+    for (name, half_open) in half_open() {
+        family.sample(&[("frontend", name)], half_open.budget);
+    }
     let help = "Packets of a frontend, from (in) and to (out) clients.";
     let mut family = Family::new(out, "kubelb_frontend_packets_total", Kind::Counter, help);
     for FrontendReport { name, traffic, .. } in &report.frontends {

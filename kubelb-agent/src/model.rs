@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -102,6 +102,8 @@ pub struct Frontend {
     pub health_check: Option<HealthCheck>,
     /// How long idle flows live.
     pub timeouts: Timeouts,
+    /// Half-open TCP flows at a time; `None`: the agent's default. Never for UDP.
+    pub half_open_budget: Option<NonZeroU32>,
     /// All of the VIP's address family; weights sum to more than zero unless the list is empty.
     pub backends: Vec<Backend>,
 }
@@ -121,6 +123,33 @@ pub struct Backend {
     pub address: SocketAddr,
     /// Share of new flows; 0 takes none and keeps its established flows.
     pub weight: u16,
+    /// What becomes of its flows when it turns unhealthy.
+    pub on_unhealthy: OnUnhealthy,
+    /// Address that it sees its clients as, one of [`Snat::addresses`] and of its own family; `None`: any of them.
+    pub snat: Option<IpAddr>,
+}
+
+impl Backend {
+    /// A backend with nothing special.
+    #[must_use]
+    pub fn new(address: SocketAddr, weight: u16) -> Self {
+        Self {
+            address,
+            weight,
+            on_unhealthy: OnUnhealthy::Drain,
+            snat: None,
+        }
+    }
+}
+
+/// What becomes of the flows of a backend that turns unhealthy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum OnUnhealthy {
+    /// They go on.
+    #[default]
+    Drain,
+    /// While another backend takes new flows: TCP is reset, UDP moves, each at its next packet.
+    Reset,
 }
 
 /// An active health check of a backend.

@@ -18,8 +18,8 @@ use crate::bpf::store::{name_of, used_ports};
 use crate::bpf::{BpfError, pins};
 use crate::model::{PortRange, Protocol};
 use crate::status::{
-    AgentInfo, BackendHealth, BackendReport, BackendState, Condition, FrontendReport, InterfaceReport, MapReport,
-    Report, SnatReport, Traffic,
+    AgentInfo, BackendHealth, BackendReport, BackendState, Condition, FrontendReport, HalfOpenReport, InterfaceReport,
+    MapReport, Report, SnatReport, Traffic,
 };
 
 /// Reads reports from the pins below a directory.
@@ -195,6 +195,11 @@ impl Reader {
                 traffic: traffic(&self.maps.traffic_of_frontend(number)),
                 flows_per_second: None,
                 packets_per_second: None,
+                half_open: (row.protocol() != UDP).then(|| HalfOpenReport {
+                    // Below zero for a moment, where a count is not mended yet.
+                    flows: u32::try_from(row.half_open().load().cast_signed()).unwrap_or(0),
+                    budget: row.half_open_budget(),
+                }),
                 drops: drops(&self.maps.drops_of_frontend(number)),
                 condition: Condition::of(&backends),
                 backends,

@@ -58,6 +58,8 @@ pub struct Plan {
     pub ops: Vec<SnatOp>,
     /// Row to use towards a backend; absent: any of the family.
     pub rows: BTreeMap<IpAddr, u8>,
+    /// Row of each address that gives out ports, once the operations are done.
+    pub addresses: BTreeMap<IpAddr, u8>,
     /// Addresses that found no row.
     pub left_out: Vec<IpAddr>,
     /// Addresses that keep another port range than the one asked for, because flows hold ports of it.
@@ -136,6 +138,7 @@ pub fn plan(snat: &Snat, hops: &BTreeMap<IpAddr, NextHop>, rows: &BTreeMap<u8, (
             plan.rows.insert(backend, *slot);
         }
     }
+    plan.addresses = slots;
     plan
 }
 

@@ -116,12 +116,23 @@ pub struct FrontendReport {
     pub flows_per_second: Option<f64>,
     /// Packets per second of late, both directions, when two samples are at hand.
     pub packets_per_second: Option<f64>,
+    /// Handshakes that are not complete; `None` for UDP.
+    pub half_open: Option<HalfOpenReport>,
     /// Dropped packets by reason.
     pub drops: BTreeMap<String, u64>,
     /// In one word.
     pub condition: Condition,
     /// Where new flows go, and removed backends that still have flows.
     pub backends: Vec<BackendReport>,
+}
+
+/// TCP connections of a frontend whose client has not been seen to hear the backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct HalfOpenReport {
+    /// How many there are.
+    pub flows: u32,
+    /// How many there may be before a new one has to take the place of the oldest; 0: any number.
+    pub budget: u32,
 }
 
 /// Counters of one direction pair.

@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use kubelb_common::flow::{WAYS, flag, tag};
+use kubelb_common::flow::{Binding, WAYS, flag, tag};
 use kubelb_common::flow_table::{self, FlowTables};
 use kubelb_common::snat::SnatView;
+use kubelb_common::tcp;
 
 /// Parts in which the table is walked: one per call of [`Sweeper::step`].
 pub const PARTS: u32 = 16;
@@ -30,11 +31,15 @@ pub struct Count {
     pub by_backend: BTreeMap<u32, u64>,
     /// Of each frontend row that has any.
     pub by_frontend: BTreeMap<u32, u64>,
+    /// Half-open TCP flows of each frontend row that has any.
+    pub half_open: BTreeMap<u32, u64>,
 }
 
 impl Sweeper {
-    /// Walks the next part at time `now` (the low half of jiffies). Returns how many flows were ended.
-    pub fn step<T: FlowTables>(&mut self, tables: &T, now: u32) -> u64 {
+    /// Walks the next part at time `now` (the low half of jiffies). Returns how many flows were ended. `is_stale` says of a TCP flow
+    /// that its backend's row is another backend's now, or nobody's: such a flow is given the time of closing ones, in which
+    /// both ends' next packets are answered with a RST, instead of hours. It is asked once for each such flow.
+    pub fn step<T: FlowTables>(&mut self, tables: &T, mut is_stale: impl FnMut(&Binding) -> bool, now: u32) -> u64 {
         let buckets = tables.layout().buckets();
         let (begin, end) = flow_table::part_of_range(buckets, self.part, PARTS);
         let mut ended = 0;
@@ -50,6 +55,15 @@ impl Sweeper {
                     ended += 1;
                 } else {
                     let flow = bucket.flow(way);
+                    let binding = flow.binding();
+                    let udp = binding.flags & flag::UDP != 0;
+                    if !udp && flow.state() & tcp::state::RESET == 0 && is_stale(&binding) {
+                        flow.touch(now);
+                        flow.add_state(0, tcp::state::RESET);
+                    }
+                    if !udp && tcp::is_half_open(flow.state()) {
+                        *self.counting.half_open.entry(flow.frontend()).or_default() += 1;
+                    }
                     self.counting.flows += 1;
                     *self.counting.by_backend.entry(flow.backend().0).or_default() += 1;
                     *self.counting.by_frontend.entry(flow.frontend()).or_default() += 1;
@@ -74,6 +88,46 @@ impl Sweeper {
     #[must_use]
     pub fn passes(&self) -> u64 {
         self.passes
+    }
+}
+
+/// Complete walks that must find the same difference before it is mended: traffic makes differences too, but not always the same.
+const SAME_DIFFERENCE: u32 = 4;
+
+/// Compares the frontends' counts of half-open flows with the flows, and mends those that an agent that died in the middle of a step
+/// left wrong.
+#[derive(Debug, Default)]
+pub struct HalfOpenCounts {
+    /// Frontend row to what its count is too high by (wrapping), and how many walks found the same.
+    suspects: BTreeMap<u32, (u32, u32)>,
+}
+
+impl HalfOpenCounts {
+    /// Looks at the counts after a complete walk. Returns what was mended: frontend row, and by how much it was too high.
+    pub fn compare<T: FlowTables>(&mut self, tables: &T, walked: &Count) -> Vec<(u32, i32)> {
+        let mut suspects = BTreeMap::new();
+        let mut mended = Vec::new();
+        for row in 1.. {
+            let Some(frontend) = tables.frontend(row) else { break };
+            let found = walked.half_open.get(&row).copied().unwrap_or(0);
+            let found = u32::try_from(found).unwrap_or(u32::MAX);
+            let difference = frontend.half_open().load().wrapping_sub(found);
+            if difference == 0 {
+                continue;
+            }
+            let times = match self.suspects.get(&row) {
+                Some((before, times)) if *before == difference => times + 1,
+                _ => 1,
+            };
+            if times < SAME_DIFFERENCE {
+                suspects.insert(row, (difference, times));
+            } else {
+                frontend.half_open().fetch_add(difference.wrapping_neg());
+                mended.push((row, difference.cast_signed()));
+            }
+        }
+        self.suspects = suspects;
+        mended
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 
 use kubelb_common::addr::{Addr, TCP, UDP};
 use kubelb_common::backend::flag;
@@ -12,7 +13,7 @@ use kubelb_common::frontend::{FrontendKey, timeout};
 use kubelb_common::maps as size;
 use kubelb_common::next_hop::{MacWord, NextHopView, flag as hop_flag};
 
-use crate::model::{Backend, Desired, Frontend, Health, HealthView, NextHop, Protocol, Timeouts};
+use crate::model::{Backend, Desired, Frontend, Health, HealthView, NextHop, OnUnhealthy, Protocol, Timeouts};
 
 mod rows;
 mod turn;
@@ -47,6 +48,8 @@ pub struct FrontendRow {
     pub timeouts: [u32; timeout::COUNT],
     /// Most flows at a time.
     pub max_flows: u32,
+    /// Half-open flows at a time; 0: no budget.
+    pub half_open_budget: u32,
     /// Backend rows in the order of the turn.
     pub turn: Vec<u32>,
     /// Where the turn begins in the slots array.
@@ -85,6 +88,14 @@ pub enum Problem {
         /// Its rows.
         capacity: u32,
     },
+    /// A SNAT address that a backend is to be reached from gives out no ports.
+    #[error("frontend {frontend}: SNAT address {address} is not in use")]
+    NoSnatAddress {
+        /// Name of the frontend.
+        frontend: String,
+        /// The address.
+        address: IpAddr,
+    },
 }
 
 /// What the rows depend on besides the configuration.
@@ -97,10 +108,14 @@ pub struct Context<'a> {
     pub xdp_interfaces: &'a BTreeSet<u32>,
     /// SNAT row to use towards a backend; absent: any of the family.
     pub snat: &'a BTreeMap<IpAddr, u8>,
+    /// SNAT row of each address that gives out ports.
+    pub snat_addresses: &'a BTreeMap<IpAddr, u8>,
     /// Jiffies per second.
     pub hz: u32,
     /// Most flows of one frontend.
     pub max_flows: u32,
+    /// Half-open flows of a frontend that says nothing else.
+    pub half_open_budget: u32,
     /// Rows of removed backends whose time is up.
     pub drained: &'a BTreeSet<u32>,
 }
@@ -246,6 +261,7 @@ impl<'a, 'b> Builder<'a, 'b> {
             .cloned()
             .unwrap_or_default();
         let mut rows = BTreeMap::new();
+        let mut to_reset = BTreeSet::new();
         for backend in &frontend.backends {
             let identity = identity_of(backend);
             let row = match known.remove(&identity) {
@@ -256,12 +272,17 @@ impl<'a, 'b> Builder<'a, 'b> {
                     .inspect(|row| taken.backends.push(*row))
                     .ok_or_else(|| full(size::BACKENDS, size::MAX_BACKENDS))?,
             };
-            let backend_row = self.backend_row(number, frontend, backend);
+            let snat = self.snat_row(name, backend)?;
+            let backend_row = self.backend_row(number, frontend, backend, snat);
             rows.insert(
                 row,
                 backend_row.ok_or_else(|| full(size::NEXT_HOPS, size::MAX_NEXT_HOPS))?,
             );
+            if backend.on_unhealthy == OnUnhealthy::Reset {
+                to_reset.insert(row);
+            }
         }
+        end_flows(&mut rows, &to_reset);
         let turn = turn::of(&rows);
         let offset = match before {
             Some(row) if row.turn == turn => row.offset,
@@ -289,6 +310,12 @@ impl<'a, 'b> Builder<'a, 'b> {
             name: stored_name(name).to_owned(),
             timeouts: jiffies(&frontend.timeouts, self.context.hz),
             max_flows: self.context.max_flows,
+            half_open_budget: match frontend.protocol {
+                Protocol::Tcp => frontend
+                    .half_open_budget
+                    .map_or(self.context.half_open_budget, NonZeroU32::get),
+                Protocol::Udp => 0,
+            },
             turn,
             offset,
         };
@@ -323,7 +350,26 @@ impl<'a, 'b> Builder<'a, 'b> {
         }
     }
 
-    fn backend_row(&mut self, number: u32, frontend: &Frontend, backend: &Backend) -> Option<BackendRow> {
+    fn snat_row(&self, name: &str, backend: &Backend) -> Result<Option<u8>, Problem> {
+        match backend.snat {
+            None => Ok(self.context.snat.get(&backend.address.ip()).copied()),
+            Some(address) => match self.context.snat_addresses.get(&address) {
+                Some(row) => Ok(Some(*row)),
+                None => Err(Problem::NoSnatAddress {
+                    frontend: name.to_owned(),
+                    address,
+                }),
+            },
+        }
+    }
+
+    fn backend_row(
+        &mut self,
+        number: u32,
+        frontend: &Frontend,
+        backend: &Backend,
+        snat: Option<u8>,
+    ) -> Option<BackendRow> {
         let target = frontend.check_target(backend);
         let health = target
             .as_ref()
@@ -343,7 +389,7 @@ impl<'a, 'b> Builder<'a, 'b> {
             port,
             flags,
             weight: backend.weight,
-            snat: self.context.snat.get(&ip).copied(),
+            snat,
             next_hop: self.hop_row(ip)?,
         })
     }
@@ -382,6 +428,21 @@ impl<'a, 'b> Builder<'a, 'b> {
         self.cursors.slot = found + wanted;
         self.occupy_slots(found, length);
         Some(found)
+    }
+}
+
+/// Says of which backends the flows are ended: of unhealthy ones that are to be reset, as long as another takes new flows. Nobody is
+/// cut off when the checks find all of them unhealthy.
+fn end_flows(rows: &mut BTreeMap<u32, BackendRow>, to_reset: &BTreeSet<u32>) {
+    let unhealthy = |row: &BackendRow| row.flags & flag::UNHEALTHY != 0;
+    if !rows.values().any(|row| row.weight > 0 && !unhealthy(row)) {
+        return;
+    }
+    for (_, row) in rows
+        .iter_mut()
+        .filter(|(number, row)| to_reset.contains(number) && unhealthy(row))
+    {
+        row.flags |= flag::FLOWS_ENDED;
     }
 }
 

@@ -16,6 +16,8 @@ pub mod flag {
     pub const CHECKED: u16 = 1 << 3;
     /// There is a health check.
     pub const HAS_CHECK: u16 = 1 << 4;
+    /// Its flows were ended when it turned unhealthy.
+    pub const FLOWS_ENDED: u16 = 1 << 5;
 }
 
 /// A backend. A flow remembers the generation it was made under: another generation means the row is another backend now.
@@ -114,6 +116,16 @@ impl Backend {
         let fold = u64::from(hash::fold(address, port));
         self.identity
             .store(u64::from(port) | (u64::from(flag::IN_USE) << 16) | (generation << 32) | (fold << 48));
+    }
+
+    /// Ends the flows of a backend that stays: they are stale from the next packet on, new ones are not. The flag says that this was
+    /// done; both in one store.
+    pub fn renew(&self) {
+        let identity = self.identity.load();
+        let generation = (identity >> 32).wrapping_add(1) & 0xffff;
+        let flags = u64::from(flag::FLOWS_ENDED) << 16;
+        self.identity
+            .store((identity & !(0xffff << 32)) | flags | (generation << 32));
     }
 
     /// Ends the row's life: flows that still name it are stale from the next packet on.

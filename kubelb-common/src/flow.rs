@@ -7,6 +7,7 @@
 use crate::addr::Addr;
 use crate::next_hop::MacWord;
 use crate::shared::{SharedU32, SharedU64};
+use crate::tcp;
 
 /// Records in a bucket.
 pub const WAYS: usize = 4;
@@ -29,7 +30,7 @@ pub struct Flow {
     choice: SharedU64,
     /// Low half of jiffies at the last packet.
     last_seen: SharedU32,
-    /// Bits of [`crate::tcp::state`].
+    /// Bits of [`crate::tcp::state`] | low 24 bits of the acknowledgement that completes the handshake << 8
     state: SharedU32,
     /// address delta | flags << 16 | client interface << 32
     constants: SharedU64,
@@ -200,12 +201,39 @@ impl Flow {
         self.state.load()
     }
 
-    /// Adds state bits; two CPUs may add theirs at the same time.
+    /// Adds state bits; two CPUs may add theirs at the same time. True when it is this that completes the handshake: of all
+    /// who may try, one is told so, and its frontend has one half-open flow less.
     #[inline(always)]
-    pub fn add_state(&self, old: u32, new: u32) {
-        if new != old {
-            self.state.fetch_or(new);
+    pub fn add_state(&self, old: u32, new: u32) -> bool {
+        if new == old {
+            return false;
         }
+        let new = new & tcp::state::BITS;
+        let before = self.state.fetch_or(new);
+        tcp::is_half_open(before) && !tcp::is_half_open(before | new)
+    }
+
+    /// Notes which acknowledgement number, in host byte order, completes the handshake: the one of the backend's SYN.
+    /// Readers in between see 0, which stands for any.
+    #[inline(always)]
+    pub fn expect(&self, acknowledgement: u32) {
+        let expected = acknowledgement << 8;
+        if self.state.load() & !tcp::state::BITS != expected {
+            self.state.fetch_and(tcp::state::BITS);
+            self.state.fetch_or(expected);
+        }
+    }
+
+    /// Notes that the record is given up, by whoever holds its slot. True when it was half-open (of UDP that says nothing).
+    #[inline(always)]
+    pub fn end(&self) -> bool {
+        tcp::is_half_open(self.state.fetch_or(tcp::state::ENDED))
+    }
+
+    /// Undoes [`Flow::end`], before the slot is live again.
+    #[inline(always)]
+    pub fn resume(&self) {
+        self.state.fetch_and(!tcp::state::ENDED);
     }
 
     /// How replies reach the client, as last resolved.

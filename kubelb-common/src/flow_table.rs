@@ -10,7 +10,7 @@ mod slices;
 pub use slices::Slices;
 
 use crate::addr::Addr;
-use crate::flow::{Binding, Bucket, Flow, WAYS, flag, tag};
+use crate::flow::{Bucket, Flow, WAYS, flag, tag};
 use crate::frontend::Frontend;
 use crate::hash;
 use crate::port_pool::PortPool;
@@ -200,9 +200,60 @@ pub fn release<T: FlowTables>(tables: &T, index: u32, tag: u64) -> bool {
     if tag::state(tag) != tag::LIVE || !word.compare_exchange(tag, busy) {
         return false;
     }
-    give_back(tables, index, &flow.binding());
+    give_back(tables, index, flow);
     word.store(tag::free(busy));
     true
+}
+
+/// What came of [`displace`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Displacement {
+    /// The flow is ended.
+    Done,
+    /// It is a half-open flow of that frontend, and too young.
+    Young,
+    /// There is none, or it is another frontend's, or established by now.
+    Other,
+}
+
+/// Ends the flow of slot `index` if it is a half-open one of this frontend and has been idle for `least` jiffies, or one that was
+/// reset. One that is established just now keeps its slot.
+#[inline(always)]
+pub fn displace<T: FlowTables>(tables: &T, index: u32, frontend: u32, now: u32, least: u32) -> Displacement {
+    let Some((word, flow)) = slot(tables, index) else {
+        return Displacement::Other;
+    };
+    let tag = word.load();
+    let state = flow.state();
+    let binding = flow.binding();
+    if tag::state(tag) != tag::LIVE
+        || binding.frontend != frontend
+        || binding.flags & flag::UDP != 0
+        || !tcp::is_half_open(state)
+    {
+        return Displacement::Other;
+    }
+    let idle = now.wrapping_sub(flow.last_seen());
+    // Another CPU may be a tick ahead.
+    if state & tcp::state::RESET == 0 && (idle < least || idle >= 0x8000_0000) {
+        return Displacement::Young;
+    }
+    let busy = tag::busy(tag);
+    if !word.compare_exchange(tag, busy) {
+        return Displacement::Other;
+    }
+    if !flow.end() {
+        flow.resume();
+        word.store(tag);
+        return Displacement::Other;
+    }
+    if let Some(frontend) = tables.frontend(frontend) {
+        frontend.half_open().fetch_add(u32::MAX);
+    }
+    // Counted and ended already: no second time.
+    give_back(tables, index, flow);
+    word.store(tag::free(busy));
+    Displacement::Done
 }
 
 /// Ends the flow if it is expired still once the slot is ours.
@@ -230,14 +281,16 @@ pub fn expire<T: FlowTables>(tables: &T, index: u32, tag: u64, now: u32) -> bool
         word.store(tag);
         return false;
     }
-    give_back(tables, index, &flow.binding());
+    give_back(tables, index, flow);
     word.store(tag::free(busy));
     true
 }
 
 /// Returns the SNAT port of a slot that the caller owns, and counts the flow out.
 #[inline(always)]
-pub fn give_back<T: FlowTables>(tables: &T, index: u32, binding: &Binding) {
+pub fn give_back<T: FlowTables>(tables: &T, index: u32, flow: &Flow) {
+    let binding = flow.binding();
+    let was_half_open = flow.end() && binding.flags & flag::UDP == 0;
     if let Some(row) = tables.snat(u32::from(binding.snat_slot)) {
         let snat = row.view();
         let section = snat.section(binding.flags & flag::UDP != 0, binding.fold);
@@ -250,6 +303,9 @@ pub fn give_back<T: FlowTables>(tables: &T, index: u32, binding: &Binding) {
         }
     }
     if let Some(frontend) = tables.frontend(binding.frontend) {
+        if was_half_open {
+            frontend.half_open().fetch_add(u32::MAX);
+        }
         frontend.flows().fetch_add(u32::MAX);
     }
 }

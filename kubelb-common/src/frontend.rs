@@ -82,7 +82,10 @@ pub struct Frontend {
     reserved: [u64; 1],
     next: SharedU64,
     flows: SharedU32,
-    reserved_flows: [u32; 13],
+    half_open: SharedU32,
+    half_open_budget: SharedU32,
+    half_open_hand: SharedU32,
+    reserved_flows: [u32; 10],
 }
 
 const _: () = assert!(size_of::<Frontend>() == 128);
@@ -133,6 +136,7 @@ impl Frontend {
 
     /// Gives the row an identity and makes it active. Only user space, only on a row without flows.
     pub fn activate(&self, vip: Addr, port: u16, protocol: u8) {
+        self.half_open.store(0);
         let (high, low) = vip.words();
         let generation = (self.identity.load() >> 32).wrapping_add(1) & 0xffff_ffff;
         self.identity.store(generation << 32);
@@ -199,5 +203,38 @@ impl Frontend {
     #[must_use]
     pub fn flows(&self) -> &SharedU32 {
         &self.flows
+    }
+
+    /// TCP flows among them that are half-open ([`crate::tcp::is_half_open`]).
+    #[inline(always)]
+    #[must_use]
+    pub fn half_open(&self) -> &SharedU32 {
+        &self.half_open
+    }
+
+    /// Half-open flows above which a new one has to take the place of another; 0 is no budget.
+    #[inline(always)]
+    #[must_use]
+    pub fn half_open_budget(&self) -> u32 {
+        self.half_open_budget.load()
+    }
+
+    /// Sets the budget of [`Frontend::half_open_budget`], below 2^31.
+    pub fn set_half_open_budget(&self, flows: u32) {
+        self.half_open_budget.store(flows);
+    }
+
+    /// Modulo the budget, where the next half-open flow is to be noted; there is the oldest note.
+    #[inline(always)]
+    #[must_use]
+    pub fn half_open_hand(&self) -> &SharedU32 {
+        &self.half_open_hand
+    }
+
+    /// True when `flows` are half-open, or more. A count that is one too low, until it is mended, is not taken for a huge one.
+    #[inline(always)]
+    #[must_use]
+    pub fn has_half_open(&self, flows: u32) -> bool {
+        self.half_open.load().wrapping_sub(flows) < 1 << 31
     }
 }

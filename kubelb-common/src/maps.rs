@@ -26,6 +26,9 @@ pub const PORT_POOLS: &str = "PORT_POOLS";
 pub const FLOWS: &str = "FLOWS";
 /// Reverse index: number of a flow, plus one, or 0; 16 words to an element.
 pub const REVERSE: &str = "REVERSE";
+/// Where half-open flows are: number of a flow, plus one, or 0; 16 words to an element. Hints: what a word names may have
+/// become another flow, or a word another frontend's.
+pub const HALF_OPEN: &str = "HALF_OPEN";
 /// Interfaces an XDP program may redirect to: index to 1.
 pub const XDP_INTERFACES: &str = "XDP_INTERFACES";
 /// How each interface is attached and why, for `status`.
@@ -58,6 +61,7 @@ pub const PINNED: &[&str] = &[
     PORT_POOLS,
     FLOWS,
     REVERSE,
+    HALF_OPEN,
     XDP_INTERFACES,
     ATTACHMENTS,
     AGENT,
@@ -79,6 +83,8 @@ pub const MAX_NEXT_HOPS: u32 = 16_384;
 pub const MAX_PORT_POOLS: u32 = 1_024;
 /// Words of reverse index.
 pub const MAX_REVERSE: u32 = 1 << 22;
+/// Words for half-open flows, a power of two.
+pub const HALF_OPEN_WORDS: u32 = 1 << 18;
 /// Interfaces.
 pub const MAX_INTERFACES: u32 = 256;
 /// Default number of flows.
@@ -87,6 +93,13 @@ pub const DEFAULT_FLOWS: u32 = 262_144;
 pub const STASH_BUCKETS: u32 = 64;
 /// Longest name of a frontend in bytes, terminated by zero in its row.
 pub const NAME_BYTES: usize = 256;
+
+/// Word of [`HALF_OPEN`] for a place of a frontend. Frontends begin far from each other and may overlap.
+#[inline(always)]
+#[must_use]
+pub const fn half_open_word(frontend: u32, place: u32) -> u32 {
+    frontend.wrapping_mul(0x9e37_79b1).wrapping_add(place) & (HALF_OPEN_WORDS - 1)
+}
 
 /// A frontend's name, zero-padded UTF-8.
 #[repr(C)]

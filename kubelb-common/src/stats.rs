@@ -96,6 +96,8 @@ reasons! {
     BROKEN_STATE = 12, "broken-state";
     /// An answer of ours (ICMP error, RST) over the rate limit.
     ANSWER_LIMITED = 13, "answer-limited";
+    /// The frontend has as many half-open flows as it may, and the oldest of them is too young to give way.
+    HALF_OPEN_BUDGET = 14, "half-open-budget";
 }
 
 /// Number of counters of a frontend's drops, room for new reasons included. A power of two, so that a mask bounds an index.

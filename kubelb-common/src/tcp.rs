@@ -17,7 +17,7 @@ pub const ACK: u8 = 0x10;
 pub mod state {
     /// The backend answered (TCP: SYN-ACK; UDP: any datagram).
     pub const ANSWERED: u32 = 1;
-    /// The client acknowledged the backend's SYN.
+    /// The client acknowledged the backend's SYN, by its own packet or by what the backend said next.
     pub const ESTABLISHED: u32 = 1 << 1;
     /// FIN from the client.
     pub const CLIENT_FIN: u32 = 1 << 2;
@@ -25,6 +25,10 @@ pub mod state {
     pub const BACKEND_FIN: u32 = 1 << 3;
     /// RST from either.
     pub const RESET: u32 = 1 << 4;
+    /// The record is given up: nothing that comes now changes a count.
+    pub const ENDED: u32 = 1 << 7;
+    /// All of them; what is above is [`crate::flow::Flow::expect`]'s.
+    pub const BITS: u32 = 0xff;
 }
 
 /// Which way a segment travels.
@@ -63,6 +67,27 @@ pub const fn step(old: u32, flags: u8, direction: Direction) -> u32 {
         }
     }
     new
+}
+
+/// True while nobody has shown that the client hears the backend. A RST changes nothing here: such a flow keeps its place in the
+/// table for a while, and whoever floods can send a RST behind each SYN.
+#[inline(always)]
+#[must_use]
+pub const fn is_half_open(state: u32) -> bool {
+    state & (state::ESTABLISHED | state::ENDED) == 0
+}
+
+/// How far the acknowledgement that completes a handshake may be ahead of the backend's SYN: data that the backend sent at once
+/// (RFC 7413).
+const AHEAD: u32 = 1 << 16;
+
+/// True when a client that acknowledges this, in host byte order, has heard the backend's SYN, as far as 24 bits of the number tell:
+/// one of 256 that is made up passes. `state` is the whole word of the record.
+#[inline(always)]
+#[must_use]
+pub const fn acknowledges(state: u32, acknowledgement: u32) -> bool {
+    let expected = state >> 8;
+    expected == 0 || acknowledgement.wrapping_sub(expected) & 0xff_ffff < AHEAD
 }
 
 /// True when a SYN of the client on such a flow opens a new connection: both sides have finished, or one gave up.
@@ -122,6 +147,18 @@ mod tests {
         let closed = step(half, FIN | ACK, Reply);
         assert_eq!(timeout_class(closed, false), timeout::TCP_CLOSING);
         assert!(reopens(closed));
+    }
+
+    #[test]
+    fn only_what_follows_the_backends_syn_acknowledges_it() {
+        let state = 0x34_5678 << 8 | state::ANSWERED;
+        assert!(acknowledges(state, 0x1234_5678));
+        assert!(acknowledges(state, 0x1235_5677));
+        for wrong in [0x1234_5677, 0x1235_5678, 0, 0x12b4_5678] {
+            assert!(!acknowledges(state, wrong), "{wrong:#x}");
+        }
+        assert!(acknowledges(0xff_fff0 << 8, 0x1200_0010), "around the end");
+        assert!(acknowledges(state::ANSWERED, 7), "a record of an earlier version");
     }
 
     #[test]

@@ -5,8 +5,9 @@
 use kubelb_common::addr::{TCP, UDP};
 use kubelb_common::checksum::address_delta;
 use kubelb_common::flow::{Binding, Flow, flag, tag};
-use kubelb_common::flow_table::{self, FlowKey, NO_PORT};
-use kubelb_common::frontend::{ECHO_ONLY, FrontendKey};
+use kubelb_common::flow_table::{self, Displacement, FlowKey, NO_PORT, displace};
+use kubelb_common::frontend::{ECHO_ONLY, Frontend, FrontendKey};
+use kubelb_common::maps::half_open_word;
 use kubelb_common::shared::opaque;
 use kubelb_common::snat::MAX_ADDRESSES;
 use kubelb_common::stats::Reason;
@@ -17,6 +18,13 @@ use crate::tables::Tables;
 
 /// Tries to get the claim of a bucket; an insertion holds it for well under a microsecond.
 const CLAIM_TRIES: u32 = 64;
+
+/// Notes of half-open flows that one packet looks at.
+const NOTES: u32 = 8;
+/// Two to this power is the part of a second for which a handshake is left alone, however many others wait: a quarter, the time for
+/// an answer from the other side of the world. Until the budget is spent it is a whole one, after which its SYN is sent again
+/// (RFC 6298).
+const HANDSHAKE_SHIFT: u32 = 2;
 
 /// What came of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +110,10 @@ fn try_begin<T: Tables>(tables: &T, packet: &Packet) -> Result<(u32, u32), Inser
     if cap != 0 && frontend.flows().load() >= cap && control.is_swept(tables.now()) {
         return refuse(Reason::FRONTEND_CAP);
     }
+    let budget = frontend.half_open_budget();
+    if packet.protocol == TCP && budget != 0 && frontend.has_half_open(budget / 2) && tables.make_room(number) == 0 {
+        return refuse(Reason::HALF_OPEN_BUDGET);
+    }
     let hash = key_of(packet).hash(control.flow_seed.load());
     let ([first, ..], _) = tables.layout().places(hash);
     let Some(bucket) = tables.bucket(first) else {
@@ -163,7 +175,7 @@ pub fn publish<T: Tables>(tables: &T, packet: &Packet, index: u32, number: u32, 
         return 0;
     };
     let busy = word.load();
-    let result = match fill(tables, packet, flow, number, chosen) {
+    let result = match fill(tables, packet, flow, index, number, chosen) {
         Ok(()) => {
             word.store(tag::live(busy, fingerprint));
             Insertion::Flow(index)
@@ -178,7 +190,14 @@ pub fn publish<T: Tables>(tables: &T, packet: &Packet, index: u32, number: u32, 
 }
 
 #[inline(always)]
-fn fill<T: Tables>(tables: &T, packet: &Packet, flow: &Flow, number: u32, chosen: u64) -> Result<(), Reason> {
+fn fill<T: Tables>(
+    tables: &T,
+    packet: &Packet,
+    flow: &Flow,
+    index: u32,
+    number: u32,
+    chosen: u64,
+) -> Result<(), Reason> {
     if chosen & REFUSED != 0 {
         #[expect(clippy::cast_possible_truncation, reason = "the low byte holds the reason")]
         return Err(Reason::from_index(chosen as u8 & 0x3f));
@@ -200,10 +219,78 @@ fn fill<T: Tables>(tables: &T, packet: &Packet, flow: &Flow, number: u32, chosen
         address_delta: address_delta((packet.source, packet.destination), (snat.address(), backend.address)),
         flags: if packet.protocol == UDP { flag::UDP } else { 0 },
     };
+    if packet.protocol == TCP {
+        // Counted before it can be completed.
+        frontend.half_open().fetch_add(1);
+        note_half_open(tables, frontend, number, index);
+    }
     flow.bind(&binding, 0, tables.now());
     frontend.flows().fetch_add(1);
     tables.count_flow(number, id);
     Ok(())
+}
+
+/// Writes down where a half-open flow is. The note is a hint; while the slot is busy it leads to nothing.
+#[inline(always)]
+fn note_half_open<T: Tables>(tables: &T, frontend: &Frontend, number: u32, index: u32) {
+    let budget = frontend.half_open_budget();
+    if budget != 0 {
+        let place = frontend.half_open_hand().fetch_add(1) % budget;
+        if let Some(word) = tables.half_open(half_open_word(number, place)) {
+            word.store(index + 1);
+        }
+    }
+}
+
+/// Makes room for a half-open flow of a frontend whose budget is half spent, or more. 0: there is none.
+///
+/// Notes are written one after the other and go round, so that old ones come first. With the budget spent, somebody has to give way who
+/// is half-open and not too young. Before that it is enough to find a note that leads to no such flow any more, or to one that has had
+/// all the time it needs: written over, it would never be found again. What is found is where the next note goes.
+#[inline(always)]
+pub fn make_room<T: Tables>(tables: &T, number: u32) -> u32 {
+    let (Some(frontend), Some(control)) = (tables.frontend(number), tables.control()) else {
+        return 0;
+    };
+    let budget = frontend.half_open_budget();
+    if budget == 0 {
+        return 1;
+    }
+    let spent = frontend.has_half_open(budget);
+    let least = control.hz.load() >> if spent { HANDSHAKE_SHIFT } else { 0 };
+    let (now, hand) = (tables.now(), frontend.half_open_hand().load());
+    let mut step = opaque(0);
+    let mut made = u32::from(!spent);
+    while step < NOTES {
+        let place = hand.wrapping_add(step) % budget;
+        let index = tables
+            .half_open(half_open_word(number, place))
+            .and_then(|word| word.load().checked_sub(1));
+        let found = match index {
+            Some(index) => displace(tables, index, number, now, least),
+            None => Displacement::Other,
+        };
+        if found == Displacement::Done {
+            made = 1;
+            break;
+        }
+        if (found == Displacement::Young) == spent {
+            break;
+        }
+        step += 1;
+    }
+    if step != 0 {
+        frontend.half_open_hand().fetch_add(step);
+    }
+    made
+}
+
+/// Counts a flow of the frontend as no longer half-open.
+#[inline(always)]
+pub fn complete<T: Tables>(tables: &T, number: u32) -> u32 {
+    tables
+        .frontend(number)
+        .map_or(0, |frontend| frontend.half_open().fetch_add(u32::MAX))
 }
 
 /// [`take_slot`] found none.

@@ -14,6 +14,7 @@ use kubelb_common::control::{Control, Filter};
 use kubelb_common::flow::{Bucket, ClientHop};
 use kubelb_common::flow_table::{FlowTables, Layout, Slices};
 use kubelb_common::frontend::{Frontend, FrontendKey};
+use kubelb_common::maps::HALF_OPEN_WORDS;
 use kubelb_common::next_hop::NextHop;
 use kubelb_common::port_pool::PortPool;
 use kubelb_common::shared::{Line, SharedU32};
@@ -71,6 +72,7 @@ pub struct Model {
     pools: Vec<PortPool>,
     buckets: Vec<Bucket>,
     reverse: Vec<Line>,
+    half_open: Vec<Line>,
     routes: BTreeMap<Addr, ClientHop>,
 }
 
@@ -96,6 +98,7 @@ impl Model {
             pools: rows(sizes.pools),
             buckets: rows(buckets),
             reverse: rows(sizes.reverse),
+            half_open: rows(usize::try_from(HALF_OPEN_WORDS / Line::WORDS).unwrap_or(usize::MAX)),
             routes: BTreeMap::new(),
         }
     }
@@ -225,6 +228,9 @@ impl Tables for Cpu<'_> {
     }
     fn next_hop(&self, index: u32) -> Option<&NextHop> {
         row(&self.model.next_hops, index)
+    }
+    fn half_open(&self, word: u32) -> Option<&SharedU32> {
+        row(&self.model.half_open, Line::of(word)).map(|line| line.word(word))
     }
     fn with_scratch<R>(&self, f: impl FnOnce(&mut Scratch) -> R) -> Option<R> {
         Some(f(&mut self.scratch.borrow_mut()))

@@ -10,10 +10,10 @@ use kubelb_common::frontend::{ECHO_ONLY, Frontend, FrontendKey};
 use kubelb_common::hash;
 use kubelb_common::next_hop::flag as hop_flag;
 use kubelb_common::stats::Reason;
-use kubelb_common::tcp::{self, ACK, Direction, RST, SYN};
+use kubelb_common::tcp::{self, ACK, Direction, FIN, RST, SYN};
 
 use crate::answer::{self, Why};
-use crate::bytes::Bytes;
+use crate::bytes::{Bytes, get32};
 use crate::insert::{Insertion, key_of};
 use crate::outcome::Outcome;
 use crate::parse::{self, Destination, Packet, Unsteerable};
@@ -212,7 +212,10 @@ fn to_backend<B: Bytes, T: Tables>(
     };
     if packet.protocol != UDP {
         let state = flow.state();
-        flow.add_state(state, tcp::step(state, packet.tcp_flags, Direction::Forward));
+        let new = tcp::step(state, packet.tcp_flags, Direction::Forward);
+        if new != state {
+            advance(bytes, tables, packet, flow, state, new);
+        }
     }
     flow.touch(now);
     let translation = Translation {
@@ -228,6 +231,25 @@ fn to_backend<B: Bytes, T: Tables>(
     }
     tables.count_in(frontend, binding.backend, packet.l3() + packet.ip_length);
     sent(resolved, hop.interface)
+}
+
+/// Notes what a client's segment changes. What completes the handshake must acknowledge what the backend said: a client that is made
+/// up does not hear it.
+#[inline(always)]
+fn advance<B: Bytes, T: Tables>(bytes: &mut B, tables: &T, packet: &Packet, flow: &Flow, state: u32, new: u32) {
+    let mut new = new;
+    if new & !state & tcp::state::ESTABLISHED != 0 {
+        let acknowledged = bytes
+            .window::<20>(packet.l4())
+            .is_some_and(|header| tcp::acknowledges(state, u32::from_be(get32::<8, 20>(header))));
+        if !acknowledged {
+            new &= !tcp::state::ESTABLISHED;
+        }
+    }
+    if flow.add_state(state, new) {
+        // By the record's own word: it may have become another flow's this very moment.
+        tables.complete(flow.frontend());
+    }
 }
 
 /// A tagged frame leaves with its tag, so only where it came from; the tc program can take the tag off.
@@ -266,12 +288,16 @@ fn reply<B: Bytes, T: Tables>(
     if binding.snat_port != packet.destination_port
         || u32::from(binding.snat_slot) != slot
         || (binding.flags & flag::UDP != 0) != udp
-        || backend.generation != binding.generation
         || backend.address != packet.source
         || backend.port != packet.source_port
         || word.load() != tag
     {
         return None;
+    }
+    if backend.generation != binding.generation {
+        // The same backend, whose flows were ended: it is told so, like the client.
+        flow.add_state(0, tcp::state::RESET);
+        return Some(drop(binding.frontend, Reason::STALE_BACKEND));
     }
     let frontend = tables.frontend(binding.frontend)?;
     Some(to_client(bytes, tables, control, packet, flow, &binding, frontend))
@@ -309,12 +335,13 @@ fn to_client<B: Bytes, T: Tables>(
         return Decision::Answer(binding.frontend, Why::TooBig(hop.mtu()));
     }
     let state = flow.state();
-    let new = if packet.protocol == UDP {
-        state | tcp::state::ANSWERED
+    if packet.protocol == UDP {
+        flow.add_state(state, state | tcp::state::ANSWERED);
+    } else if tcp::is_half_open(state) {
+        answered(bytes, tables, packet, flow, state);
     } else {
-        tcp::step(state, packet.tcp_flags, Direction::Reply)
-    };
-    flow.add_state(state, new);
+        flow.add_state(state, tcp::step(state, packet.tcp_flags, Direction::Reply));
+    }
     flow.touch(tables.now());
     let translation = Translation {
         source: vip,
@@ -329,6 +356,23 @@ fn to_client<B: Bytes, T: Tables>(
     }
     tables.count_out(binding.frontend, binding.backend, packet.l3() + packet.ip_length);
     sent(resolved, hop.interface)
+}
+
+/// Notes what a backend says on a half-open flow: which acknowledgement completes the handshake, or, by data or a FIN, that the
+/// client's has come.
+#[inline(always)]
+fn answered<B: Bytes, T: Tables>(bytes: &mut B, tables: &T, packet: &Packet, flow: &Flow, state: u32) {
+    let mut new = tcp::step(state, packet.tcp_flags, Direction::Reply);
+    if packet.tcp_flags & SYN != 0 {
+        if let Some(header) = bytes.window::<20>(packet.l4()) {
+            flow.expect(u32::from_be(get32::<4, 20>(header)).wrapping_add(1));
+        }
+    } else if packet.tcp_flags & RST == 0 && (packet.ip_length > packet.headers || packet.tcp_flags & FIN != 0) {
+        new |= tcp::state::ESTABLISHED;
+    }
+    if flow.add_state(state, new) {
+        tables.complete(flow.frontend());
+    }
 }
 
 /// The frame shrank, or its checksum could not be updated, with the headers written already: no answer can be made of it.

@@ -6,6 +6,7 @@ use kubelb_common::flow::ClientHop;
 use kubelb_common::flow_table::FlowTables;
 use kubelb_common::frontend::FrontendKey;
 use kubelb_common::next_hop::NextHop;
+use kubelb_common::shared::SharedU32;
 use kubelb_common::stats::{Reason, Scratch};
 
 use crate::parse::Packet;
@@ -67,6 +68,16 @@ pub trait Tables: FlowTables + Sized {
     /// [`crate::insert::find`], out of line likewise.
     fn find(&self, packet: &Packet, hash: u64) -> u64 {
         crate::insert::find(self, packet, hash)
+    }
+    /// A word of [`kubelb_common::maps::HALF_OPEN`].
+    fn half_open(&self, word: u32) -> Option<&SharedU32>;
+    /// [`crate::insert::make_room`], out of line likewise.
+    fn make_room(&self, number: u32) -> u32 {
+        crate::insert::make_room(self, number)
+    }
+    /// Counts a flow of the frontend as no longer half-open, out of line likewise.
+    fn complete(&self, number: u32) -> u32 {
+        crate::insert::complete(self, number)
     }
     /// Ends a flow, out of line likewise.
     fn retire(&self, index: u32, tag: u64) -> u32 {

@@ -1,3 +1,5 @@
 mod concurrency;
 mod frames;
+mod half_open;
 mod properties;
+mod timeouts;

@@ -10,6 +10,7 @@
 mod answers;
 mod backends;
 mod flows;
+mod half_open;
 mod malformed;
 mod world;
 
@@ -134,10 +135,16 @@ impl Case {
 /// All cases.
 #[must_use]
 pub fn all() -> Vec<Case> {
-    [flows::cases(), answers::cases(), backends::cases(), malformed::cases()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        flows::cases(),
+        answers::cases(),
+        backends::cases(),
+        half_open::cases(),
+        malformed::cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// The beginning of a frame, for a failure's text.

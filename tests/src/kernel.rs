@@ -60,6 +60,7 @@ pub struct Kernel {
     pools: Mapped<PortPool>,
     buckets: Mapped<Bucket>,
     reverse: Mapped<Line>,
+    half_open: Mapped<Line>,
     keys: HashMap<MapData, FrontendKey, u32>,
     frontend_traffic: PerCpuArray<MapData, Traffic>,
     backend_traffic: PerCpuArray<MapData, Traffic>,
@@ -119,6 +120,7 @@ impl Kernel {
             pools: mapped(&mut ebpf, names::PORT_POOLS)?,
             buckets: mapped(&mut ebpf, names::FLOWS)?,
             reverse: mapped(&mut ebpf, names::REVERSE)?,
+            half_open: mapped(&mut ebpf, names::HALF_OPEN)?,
             keys: take(&mut ebpf, names::FRONTEND_KEYS)?.try_into()?,
             frontend_traffic: take(&mut ebpf, names::FRONTEND_TRAFFIC)?.try_into()?,
             backend_traffic: take(&mut ebpf, names::BACKEND_TRAFFIC)?.try_into()?,
@@ -149,6 +151,7 @@ impl Kernel {
         zero(&mut self.pools);
         zero(&mut self.buckets);
         zero(&mut self.reverse);
+        zero(&mut self.half_open);
         for row in 0..u32::try_from(self.sizes.rows)? {
             zero_row(&mut self.frontend_traffic, row, Traffic::default())?;
             zero_row(&mut self.backend_traffic, row, Traffic::default())?;
@@ -273,6 +276,16 @@ impl Store for Kernel {
             eprintln!("cannot store a frontend's key: {error}");
         }
     }
+}
+
+/// Jiffies per second.
+///
+/// # Errors
+/// When the clock cannot be read.
+pub fn hz(kernel: &Kernel) -> anyhow::Result<u32> {
+    Ok(clock::measure_hz(<&SchedClassifier>::try_from(
+        kernel.program(CLOCK)?,
+    )?)?)
 }
 
 fn object() -> anyhow::Result<PathBuf> {

@@ -2,7 +2,8 @@
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "tests say what they expect")]
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -170,6 +171,93 @@ fn a_dead_machine_is_left_too_and_nobody_else_notices() {
                 .collect();
             assert!(strangers.is_empty(), "{}: {strangers:?}", way.name());
         }
+    }
+}
+
+/// Who answers on a connection that stays open.
+fn converse(stream: &mut TcpStream, said: &str) -> std::io::Result<String> {
+    stream.write_all(format!("{said}\n").as_bytes())?;
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer)?;
+    Ok(answer.split_whitespace().next().unwrap_or_default().to_owned())
+}
+
+/// The same of a UDP socket that stays open.
+fn exchange(socket: &UdpSocket, said: &str) -> std::io::Result<String> {
+    socket.send(said.as_bytes())?;
+    let mut buffer = [0; 256];
+    let length = socket.recv(&mut buffer)?;
+    let answer = String::from_utf8_lossy(&buffer[..length]).into_owned();
+    Ok(answer.split_whitespace().next().unwrap_or_default().to_owned())
+}
+
+#[test]
+fn connections_to_a_dead_machine_are_reset_where_that_is_asked_for_and_datagrams_move() {
+    for mode in Mode::ALL {
+        let world = World::new(mode).expect("a world");
+        let frontends = world
+            .frontends()
+            .into_iter()
+            .map(|frontend| frontend.checked(QUICK_CHECK).with("onUnhealthy: Reset"))
+            .collect();
+        let agent = world.agent(&Config::new(frontends)).expect("an agent");
+        let healthy = |count: usize| {
+            agent.until_status(Duration::from_secs(20), |status| {
+                for way in Way::ALL {
+                    let healths = status.frontend(&way.name())?.healths();
+                    let found = healths.values().filter(|health| *health == "healthy").count();
+                    ensure!(found == count, "{}: {healths:?}", way.name());
+                }
+                Ok(())
+            })
+        };
+        healthy(3).expect("all are well");
+        let on_client = |work: &mut (dyn FnMut() + Send)| world.net.client.run(work).expect("the namespace is entered");
+        let mut connections: Vec<(String, TcpStream)> = Vec::new();
+        let mut sockets: Vec<(String, UdpSocket)> = Vec::new();
+        on_client(&mut || {
+            for way in Way::ALL {
+                for _ in 0..3 {
+                    if way.transport == Transport::Tcp {
+                        let mut stream = TcpStream::connect(way.address()).expect("a connection");
+                        stream
+                            .set_read_timeout(Some(Duration::from_secs(20)))
+                            .expect("an option");
+                        connections.push((converse(&mut stream, "hello").expect("an answer"), stream));
+                    } else {
+                        let any: std::net::IpAddr =
+                            if way.vip.is_ipv4() { "0.0.0.0" } else { "::" }.parse().expect("any");
+                        let socket = UdpSocket::bind((any, 0)).expect("a socket");
+                        socket.connect(way.address()).expect("an address");
+                        socket
+                            .set_read_timeout(Some(Duration::from_secs(10)))
+                            .expect("an option");
+                        sockets.push((exchange(&socket, "hello").expect("an answer"), socket));
+                    }
+                }
+            }
+        });
+        world.net.set_tenant_link(VICTIM, false).expect("down");
+        healthy(2).expect("it is found dead");
+        let mut reset = 0;
+        on_client(&mut || {
+            for (name, stream) in &mut connections {
+                if name == "tenant2" {
+                    // It waits, and says nothing.
+                    let error = stream.read(&mut [0]).expect_err("nobody is there");
+                    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
+                    reset += 1;
+                } else {
+                    let same = converse(stream, "still there?").expect("an answer");
+                    assert_eq!(same, *name, "a connection moves to nobody");
+                }
+            }
+            for (name, socket) in &sockets {
+                let now = exchange(socket, "still there?").expect("somebody answers");
+                assert_eq!(now == *name, name != "tenant2", "{name}, then {now}");
+            }
+        });
+        assert_eq!(reset, 2, "one of each family, in turn");
     }
 }
 

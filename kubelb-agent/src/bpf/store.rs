@@ -112,6 +112,7 @@ impl Store {
             name: self.name(number),
             timeouts,
             max_flows: row.max_flows(),
+            half_open_budget: row.half_open_budget(),
             turn: (offset..offset.saturating_add(length))
                 .filter_map(|slot| self.slot(slot))
                 .collect(),
@@ -166,6 +167,7 @@ impl Store {
             MapOp::ChangeBackendFlags { row, set, clear } => {
                 with(&maps.backends, *row, |target| target.change_flags(*set, *clear));
             }
+            MapOp::EndBackendFlows { row } => with(&maps.backends, *row, |target| target.renew()),
             MapOp::VacateBackend { row } => with(&maps.backends, *row, |target| target.vacate()),
             MapOp::ActivateFrontend { row, key } => {
                 with(&maps.frontends, *row, |target| {
@@ -178,6 +180,9 @@ impl Store {
                 with(&maps.frontends, *row, |target| target.set_timeouts(*jiffies));
             }
             MapOp::SetMaxFlows { row, flows } => with(&maps.frontends, *row, |target| target.set_max_flows(*flows)),
+            MapOp::SetHalfOpenBudget { row, flows } => {
+                with(&maps.frontends, *row, |target| target.set_half_open_budget(*flows));
+            }
             MapOp::PublishTurn { row, offset, turn } => self.publish(*row, *offset, turn),
             MapOp::NameFrontend { row, name } => set_name(&maps.names, *row, name),
             MapOp::InsertKey { key, row } => self.insert_key(*key, *row)?,

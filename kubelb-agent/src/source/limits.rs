@@ -11,6 +11,8 @@ const SHORTEST_FLOW: Duration = Duration::from_millis(100);
 pub const MAX_BACKENDS: usize = 4_096;
 /// Largest weight of a backend.
 pub const MAX_WEIGHT: u16 = 256;
+/// Largest budget of half-open flows; more than any flow table holds.
+pub(super) const MAX_HALF_OPEN: u32 = 1 << 24;
 /// Shortest and longest interval of a health check; below it a check is a load of its own, above it nobody would notice a dead backend.
 pub(super) const INTERVAL: (Duration, Duration) = (Duration::from_millis(100), HOUR);
 /// Shortest and longest time for one health check.

@@ -38,17 +38,17 @@ enum Kind {
 /// Longest name of a resource, in bytes: four parts of Kubernetes names and addresses are shorter.
 pub const MAX_NAME: usize = 512;
 
-/// Reads one resource, the value of its `google.protobuf.Any`.
+/// Reads one resource, the value of its `google.protobuf.Any`. `snat` is what this node has.
 ///
 /// # Errors
 /// With the first field that is wrong, or that the kernel path cannot do.
-pub fn decode(kind: ResourceType, name: &str, value: &[u8]) -> Result<Decoded, Refusal> {
+pub fn decode(kind: ResourceType, name: &str, value: &[u8], snat: &Snat) -> Result<Decoded, Refusal> {
     if name.is_empty() || name.len() > MAX_NAME {
         return refusal::refuse("name", format!("must have 1 to {MAX_NAME} bytes, has {}", name.len()));
     }
     let decoded = match kind {
         ResourceType::Listener => Kind::Listener(listener::decode(value)?),
-        ResourceType::Cluster => Kind::Cluster(cluster::decode(value)?),
+        ResourceType::Cluster => Kind::Cluster(cluster::decode(value, snat)?),
         ResourceType::Endpoints => Kind::Endpoints(endpoints::decode(value)?),
         ResourceType::Secret | ResourceType::Route | ResourceType::VirtualAddress => {
             return refusal::refuse("type_url", format!("this agent does not ask for {}", kind.type_url()));

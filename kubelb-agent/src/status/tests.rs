@@ -61,6 +61,10 @@ pub(crate) fn example() -> Report {
         traffic: traffic(backends.iter().map(|backend| backend.traffic.flows_total).sum()),
         flows_per_second: None,
         packets_per_second: None,
+        half_open: (protocol == Protocol::Tcp).then_some(HalfOpenReport {
+            flows: 12,
+            budget: 10_000,
+        }),
         drops: BTreeMap::new(),
         condition: Condition::of(&backends),
         backends,

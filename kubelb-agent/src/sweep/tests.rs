@@ -1,6 +1,6 @@
 use super::*;
 use kubelb_common::addr::{Addr, TCP, UDP};
-use kubelb_common::flow::{Binding, Bucket};
+use kubelb_common::flow::Bucket;
 use kubelb_common::flow_table::{FlowKey, Layout};
 use kubelb_common::frontend::Frontend;
 use kubelb_common::port_pool::PortPool;
@@ -141,7 +141,7 @@ impl Tables {
 
 /// A whole walk; returns how many flows were ended.
 fn walk(sweeper: &mut Sweeper, tables: &Tables, now: u32) -> u64 {
-    (0..PARTS).map(|_| sweeper.step(tables, now)).sum()
+    (0..PARTS).map(|_| sweeper.step(tables, |_| false, now)).sum()
 }
 
 #[test]
@@ -164,6 +164,7 @@ fn idle_flows_end_and_the_others_are_counted() {
         flows: 3,
         by_backend: [(7, 1), (8, 1), (9, 1)].into(),
         by_frontend: [(WEB, 2), (DNS, 1)].into(),
+        ..Count::default()
     };
     assert_eq!((sweeper.count(), sweeper.passes()), (Some(&expected), 1));
 }
@@ -188,7 +189,7 @@ fn a_count_is_of_one_walk() {
     walk(&mut sweeper, &tables, 5_000);
     walk(&mut sweeper, &tables, 5_000);
     assert_eq!((sweeper.count().unwrap().flows, sweeper.passes()), (1, 2));
-    sweeper.step(&tables, 5_000);
+    sweeper.step(&tables, |_| false, 5_000);
     assert_eq!(sweeper.count().unwrap().flows, 1, "half a walk does not count");
 }
 
@@ -276,4 +277,62 @@ fn ports_of_a_row_that_changed_meanwhile_are_not_judged_by_the_old_one() {
     let suspects = Suspects::find(&tables, &views());
     assert_eq!(suspects.mend(&tables, &BTreeMap::new()), 0);
     assert!(!tables.pools[0].is_free(7));
+}
+
+#[test]
+fn flows_of_a_backend_that_is_another_now_close_instead_of_idling() {
+    let tables = Tables::new();
+    let (stale, kept) = (tables.insert(1, WEB, 5, 0), tables.insert(2, WEB, 6, 0));
+    let datagrams = tables.insert(3, DNS, 5, 150);
+    let mut sweeper = Sweeper::default();
+    let mut at = |now| {
+        (0..PARTS)
+            .map(|_| sweeper.step(&tables, |binding| binding.backend == 5, now))
+            .sum::<u64>()
+    };
+    assert_eq!(at(100), 0, "both ends are still to be told");
+    let state = |slot| flow_table::slot(&tables, slot).unwrap().1.state();
+    assert_eq!(state(stale) & state::RESET, state::RESET);
+    assert_eq!(state(kept) & state::RESET, 0);
+    assert_eq!(state(datagrams) & state::RESET, 0);
+    assert_eq!(at(110), 0);
+    assert_eq!(at(111), 1, "ten ticks after it was found");
+}
+
+#[test]
+fn a_wrong_count_of_half_open_flows_is_mended_when_it_is_wrong_for_long() {
+    let tables = Tables::new();
+    let open = tables.insert(1, WEB, 5, 0);
+    let half = tables.insert(2, WEB, 5, 0);
+    tables.insert(3, DNS, 5, 0);
+    flow_table::slot(&tables, half).unwrap().1.bind(
+        &flow_table::slot(&tables, half).unwrap().1.binding(),
+        state::ANSWERED,
+        0,
+    );
+    let count = || tables.frontends[usize::try_from(WEB).unwrap()].half_open();
+    let (mut sweeper, mut counts) = (Sweeper::default(), HalfOpenCounts::default());
+    let mut compare = || {
+        walk(&mut sweeper, &tables, 5);
+        counts.compare(&tables, sweeper.count().unwrap())
+    };
+    count().store(1);
+    for _ in 0..6 {
+        assert_eq!(compare(), []);
+    }
+    for wrong in [4, 0, 2] {
+        count().store(wrong);
+        assert_eq!(compare(), [], "a moment's difference may be traffic");
+    }
+    assert_eq!((compare(), compare()), (vec![], vec![]));
+    assert_eq!(compare(), [(WEB, 1)]);
+    assert_eq!(count().load(), 1);
+    count().store(0);
+    assert_eq!((compare(), compare(), compare()), (vec![], vec![], vec![]));
+    assert_eq!(compare(), [(WEB, -1)], "too low is wrong too");
+    assert_eq!(count().load(), 1);
+    assert!(flow_table::release(&tables, open, tables.tag(open)));
+    assert_eq!(count().load(), 1);
+    assert!(flow_table::release(&tables, half, tables.tag(half)));
+    assert_eq!(count().load(), 0);
 }

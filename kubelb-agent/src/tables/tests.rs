@@ -2,6 +2,7 @@ mod crash;
 mod full;
 mod image;
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use kubelb_common::frontend::timeout;
@@ -19,6 +20,7 @@ struct Inputs {
     hops: BTreeMap<IpAddr, NextHop>,
     xdp_interfaces: BTreeSet<u32>,
     snat: BTreeMap<IpAddr, u8>,
+    snat_addresses: BTreeMap<IpAddr, u8>,
     drained: BTreeSet<u32>,
 }
 
@@ -29,8 +31,10 @@ impl Inputs {
             hops: &self.hops,
             xdp_interfaces: &self.xdp_interfaces,
             snat: &self.snat,
+            snat_addresses: &self.snat_addresses,
             hz: 250,
             max_flows: 1_000,
+            half_open_budget: 500,
             drained: &self.drained,
         };
         build(&self.desired, &context, actual, cursors)
@@ -84,12 +88,10 @@ fn frontend(vip: &str, port: u16, backends: &[(&str, u16)]) -> Frontend {
         algorithm: Algorithm::RoundRobin,
         health_check: None,
         timeouts: Timeouts::default(),
+        half_open_budget: None,
         backends: backends
             .iter()
-            .map(|(address, weight)| Backend {
-                address: address.parse().unwrap(),
-                weight: *weight,
-            })
+            .map(|(address, weight)| Backend::new(address.parse().unwrap(), *weight))
             .collect(),
     }
 }
@@ -443,4 +445,106 @@ fn timeouts_are_rounded_up_to_jiffies_and_stay_comparable() {
     };
     let [half_open, established, closing, ..] = jiffies(&timeouts, 100);
     assert_eq!((half_open, established, closing), (1, u32::MAX / 2, 0));
+}
+
+/// "web" with two checked backends that are reset when they turn unhealthy.
+fn resetting() -> Inputs {
+    let mut inputs = checked(&[]);
+    for frontend in inputs.desired.frontends.values_mut() {
+        for backend in &mut frontend.backends {
+            backend.on_unhealthy = OnUnhealthy::Reset;
+        }
+    }
+    inputs
+}
+
+/// Says what the checks of "web" find.
+fn find(inputs: &mut Inputs, healths: [Health; 2]) {
+    let web = inputs.desired.frontends["web"].clone();
+    for (backend, health) in web.backends.iter().zip(healths) {
+        inputs.health.insert(web.check_target(backend).unwrap(), health);
+    }
+}
+
+#[test]
+fn flows_of_an_unhealthy_backend_end_once_and_only_while_another_takes_new_ones() {
+    use Health::{Healthy, Unhealthy};
+    let mut inputs = resetting();
+    let mut world = World::default();
+    let mut ends = |healths| {
+        find(&mut inputs, healths);
+        let now = world.round(&inputs);
+        let is_end = |op: &&MapOp| matches!(op, MapOp::EndBackendFlows { .. });
+        let ended: Vec<MapOp> = world.ops.iter().filter(is_end).cloned().collect();
+        let rows = [row_of(&now, A), row_of(&now, B)];
+        let publish = world.ops.iter().position(|op| matches!(op, MapOp::PublishTurn { .. }));
+        let end = world.ops.iter().position(|op| is_end(&op));
+        assert!(
+            end.is_none() || publish < end,
+            "new flows go elsewhere first: {:?}",
+            world.ops
+        );
+        rows.map(|row| ended.contains(&MapOp::EndBackendFlows { row }))
+    };
+    assert_eq!(ends([Healthy, Healthy]), [false, false]);
+    assert_eq!(ends([Unhealthy, Healthy]), [true, false]);
+    assert_eq!(ends([Unhealthy, Healthy]), [false, false], "once");
+    assert_eq!(ends([Unhealthy, Unhealthy]), [false, false], "nobody is better");
+    assert_eq!(
+        ends([Unhealthy, Healthy]),
+        [true, false],
+        "those that came in between too"
+    );
+    assert_eq!(ends([Healthy, Healthy]), [false, false]);
+    assert_eq!(ends([Healthy, Unhealthy]), [false, true]);
+}
+
+#[test]
+fn flows_stay_with_an_unhealthy_backend_that_is_not_to_be_reset() {
+    let mut inputs = checked(&[]);
+    let mut world = World::default();
+    world.round(&inputs);
+    find(&mut inputs, [Health::Unhealthy, Health::Healthy]);
+    world.round(&inputs);
+    assert!(
+        !world.ops.iter().any(|op| matches!(op, MapOp::EndBackendFlows { .. })),
+        "{:?}",
+        world.ops
+    );
+}
+
+#[test]
+fn a_budget_of_half_open_flows_is_the_frontends_own_or_the_default_and_never_for_udp() {
+    let mut inputs = web(&[]);
+    let mut world = World::default();
+    assert_eq!(only(&world.round(&inputs)).half_open_budget, 500);
+    let mut change = |change: &dyn Fn(&mut Frontend)| {
+        inputs.desired.frontends.values_mut().for_each(change);
+        only(&world.round(&inputs)).half_open_budget
+    };
+    assert_eq!(change(&|web| web.half_open_budget = NonZeroU32::new(7)), 7);
+    assert_eq!(change(&|web| web.protocol = Protocol::Udp), 0);
+}
+
+#[test]
+fn a_snat_address_that_is_asked_for_is_used_or_the_frontend_waits() {
+    let address: IpAddr = "192.0.2.7".parse().unwrap();
+    let mut inputs = web(&[("10.0.0.1:8080", 1)]);
+    inputs.snat.insert("10.0.0.1".parse().unwrap(), 3);
+    inputs
+        .desired
+        .frontends
+        .values_mut()
+        .for_each(|web| web.backends[0].snat = Some(address));
+    let mut world = World::default();
+    let (now, problems) = world.round_with_problems(&inputs);
+    assert_eq!(now.frontends.len(), 0);
+    assert_eq!(
+        problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["frontend web: SNAT address 192.0.2.7 is not in use"]
+    );
+    inputs.snat_addresses.insert(address, 5);
+    let (now, problems) = world.round_with_problems(&inputs);
+    assert!(problems.is_empty(), "{problems:?}");
+    assert_eq!(now.backends[&row_of(&now, "10.0.0.1:8080")].snat, Some(5));
 }

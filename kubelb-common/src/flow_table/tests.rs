@@ -1,5 +1,6 @@
 use super::*;
 use crate::addr::{TCP, UDP};
+use crate::flow::Binding;
 use crate::frontend::timeout;
 use crate::shared::Line;
 use crate::snat::SnatView;

@@ -69,6 +69,10 @@ pub struct Scene {
     pub cpus: u32,
     /// All idle timeouts, in jiffies.
     pub timeouts: [u32; timeout::COUNT],
+    /// Half-open flows of each TCP frontend; 0: no budget.
+    pub half_open_budget: u32,
+    /// Jiffies per second, for what is measured in parts of one.
+    pub hz: u32,
 }
 
 impl Default for Scene {
@@ -78,6 +82,8 @@ impl Default for Scene {
             ports: 1_000,
             cpus: 2,
             timeouts: [1_000_000; timeout::COUNT],
+            half_open_budget: 0,
+            hz: 0,
         }
     }
 }
@@ -147,6 +153,7 @@ impl Scene {
         fill_filter(&rows);
         rows.control.publish_filter(0, FILTER_SEED);
         rows.control.cpus.store(self.cpus);
+        rows.control.hz.store(self.hz);
         rows.control.advance_routes();
         self.fill_snat(&rows);
         for n in 0..BACKENDS {
@@ -206,6 +213,9 @@ impl Scene {
         }
         row.activate(*vip, port.to_be(), *kind);
         row.set_timeouts(self.timeouts);
+        if *kind == TCP {
+            row.set_half_open_budget(self.half_open_budget);
+        }
         publish(rows, number, &[0, 1, 2]);
     }
 }

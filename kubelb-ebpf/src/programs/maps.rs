@@ -47,6 +47,8 @@ pub(super) static FLOWS: Array<Bucket> = Array::with_max_entries(LAYOUT.buckets(
 #[map]
 pub(super) static REVERSE: Array<Line> = Array::with_max_entries(size::MAX_REVERSE / Line::WORDS, BPF_F_MMAPABLE);
 #[map]
+pub(super) static HALF_OPEN: Array<Line> = Array::with_max_entries(size::HALF_OPEN_WORDS / Line::WORDS, BPF_F_MMAPABLE);
+#[map]
 pub(super) static XDP_INTERFACES: HashMap<u32, u32> = HashMap::with_max_entries(size::MAX_INTERFACES, 0);
 #[map]
 pub(super) static ATTACHMENTS: HashMap<u32, Attachment> = HashMap::with_max_entries(size::MAX_INTERFACES, 0);

@@ -179,6 +179,21 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
+    fn half_open(&self, word: u32) -> Option<&SharedU32> {
+        maps::HALF_OPEN.get(Line::of(word)).map(|line| line.word(word))
+    }
+
+    #[inline(always)]
+    fn make_room(&self, number: u32) -> u32 {
+        kubelb_make_room(number)
+    }
+
+    #[inline(always)]
+    fn complete(&self, number: u32) -> u32 {
+        kubelb_complete(number)
+    }
+
+    #[inline(always)]
     fn retire(&self, index: u32, tag: u64) -> u32 {
         kubelb_retire(index, tag)
     }
@@ -335,6 +350,20 @@ extern "C" fn kubelb_take_port(slot: u32, index: u32, now: u32, kind: u32) -> u3
 #[inline(never)]
 extern "C" fn kubelb_find(hash: u64) -> u64 {
     maps::work().map_or(insert::NO_SLOT, |work| insert::find(&NOWHERE, &work.packet, hash))
+}
+
+/// [`insert::make_room`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn kubelb_make_room(number: u32) -> u32 {
+    insert::make_room(&NOWHERE, number)
+}
+
+/// [`insert::complete`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn kubelb_complete(number: u32) -> u32 {
+    insert::complete(&NOWHERE, number)
 }
 
 /// [`flow_table::release`].

@@ -204,6 +204,7 @@ fn several_cpus_use_up_the_ports_three_times_without_loss() {
         ports: PORTS,
         cpus: CPUS,
         timeouts: [50; timeout::COUNT],
+        ..Scene::default()
     }
     .model();
     let barrier = Barrier::new(usize::try_from(CPUS).unwrap());

@@ -9,6 +9,8 @@ pub(super) struct Mk {
     pub(super) destination: (Addr, u16),
     pub(super) protocol: u8,
     pub(super) flags: u8,
+    pub(super) sequence: u32,
+    pub(super) acknowledgement: u32,
     pub(super) ttl: u8,
     pub(super) vlan: bool,
     pub(super) options: usize,
@@ -22,6 +24,8 @@ impl Mk {
             destination,
             protocol,
             flags: 0x02,
+            sequence: 1,
+            acknowledgement: 2,
             ttl: 64,
             vlan: false,
             options: 0,
@@ -65,7 +69,9 @@ impl Mk {
         segment.extend(self.source.1.to_be_bytes());
         segment.extend(self.destination.1.to_be_bytes());
         let at = if self.protocol == TCP {
-            segment.extend([0, 0, 0, 1, 0, 0, 0, 2, 0x50, self.flags, 1, 0, 0, 0, 0, 0]);
+            segment.extend(self.sequence.to_be_bytes());
+            segment.extend(self.acknowledgement.to_be_bytes());
+            segment.extend([0x50, self.flags, 1, 0, 0, 0, 0, 0]);
             16
         } else {
             segment.extend(u16::try_from(8 + self.payload.len()).unwrap().to_be_bytes());

@@ -41,6 +41,7 @@ fn any_packet() -> impl Strategy<Value = Mk> {
             vlan,
             options,
             payload,
+            ..Mk::new(0, (ends.0, 0), (ends.1, 0))
         })
     })
 }

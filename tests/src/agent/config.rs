@@ -26,6 +26,8 @@ pub struct Frontend {
     pub backends: Vec<SocketAddr>,
     /// The value of `healthCheck` as YAML flow text; `None`: left out.
     pub health_check: Option<String>,
+    /// Other keys with their values, each a line of YAML.
+    pub more: Vec<String>,
 }
 
 /// A TCP check of [`crate::world::NODE_PORT`] every 200 ms that two failures or one success decide: failover is quick, and
@@ -43,6 +45,7 @@ impl Frontend {
             protocol,
             backends: backends.to_vec(),
             health_check: None,
+            more: Vec::new(),
         }
     }
 
@@ -50,6 +53,13 @@ impl Frontend {
     #[must_use]
     pub fn checked(mut self, check: &str) -> Self {
         self.health_check = Some(check.to_owned());
+        self
+    }
+
+    /// The same with another key, like `onUnhealthy: Reset`.
+    #[must_use]
+    pub fn with(mut self, line: &str) -> Self {
+        self.more.push(line.to_owned());
         self
     }
 
@@ -64,6 +74,7 @@ impl Frontend {
         if let Some(check) = &self.health_check {
             lines.push(format!("  healthCheck: {check}"));
         }
+        lines.extend(self.more.iter().map(|line| format!("  {line}")));
         let none = if self.backends.is_empty() { " []" } else { "" };
         lines.push(format!("  backends:{none}"));
         for backend in &self.backends {

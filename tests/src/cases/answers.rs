@@ -108,7 +108,7 @@ fn resets() -> Vec<Case> {
         let (ack, end) = (kind.request(0, ACK), kind.request(0, FIN));
         cases.push(
             Case::new(format!("{}: segments of no flow", kind.name()))
-                .send("ACK", &ack, Answer, &reset_to(&ack, 0x0506_0708, 0, RST))
+                .send("ACK", &ack, Answer, &reset_to(&ack, 0x0102_0305, 0, RST))
                 // Nine bytes of data and the FIN.
                 .send(
                     "FIN without ACK",

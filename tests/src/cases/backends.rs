@@ -27,7 +27,16 @@ fn vacate(kind: Kind) -> impl Fn(&Rows<'_>) {
     }
 }
 
-fn reset(packet: &Packet) -> Packet {
+/// The first backend turned unhealthy, and its flows are ended.
+fn renew(kind: Kind) -> impl Fn(&Rows<'_>) {
+    move |rows| {
+        publish(rows, kind.frontend(), &[1, 2]);
+        row(rows, kind).renew();
+    }
+}
+
+/// The RST that answers a segment with an acknowledgement.
+pub(super) fn reset(packet: &Packet) -> Packet {
     let Body::Tcp(tcp) = &packet.body else {
         return packet.clone();
     };
@@ -71,7 +80,7 @@ fn elsewhere(kind: Kind) -> Packet {
 
 fn tcp(kind: Kind) -> Vec<Case> {
     let (syn, ack) = (kind.request(0, SYN), kind.request(0, ACK));
-    let answer = kind.response(0, 0, SYN | ACK);
+    let (answer, more) = (kind.response(0, 0, SYN | ACK), kind.response(0, 0, ACK));
     let opening = |name: &str| {
         Case::new(format!("{}: {name}", kind.name())).send("SYN", &syn, Send(EGRESS), &kind.forwarded(&syn, 0, 0))
     };
@@ -128,7 +137,30 @@ fn tcp(kind: Kind) -> Vec<Case> {
                 row.occupy(address.into(), port.to_be(), kind.frontend(), 1);
             })
             .send("data", &ack, Answer, &reset(&ack))
-            .untouched("answer", &answer, Pass),
+            .send("answer", &answer, Answer, &reset(&answer)),
+        open("an open flow is reset towards its client when its backend is renewed, and may begin anew")
+            .change(renew(kind))
+            .send("data", &ack, Answer, &reset(&ack))
+            .send("SYN", &syn, Send(EGRESS), &kind.forwarded(&syn, 2, 1))
+            .untouched("what the old backend still sends", &answer, Pass),
+        open("an open flow is reset towards its backend when that is renewed")
+            .change(renew(kind))
+            .send("data of the backend", &more, Answer, &reset(&more))
+            .send("data", &ack, Answer, &reset(&ack)),
+        Case::new(format!(
+            "{}: a flow that begins after its backend is renewed goes on",
+            kind.name()
+        ))
+        .change(move |rows| row(rows, kind).renew())
+        .send("SYN", &syn, Send(EGRESS), &kind.forwarded(&syn, 0, 0))
+        .change(know_clients)
+        .send(
+            "SYN-ACK",
+            &answer,
+            Send(super::world::INGRESS),
+            &kind.returned(&answer, 0),
+        )
+        .send("ACK", &ack, Send(EGRESS), &kind.forwarded(&ack, 0, 0)),
     ]
 }
 
@@ -153,6 +185,10 @@ fn udp(kind: Kind) -> Vec<Case> {
         begun("moves when its backend drains")
             .change(mark(kind, flag::DRAINING))
             .send("datagram", &request, Send(EGRESS), &kind.forwarded(&request, 1, 1))
+            .untouched("what the old backend still sends", &response, Pass),
+        begun("moves when its backend is renewed")
+            .change(renew(kind))
+            .send("datagram", &request, Send(EGRESS), &kind.forwarded(&request, 2, 1))
             .untouched("what the old backend still sends", &response, Pass),
         begun("moves when its backend is gone").change(vacate(kind)).send(
             "datagram",

@@ -90,6 +90,12 @@ impl Kind {
             return Packet::udp(source, destination, b"question");
         }
         let mut packet = Packet::tcp(source, destination, flags);
+        if flags & ACK != 0
+            && let Body::Tcp(tcp) = &mut packet.body
+        {
+            // What the other side says next, when it has said nothing but its SYN.
+            tcp.acknowledgement = tcp.sequence + 1;
+        }
         if flags & (SYN | RST) == 0 {
             set_payload(&mut packet, b"odd data!".to_vec());
         }

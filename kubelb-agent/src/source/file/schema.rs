@@ -5,16 +5,17 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU32};
 
 use super::address::address;
 use super::check::{default_check, health_check, timeouts};
 use super::node::{Errors, Field, list, map, number, shown, text, word};
 use super::tree::Node;
 use super::{MAX_BACKENDS, MAX_FRONTENDS, MAX_NAME, MAX_SNAT_ADDRESSES, MAX_WEIGHT};
-use crate::model::{Algorithm, Backend, Desired, Frontend, PortRange, Protocol, Snat, Timeouts};
+use crate::model::{Algorithm, Backend, Desired, Frontend, OnUnhealthy, PortRange, Protocol, Snat, Timeouts};
+use crate::source::limits::MAX_HALF_OPEN;
 
-const FRONTEND_KEYS: [&str; 8] = [
+const FRONTEND_KEYS: [&str; 11] = [
     "name",
     "vip",
     "port",
@@ -22,6 +23,9 @@ const FRONTEND_KEYS: [&str; 8] = [
     "algorithm",
     "healthCheck",
     "timeouts",
+    "halfOpenBudget",
+    "onUnhealthy",
+    "snatAddress",
     "backends",
 ];
 
@@ -41,6 +45,14 @@ pub(super) fn desired(root: &Node, errors: &mut Errors) -> Option<Desired> {
             desired.frontends.insert(name, frontend);
         }
     }
+    for (address, frontend, line) in &seen.snat {
+        if !desired.snat.addresses.contains(address) {
+            let field = Field::Root.key("frontends");
+            let reason =
+                format!("{address} is not in snat.addresses; add it there, so that replies come back to this node");
+            errors.push(*line, &field.index(*frontend).key("snatAddress"), reason);
+        }
+    }
     for (address, (index, line)) in snat_lines {
         if let Some(frontend) = seen.vips.get(&address) {
             let reason = format!(
@@ -58,6 +70,8 @@ struct Seen {
     names: BTreeMap<String, (usize, usize)>,
     listeners: BTreeMap<(IpAddr, NonZeroU16, Protocol), (usize, usize)>,
     vips: BTreeMap<IpAddr, usize>,
+    /// SNAT addresses of frontends, with the frontend's index and the line.
+    snat: Vec<(IpAddr, usize, usize)>,
 }
 
 fn snat(node: &Node, lines: &mut BTreeMap<IpAddr, (usize, usize)>, errors: &mut Errors) -> Option<Snat> {
@@ -158,8 +172,24 @@ fn frontend(
         Some(node) => timeouts(node, &field.key("timeouts"), errors).unwrap_or_default(),
         None => Timeouts::default(),
     };
+    let half_open_budget = keys
+        .optional("halfOpenBudget", field, errors)
+        .and_then(|node| half_open_budget(node, &field.key("halfOpenBudget"), protocol, errors));
+    let on_unhealthy = match keys.optional("onUnhealthy", field, errors) {
+        Some(node) => on_unhealthy(node, &field.key("onUnhealthy"), errors).unwrap_or_default(),
+        None => OnUnhealthy::default(),
+    };
+    let snat = keys.optional("snatAddress", field, errors).and_then(|node| {
+        let address = address_of_family(node, &field.key("snatAddress"), vip, errors)?;
+        seen.snat.push((address, index, node.line));
+        Some(address)
+    });
     let node = keys.required("backends", "[]", field, errors);
-    let backends = node.and_then(|node| backends(node, &field.key("backends"), vip, errors));
+    let mut backends = node.and_then(|node| backends(node, &field.key("backends"), vip, errors));
+    for backend in backends.iter_mut().flatten() {
+        backend.on_unhealthy = on_unhealthy;
+        backend.snat = snat;
+    }
     let frontend = Frontend {
         vip: vip?,
         port: port?,
@@ -167,6 +197,7 @@ fn frontend(
         algorithm: Algorithm::RoundRobin,
         health_check,
         timeouts,
+        half_open_budget,
         backends: backends?,
     };
     Some((name?, frontend))
@@ -237,6 +268,55 @@ fn algorithm(node: &Node, field: &Field<'_>, errors: &mut Errors) {
     }
 }
 
+fn half_open_budget(
+    node: &Node,
+    field: &Field<'_>,
+    protocol: Option<Protocol>,
+    errors: &mut Errors,
+) -> Option<NonZeroU32> {
+    if protocol == Some(Protocol::Udp) {
+        errors.push(node.line, field, "is for TCP: UDP has no handshake; remove it");
+        return None;
+    }
+    number(
+        node,
+        field,
+        "a budget of half-open connections",
+        (1, MAX_HALF_OPEN),
+        errors,
+    )
+    .and_then(NonZeroU32::new)
+}
+
+fn on_unhealthy(node: &Node, field: &Field<'_>, errors: &mut Errors) -> Option<OnUnhealthy> {
+    match word(node, field, "Drain or Reset", errors)? {
+        "Drain" => Some(OnUnhealthy::Drain),
+        "Reset" => Some(OnUnhealthy::Reset),
+        other => {
+            errors.push(
+                node.line,
+                field,
+                format!("{} is not known; use Drain or Reset", shown(other)),
+            );
+            None
+        }
+    }
+}
+
+fn address_of_family(node: &Node, field: &Field<'_>, vip: Option<IpAddr>, errors: &mut Errors) -> Option<IpAddr> {
+    let ip = address(node, field, errors)?;
+    if let Some(vip) = vip.filter(|vip| vip.is_ipv4() != ip.is_ipv4()) {
+        let reason = format!(
+            "{ip} is {} but the VIP {vip} is {}; use one family in a frontend",
+            family(ip),
+            family(vip)
+        );
+        errors.push(node.line, field, reason);
+        return None;
+    }
+    Some(ip)
+}
+
 fn backends(node: &Node, field: &Field<'_>, vip: Option<IpAddr>, errors: &mut Errors) -> Option<Vec<Backend>> {
     let nodes = list(node, field, MAX_BACKENDS, errors)?;
     let mut backends = Vec::with_capacity(nodes.len());
@@ -270,20 +350,9 @@ fn backends(node: &Node, field: &Field<'_>, vip: Option<IpAddr>, errors: &mut Er
 
 fn backend(node: &Node, field: &Field<'_>, vip: Option<IpAddr>, errors: &mut Errors) -> Option<Backend> {
     let keys = map(node, field, &["address", "port", "weight"], errors)?;
-    let ip = keys.required("address", "10.0.1.11", field, errors).and_then(|node| {
-        let field = field.key("address");
-        let ip = address(node, &field, errors)?;
-        if let Some(vip) = vip.filter(|vip| vip.is_ipv4() != ip.is_ipv4()) {
-            let reason = format!(
-                "{ip} is {} but the VIP {vip} is {}; use one family in a frontend",
-                family(ip),
-                family(vip)
-            );
-            errors.push(node.line, &field, reason);
-            return None;
-        }
-        Some(ip)
-    });
+    let ip = keys
+        .required("address", "10.0.1.11", field, errors)
+        .and_then(|node| address_of_family(node, &field.key("address"), vip, errors));
     let port = keys
         .required("port", "30080", field, errors)
         .and_then(|node| port(node, &field.key("port"), errors));
@@ -298,10 +367,7 @@ fn backend(node: &Node, field: &Field<'_>, vip: Option<IpAddr>, errors: &mut Err
         .and_then(|weight| u16::try_from(weight).ok()),
         None => Some(1),
     };
-    Some(Backend {
-        address: SocketAddr::new(ip?, port?.get()),
-        weight: weight?,
-    })
+    Some(Backend::new(SocketAddr::new(ip?, port?.get()), weight?))
 }
 
 fn family(ip: IpAddr) -> &'static str {

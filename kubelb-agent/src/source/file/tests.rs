@@ -1,13 +1,14 @@
 //! One case per kind of mistake: the line, the field and the hint that the user gets. And: what is valid is read as meant.
 
+mod flows;
 mod round_trip;
 
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
 use super::*;
-use crate::model::{Backend, HealthCheck, PortRange, Probe, Protocol, Timeouts};
+use crate::model::{Backend, HealthCheck, OnUnhealthy, PortRange, Probe, Protocol, Timeouts};
 
 fn read(text: &str) -> Result<Desired, ConfigErrors> {
     parse(Path::new("kubelb.yaml"), text)
@@ -65,6 +66,9 @@ frontends:
   algorithm: RoundRobin
   healthCheck: {type: TCP, port: 30081, interval: 5s, timeout: 1m30s, healthyThreshold: 2, unhealthyThreshold: 3}
   timeouts: {tcpHalfOpen: 500ms, tcpEstablished: 240h}
+  halfOpenBudget: 4096
+  onUnhealthy: Reset
+  snatAddress: 192.0.2.1
   backends:
   - {address: 10.0.1.11, port: 30080, weight: 1}
 - name: dns
@@ -85,10 +89,12 @@ frontends:
     assert_eq!(
         web.backends,
         [Backend {
-            address: SocketAddr::from(([10, 0, 1, 11], 30_080)),
-            weight: 1
+            on_unhealthy: OnUnhealthy::Reset,
+            snat: Some(IpAddr::from([192, 0, 2, 1])),
+            ..Backend::new(SocketAddr::from(([10, 0, 1, 11], 30_080)), 1)
         }]
     );
+    assert_eq!(web.half_open_budget.map(NonZeroU32::get), Some(4_096));
     let check = web.health_check.as_ref().unwrap();
     assert_eq!(
         (check.port.map(NonZeroU16::get), check.timeout),
@@ -512,22 +518,6 @@ fn a_udp_frontend_is_checked_on_a_named_port_only() {
 }
 
 #[test]
-fn flow_timeouts() {
-    let timeouts = |text: &str| with_more(&format!("  timeouts: {{{text}}}\n"));
-    let cases = [
-        ("tcpHalfOpen: 25h", "tcpHalfOpen", "25h is too long; use 100ms to 24h"),
-        ("tcpEstablished: 241h", "tcpEstablished", "use 100ms to 240h"),
-        ("tcpClosing: 0s", "tcpClosing", "too short"),
-        ("udpUnreplied: soon", "udpUnreplied", "not a length of time"),
-        ("udpReplied: 24h1ms", "udpReplied", "too long"),
-        ("udpreplied: 5s", "udpreplied", "did you mean udpReplied?"),
-    ];
-    for (text, key, reason) in cases {
-        check(&timeouts(text), 8, &format!("frontends[0].timeouts.{key}"), reason);
-    }
-}
-
-#[test]
 fn snat() {
     let snat = |text: &str| with_line(0, "") + &format!("snat: {{{text}}}\n");
     let cases = [
@@ -583,7 +573,7 @@ kubelb.yaml:8: frontends[1].vip: is missing; add `vip: 203.0.113.10`
 kubelb.yaml:8: frontends[1].port: is missing; add `port: 80`
 kubelb.yaml:8: frontends[1].protocol: is missing; add `protocol: TCP`
 kubelb.yaml:8: frontends[1].backends: is missing; add `backends: []`
-kubelb.yaml:9: frontends[1].colour: is not a known key; use name, vip, port, protocol, algorithm, healthCheck, timeouts, backends";
+kubelb.yaml:9: frontends[1].colour: is not a known key; use name, vip, port, protocol, algorithm, healthCheck, timeouts, halfOpenBudget, onUnhealthy, snatAddress, backends";
     assert_eq!(errors.to_string(), expected);
 }
 

@@ -35,6 +35,12 @@ pub enum Reason {
     TooManyEndpoints(usize),
     /// Its clusters' endpoints are not checked alike.
     DifferentChecks,
+    /// Its clusters choose among their endpoints in different ways.
+    DifferentAlgorithms,
+    /// A cluster's own SNAT address is not of the family of the listener's address.
+    SnatFamily(IpAddr),
+    /// Two of its clusters have this endpoint, and different SNAT addresses.
+    DifferentSnat(SocketAddr),
     /// Its health check asks by TCP at a UDP port, unless another port is named.
     UdpCheck,
 }
@@ -54,6 +60,24 @@ impl fmt::Display for Waiting {
                 )
             }
             Reason::DifferentChecks => write!(formatter, "its endpoints have different health checks"),
+            Reason::DifferentAlgorithms => {
+                write!(
+                    formatter,
+                    "its clusters have different load balancing policies; a flow is given out once"
+                )
+            }
+            Reason::SnatFamily(address) => {
+                write!(
+                    formatter,
+                    "SNAT address {address} of a cluster is not of its address family"
+                )
+            }
+            Reason::DifferentSnat(address) => {
+                write!(
+                    formatter,
+                    "endpoint {address} is in two clusters with different SNAT addresses"
+                )
+            }
             Reason::UdpCheck => write!(
                 formatter,
                 "its health check needs endpoints with a health_check_config.port_value: a UDP port cannot be asked by TCP"
@@ -107,7 +131,7 @@ fn frontend(resources: &Resources, listener: &Listener) -> Result<Frontend, Reas
     if members.len() > MAX_BACKENDS {
         return Err(Reason::TooManyEndpoints(members.len()));
     }
-    let mut shares: BTreeMap<SocketAddr, u16> = BTreeMap::new();
+    let mut backends: BTreeMap<SocketAddr, Backend> = BTreeMap::new();
     let mut checks: BTreeSet<Option<HealthCheck>> = BTreeSet::new();
     for ((cluster, endpoint), weight) in members.into_iter().zip(share::weights(&weights)) {
         if endpoint.address.is_ipv4() != listener.vip.is_ipv4() {
@@ -119,27 +143,39 @@ fn frontend(resources: &Resources, listener: &Listener) -> Result<Frontend, Reas
             return Err(Reason::UdpCheck);
         }
         checks.insert(check);
-        // The same backend in two clusters gets the sum.
-        let sum = shares.entry(endpoint.address).or_default();
-        *sum = sum.saturating_add(weight);
+        if let Some(snat) = cluster.snat.filter(|snat| snat.is_ipv4() != listener.vip.is_ipv4()) {
+            return Err(Reason::SnatFamily(snat));
+        }
+        let backend = backends.entry(endpoint.address).or_insert(Backend {
+            snat: cluster.snat,
+            ..Backend::new(endpoint.address, 0)
+        });
+        if backend.snat != cluster.snat {
+            return Err(Reason::DifferentSnat(endpoint.address));
+        }
+        // The same backend in two clusters gets the sum, and is reset if one of them says so.
+        backend.weight = backend.weight.saturating_add(weight);
+        backend.on_unhealthy = backend.on_unhealthy.max(cluster.on_unhealthy);
     }
     if checks.len() > 1 {
         return Err(Reason::DifferentChecks);
     }
-    let first = listener
+    let mut algorithms = listener
         .clusters
-        .first()
-        .and_then(|(name, _)| resources.clusters.get(name));
+        .iter()
+        .filter_map(|(name, _)| resources.clusters.get(name).map(|cluster| cluster.algorithm));
+    let algorithm = algorithms.next().unwrap_or_default();
+    if algorithms.any(|other| other != algorithm) {
+        return Err(Reason::DifferentAlgorithms);
+    }
     Ok(Frontend {
         vip: listener.vip,
         port: listener.port,
         protocol: listener.protocol,
-        algorithm: first.map(|cluster| cluster.algorithm).unwrap_or_default(),
+        algorithm,
         health_check: checks.into_iter().next().flatten(),
         timeouts: listener.timeouts,
-        backends: shares
-            .into_iter()
-            .map(|(address, weight)| Backend { address, weight })
-            .collect(),
+        half_open_budget: listener.half_open_budget,
+        backends: backends.into_values().collect(),
     })
 }

@@ -1,17 +1,19 @@
 //! Cluster → how endpoints are chosen and checked. Must not know listeners.
 
+use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use kubelb_xds::contract::OnUnhealthy;
+use kubelb_xds::contract::{Metadata, OnUnhealthy as WireOnUnhealthy};
 use kubelb_xds::pb::envoy::config::cluster::v3 as pb;
 use kubelb_xds::pb::envoy::config::core::v3::health_check::{HealthChecker, HttpHealthCheck};
-use kubelb_xds::pb::envoy::config::core::v3::{HealthCheck as WireCheck, RequestMethod, config_source};
+use kubelb_xds::pb::envoy::config::core::v3::socket_address::PortSpecifier;
+use kubelb_xds::pb::envoy::config::core::v3::{BindConfig, HealthCheck as WireCheck, RequestMethod, config_source};
 
 use super::endpoints::{self, Endpoints};
 use super::refusal::{Refusal, nothing_else, refuse};
 use super::wire;
-use crate::model::{Algorithm, HealthCheck, Probe};
+use crate::model::{Algorithm, HealthCheck, OnUnhealthy, Probe, Snat};
 use crate::source::limits::{CHECK_TIMEOUT, INTERVAL, MAX_HOST, MAX_PATH, THRESHOLD};
 
 /// A cluster as the kernel path sees it.
@@ -21,6 +23,9 @@ pub(super) struct Cluster {
     /// Its port is unset: that comes with each endpoint.
     pub(super) check: Option<HealthCheck>,
     pub(super) source: EndpointSource,
+    pub(super) on_unhealthy: OnUnhealthy,
+    /// What its backends see as the client; `None`: any SNAT address.
+    pub(super) snat: Option<IpAddr>,
 }
 
 /// Where a cluster's endpoints come from.
@@ -37,7 +42,7 @@ const MAX_PANIC_THRESHOLD: f64 = 1.0;
 
 /// # Errors
 /// With the first field that is wrong or cannot be done.
-pub(super) fn decode(bytes: &[u8]) -> Result<Cluster, Refusal> {
+pub(super) fn decode(bytes: &[u8], snat: &Snat) -> Result<Cluster, Refusal> {
     let mut message: pb::Cluster = wire::decode(bytes, "")?;
     let metadata = wire::metadata(message.metadata.as_ref())?;
     if metadata.affinity_timeout.is_some() {
@@ -46,18 +51,20 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Cluster, Refusal> {
             "this agent does not keep a client address with its backend; serve this cluster by Envoy",
         );
     }
-    if metadata.on_unhealthy == Some(OnUnhealthy::Reset) || message.close_connections_on_host_health_failure {
-        return refuse(
-            wire::metadata_field("onUnhealthy"),
-            "this agent does not reset the flows of an unhealthy backend; use Drain",
-        );
-    }
+    let on_unhealthy = on_unhealthy(
+        &metadata,
+        std::mem::take(&mut message.close_connections_on_host_health_failure),
+    )?;
     if message.lb_policy != i32::from(pb::cluster::LbPolicy::RoundRobin) {
         return refuse("lb_policy", "this agent only knows ROUND_ROBIN");
     }
     panic_threshold(&mut message)?;
     let check = health_check(&mut message)?;
     let source = endpoint_source(&mut message)?;
+    let snat = match message.upstream_bind_config.take() {
+        Some(config) => Some(snat_address(config, snat)?),
+        None => None,
+    };
     // What says nothing about packets, and what this agent does anyway: a removed backend is drained whatever its health.
     message.name.clear();
     message.alt_stat_name.clear();
@@ -66,12 +73,56 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Cluster, Refusal> {
     message.lb_policy = 0;
     message.ignore_health_on_host_removal = false;
     message.circuit_breakers = None;
+    message.per_connection_buffer_limit_bytes = None;
     nothing_else("", &message)?;
     Ok(Cluster {
         algorithm: Algorithm::RoundRobin,
         check,
         source,
+        on_unhealthy,
+        snat,
     })
+}
+
+/// Envoy's own field says the same as the metadata; a cluster for both kinds of data plane has both.
+fn on_unhealthy(metadata: &Metadata, closes: bool) -> Result<OnUnhealthy, Refusal> {
+    match (metadata.on_unhealthy, closes) {
+        (Some(WireOnUnhealthy::Drain), true) => refuse(
+            "close_connections_on_host_health_failure",
+            "contradicts onUnhealthy: Drain in the metadata; leave one of them out",
+        ),
+        (Some(WireOnUnhealthy::Reset), _) | (None, true) => Ok(OnUnhealthy::Reset),
+        (Some(WireOnUnhealthy::Drain) | None, false) => Ok(OnUnhealthy::Drain),
+    }
+}
+
+/// Only an address that was set aside for this: replies to any other would not come back to this node, or meet its own sockets.
+fn snat_address(mut config: BindConfig, snat: &Snat) -> Result<IpAddr, Refusal> {
+    const FIELD: &str = "upstream_bind_config";
+    let Some(mut source) = config.source_address.take() else {
+        return refuse(format!("{FIELD}.source_address"), "is missing");
+    };
+    nothing_else(FIELD, &config)?;
+    let field = format!("{FIELD}.source_address");
+    let address = wire::unicast(&format!("{field}.address"), &source.address)?;
+    match source.port_specifier.take() {
+        None | Some(PortSpecifier::PortValue(0)) => {}
+        Some(PortSpecifier::PortValue(_) | PortSpecifier::NamedPort(_)) => {
+            return refuse(
+                format!("{field}.port_value"),
+                "must be 0: each flow has a port of its own, of --snat-ports",
+            );
+        }
+    }
+    source.address.clear();
+    nothing_else(&field, &source)?;
+    if !snat.addresses.contains(&address) {
+        return refuse(
+            format!("{field}.address"),
+            format!("{address} is none of this node's SNAT addresses; start its agent with --snat-address {address}"),
+        );
+    }
+    Ok(address)
 }
 
 fn panic_threshold(message: &mut pb::Cluster) -> Result<(), Refusal> {

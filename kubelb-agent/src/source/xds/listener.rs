@@ -1,7 +1,7 @@
 //! Listener → what a frontend needs of it. Knows which fields the kernel path can honour; must not know clusters' contents.
 
 use std::net::IpAddr;
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
 use kubelb_xds::contract::Metadata;
@@ -21,7 +21,7 @@ use prost::{Message, Name};
 use super::refusal::{Refusal, nothing_else, refuse};
 use super::wire;
 use crate::model::{Protocol, Timeouts};
-use crate::source::limits::{ESTABLISHED_TIMEOUT, FLOW_TIMEOUT};
+use crate::source::limits::{ESTABLISHED_TIMEOUT, FLOW_TIMEOUT, MAX_HALF_OPEN};
 
 /// A listener as the kernel path sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +32,7 @@ pub(super) struct Listener {
     /// Where to, with shares above zero. Never empty.
     pub(super) clusters: Vec<(String, u32)>,
     pub(super) timeouts: Timeouts,
+    pub(super) half_open_budget: Option<NonZeroU32>,
 }
 
 /// # Errors
@@ -48,6 +49,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Listener, Refusal> {
         Protocol::Udp => udp(&mut message)?,
     };
     let timeouts = timeouts(&metadata, protocol, idle)?;
+    let half_open_budget = half_open_budget(&metadata, protocol)?;
     // What says nothing about packets.
     message.name.clear();
     message.metadata = None;
@@ -56,6 +58,10 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Listener, Refusal> {
     message.freebind = None;
     message.enable_reuse_port = None;
     message.udp_listener_config = None;
+    // What a proxy does with its sockets and memory; there are none.
+    message.per_connection_buffer_limit_bytes = None;
+    message.tcp_backlog_size = None;
+    message.connection_balance_config = None;
     nothing_else("", &message)?;
     Ok(Listener {
         vip,
@@ -63,6 +69,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Listener, Refusal> {
         protocol,
         clusters,
         timeouts,
+        half_open_budget,
     })
 }
 
@@ -71,13 +78,19 @@ fn metadata(message: &pb::Listener) -> Result<Metadata, Refusal> {
     if metadata.deny_all_sources {
         return refuse(wire::metadata_field("denyAllSources"), SOURCES);
     }
-    if metadata.half_open_budget.is_some() {
-        return refuse(
-            wire::metadata_field("halfOpenBudget"),
-            "this agent has one budget of its own for all frontends; leave it out",
-        );
-    }
     Ok(metadata)
+}
+
+fn half_open_budget(metadata: &Metadata, protocol: Protocol) -> Result<Option<NonZeroU32>, Refusal> {
+    let field = || wire::metadata_field("halfOpenBudget");
+    match (metadata.half_open_budget, protocol) {
+        (None, _) => Ok(None),
+        (Some(_), Protocol::Udp) => refuse(field(), "is for TCP: UDP has no handshake; leave it out"),
+        (Some(budget), Protocol::Tcp) => match NonZeroU32::new(budget).filter(|budget| budget.get() <= MAX_HALF_OPEN) {
+            Some(budget) => Ok(Some(budget)),
+            None => refuse(field(), format!("must be 1 to {MAX_HALF_OPEN}, is {budget}")),
+        },
+    }
 }
 
 /// What is said of source ranges, wherever they are.

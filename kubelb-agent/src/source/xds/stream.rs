@@ -122,7 +122,7 @@ impl Follower {
     fn restore(&mut self) {
         let mut count = 0_usize;
         for (kind, name, version, value) in self.kept.read() {
-            if let Ok(decoded) = decode(kind, &name, &value) {
+            if let Ok(decoded) = decode(kind, &name, &value, &self.settings.snat) {
                 self.resources.set(name.clone(), decoded);
                 self.session.restore(kind, name, version);
                 count += 1;
@@ -236,12 +236,13 @@ impl Follower {
     /// Takes a response over; what to send in answer.
     fn take(&mut self, response: DeltaDiscoveryResponse) -> Vec<DeltaDiscoveryRequest> {
         let mut values = BTreeMap::new();
+        let snat = &self.settings.snat;
         let Outcome {
             changes,
             rejections,
             reply,
         } = self.session.on_response(response, |kind, name, bytes| {
-            let decoded = decode(kind, name, bytes).map_err(|refusal| refusal.to_string())?;
+            let decoded = decode(kind, name, bytes, snat).map_err(|refusal| refusal.to_string())?;
             values.insert((kind, name.to_owned()), bytes.to_vec());
             Ok(decoded)
         });

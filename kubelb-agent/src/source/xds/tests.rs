@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use kubelb_xds::contract::{FlowTimeouts, Metadata};
+use kubelb_xds::contract::{FlowTimeouts, Metadata, OnUnhealthy as WireOnUnhealthy};
 use kubelb_xds::pb::envoy::config::cluster::v3 as cds;
 use kubelb_xds::pb::envoy::config::core::v3 as core;
 use kubelb_xds::pb::envoy::config::endpoint::v3 as eds;
@@ -13,7 +13,7 @@ use proptest::prelude::{Strategy, prop, prop_oneof, proptest};
 use prost::{Message, Name};
 
 use super::*;
-use crate::model::{Frontend, Protocol};
+use crate::model::{Frontend, OnUnhealthy, Protocol};
 
 fn any<M: Message + Name>(message: &M) -> Any {
     Any {
@@ -139,13 +139,25 @@ fn assignment(endpoints: Vec<eds::LbEndpoint>) -> eds::ClusterLoadAssignment {
 }
 
 fn put(resources: &mut Resources, kind: ResourceType, name: &str, message: &impl Message) {
-    let decoded = decode(kind, name, &message.encode_to_vec()).unwrap();
+    let decoded = decode(kind, name, &message.encode_to_vec(), &snat()).unwrap();
     resources.set(name.to_owned(), decoded);
 }
 
 fn refused(kind: ResourceType, message: &impl Message) -> String {
-    decode(kind, "x", &message.encode_to_vec()).unwrap_err().to_string()
+    decode(kind, "x", &message.encode_to_vec(), &snat())
+        .unwrap_err()
+        .to_string()
 }
+
+/// One address of each family.
+fn snat() -> Snat {
+    Snat {
+        addresses: vec![SNAT.parse().unwrap(), "2001:db8:2::1".parse().unwrap()],
+        ..Snat::default()
+    }
+}
+
+const SNAT: &str = "192.0.2.1";
 
 /// One listener, one cluster, these endpoints.
 fn served(endpoints: Vec<eds::LbEndpoint>) -> Resources {
@@ -390,9 +402,6 @@ fn clusters_that_ask_for_more_are_refused() {
     };
     assert!(with(&grpc).starts_with("health_checks[0]: "));
     assert!(with(&|cluster| cluster.transport_socket = Some(Default::default())).starts_with("transport_socket: "));
-    assert!(
-        with(&|cluster| cluster.upstream_bind_config = Some(Default::default())).starts_with("upstream_bind_config: ")
-    );
     let panic = |cluster: &mut cds::Cluster| {
         cluster.common_lb_config.as_mut().unwrap().healthy_panic_threshold = Some(Percent { value: 50.0 });
     };
@@ -403,6 +412,103 @@ fn clusters_that_ask_for_more_are_refused() {
         ));
     };
     assert!(with(&names).starts_with("type: "));
+}
+
+#[test]
+fn a_budget_of_half_open_flows_is_the_listeners() {
+    let budget = |budget| Metadata {
+        half_open_budget: Some(budget),
+        ..Metadata::default()
+    };
+    let mut listener = tcp_listener(to("c"));
+    let mut resources = served(Vec::new());
+    assert_eq!(frontends(&resources)["l"].half_open_budget, None);
+    listener.metadata = budget(1_000).encode();
+    put(&mut resources, ResourceType::Listener, "l", &listener);
+    let found = frontends(&resources)["l"].half_open_budget;
+    assert_eq!(found.map(std::num::NonZeroU32::get), Some(1_000));
+    for wrong in [0, 16_777_217] {
+        listener.metadata = budget(wrong).encode();
+        let said = refused(ResourceType::Listener, &listener);
+        assert!(
+            said.contains("halfOpenBudget: ") && said.contains("1 to 16777216"),
+            "{said}"
+        );
+    }
+    #[expect(deprecated, reason = "what older control planes send")]
+    let route_specifier = Some(udp::udp_proxy_config::RouteSpecifier::Cluster("c".to_owned()));
+    let mut datagrams = udp_listener(&udp::UdpProxyConfig {
+        route_specifier,
+        ..udp::UdpProxyConfig::default()
+    });
+    datagrams.metadata = budget(7).encode();
+    assert!(refused(ResourceType::Listener, &datagrams).contains("halfOpenBudget: "));
+}
+
+#[test]
+fn flows_of_unhealthy_backends_are_reset_where_the_cluster_says_so() {
+    let mut resources = served(vec![endpoint("10.0.0.1", 1, 1, core::HealthStatus::Unknown)]);
+    let first = |resources: &Resources| frontends(resources)["l"].backends[0].on_unhealthy;
+    assert_eq!(first(&resources), OnUnhealthy::Drain);
+    let says = |action| {
+        let metadata = Metadata {
+            on_unhealthy: Some(action),
+            ..Metadata::default()
+        };
+        metadata.encode()
+    };
+    let mut cluster = eds_cluster();
+    cluster.metadata = says(WireOnUnhealthy::Reset);
+    put(&mut resources, ResourceType::Cluster, "c", &cluster);
+    assert_eq!(first(&resources), OnUnhealthy::Reset);
+    cluster.metadata = None;
+    cluster.close_connections_on_host_health_failure = true;
+    put(&mut resources, ResourceType::Cluster, "c", &cluster);
+    assert_eq!(first(&resources), OnUnhealthy::Reset, "Envoy's own field");
+    cluster.metadata = says(WireOnUnhealthy::Drain);
+    assert!(refused(ResourceType::Cluster, &cluster).starts_with("close_connections_on_host_health_failure: "));
+}
+
+fn bind(ip: &str, port: u32) -> core::BindConfig {
+    core::BindConfig {
+        source_address: Some(core::SocketAddress {
+            address: ip.to_owned(),
+            port_specifier: Some(core::socket_address::PortSpecifier::PortValue(port)),
+            ..core::SocketAddress::default()
+        }),
+        ..core::BindConfig::default()
+    }
+}
+
+#[test]
+fn a_clusters_own_snat_address_is_one_of_the_nodes() {
+    let mut resources = served(vec![endpoint("10.0.0.1", 1, 1, core::HealthStatus::Unknown)]);
+    let mut cluster = eds_cluster();
+    cluster.upstream_bind_config = Some(bind(SNAT, 0));
+    put(&mut resources, ResourceType::Cluster, "c", &cluster);
+    assert_eq!(frontends(&resources)["l"].backends[0].snat, Some(SNAT.parse().unwrap()));
+    let mut with = |config| {
+        cluster.upstream_bind_config = Some(config);
+        refused(ResourceType::Cluster, &cluster)
+    };
+    assert!(with(bind(SNAT, 7)).starts_with("upstream_bind_config.source_address.port_value: "));
+    assert!(with(core::BindConfig::default()).starts_with("upstream_bind_config.source_address: "));
+    let said = with(bind("192.0.2.9", 0));
+    assert!(
+        said.starts_with("upstream_bind_config.source_address.address: ") && said.contains("--snat-address"),
+        "{said}"
+    );
+    let said = with(core::BindConfig {
+        socket_options: vec![core::SocketOption::default()],
+        ..bind(SNAT, 0)
+    });
+    assert!(said.starts_with("upstream_bind_config.socket_options: "), "{said}");
+    cluster.upstream_bind_config = Some(bind("2001:db8:2::1", 0));
+    put(&mut resources, ResourceType::Cluster, "c", &cluster);
+    assert_eq!(
+        waits(&resources),
+        ["listener l is not served: SNAT address 2001:db8:2::1 of a cluster is not of its address family"]
+    );
 }
 
 #[test]
@@ -444,7 +550,7 @@ fn endpoints_are_of_one_kind() {
 proptest! {
     #[test]
     fn no_bytes_are_too_strange(kind in 0_usize..6, bytes in prop::collection::vec(any_byte(), 0..200)) {
-        drop(decode(ResourceType::ALL[kind], "x", &bytes));
+        drop(decode(ResourceType::ALL[kind], "x", &bytes, &snat()));
     }
 }
 

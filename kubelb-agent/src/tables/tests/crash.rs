@@ -10,7 +10,7 @@ const ADDRESSES: u8 = 6;
 /// A small world, so that random configurations meet each other.
 fn any_inputs() -> impl Strategy<Value = Inputs> {
     let backends = prop::collection::btree_map(0..ADDRESSES, 0u16..4, 0..5);
-    let shape = (0u8..3, prop::bool::ANY, prop::bool::ANY, backends);
+    let shape = (0u8..3, prop::bool::ANY, prop::bool::ANY, prop::bool::ANY, backends);
     let frontends = prop::collection::btree_map(0u8..5, shape, 0..4);
     let hops = prop::collection::btree_map(0..ADDRESSES, (1u32..3, prop::option::of(0u8..2)), 0..5);
     let unhealthy = prop::collection::btree_set(0..ADDRESSES, 0..4);
@@ -19,7 +19,7 @@ fn any_inputs() -> impl Strategy<Value = Inputs> {
         let mut inputs = Inputs::default();
         inputs.xdp_interfaces.insert(1);
         let mut taken = BTreeSet::new();
-        for (name, (vip, udp, check, backends)) in frontends {
+        for (name, (vip, udp, check, reset, backends)) in frontends {
             let mut frontend = frontend(&format!("203.0.113.{vip}"), 80, &[]);
             frontend.protocol = if udp { Protocol::Udp } else { Protocol::Tcp };
             frontend.health_check = checked(&[]).desired.frontends["web"]
@@ -28,8 +28,8 @@ fn any_inputs() -> impl Strategy<Value = Inputs> {
                 .filter(|_| check);
             for (address, weight) in backends {
                 frontend.backends.push(Backend {
-                    address: (ip(address), 8080).into(),
-                    weight,
+                    on_unhealthy: if reset { OnUnhealthy::Reset } else { OnUnhealthy::Drain },
+                    ..Backend::new((ip(address), 8080).into(), weight)
                 });
             }
             // A source refuses a VIP and port twice.

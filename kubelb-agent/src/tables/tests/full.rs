@@ -10,10 +10,7 @@ fn many(count: u32, backends: u32) -> Inputs {
         frontend.vip = IpAddr::from((0xcb00_0000 + n).to_be_bytes());
         for m in 0..backends {
             let address = IpAddr::from((0x0a00_0000 + n * backends + m).to_be_bytes());
-            frontend.backends.push(Backend {
-                address: (address, 8080).into(),
-                weight: 1,
-            });
+            frontend.backends.push(Backend::new((address, 8080).into(), 1));
         }
         inputs.desired.frontends.insert(format!("f{n:05}"), frontend);
     }

@@ -43,6 +43,7 @@ impl Image {
             MapOp::SetBackendHop { row, next_hop } => self.backend(row).set_next_hop(next_hop),
             MapOp::SetBackendShare { row, weight, snat } => self.backend(row).set_share(weight, snat),
             MapOp::ChangeBackendFlags { row, set, clear } => self.backend(row).change_flags(set, clear),
+            MapOp::EndBackendFlows { row } => self.backend(row).renew(),
             MapOp::VacateBackend { row } => self.backend(row).vacate(),
             MapOp::ActivateFrontend { row, key } => {
                 let frontend = self.frontend(row);
@@ -53,6 +54,7 @@ impl Image {
             MapOp::NameFrontend { row, name } => drop(self.names.insert(row, name)),
             MapOp::SetTimeouts { row, jiffies } => self.frontend(row).set_timeouts(jiffies),
             MapOp::SetMaxFlows { row, flows } => self.frontend(row).set_max_flows(flows),
+            MapOp::SetHalfOpenBudget { row, flows } => self.frontend(row).set_half_open_budget(flows),
             MapOp::PublishTurn { row, offset, turn } => {
                 for (slot, backend) in (offset..).zip(&turn) {
                     self.slots.insert(slot, *backend);
@@ -129,6 +131,7 @@ impl Image {
             name: self.names.get(&number).cloned().unwrap_or_default(),
             timeouts: std::array::from_fn::<u32, { timeout::COUNT }, _>(|class| row.timeout(class)),
             max_flows: row.max_flows(),
+            half_open_budget: row.half_open_budget(),
             turn: (offset..offset + length)
                 .map(|slot| self.slots.get(&slot).copied().unwrap_or_default())
                 .collect(),

@@ -88,12 +88,9 @@ impl Kind {
 
     fn frontend(self) -> Frontend {
         let (vip, port) = self.vip();
-        let backend = |number: u8| Backend {
-            address: SocketAddr::new(
-                address(self.v6(), [10, 0, 1, number], 0x2_0000 + u32::from(number)),
-                BACKEND_PORT,
-            ),
-            weight: 1,
+        let backend = |number: u8| {
+            let address = address(self.v6(), [10, 0, 1, number], 0x2_0000 + u32::from(number));
+            Backend::new(SocketAddr::new(address, BACKEND_PORT), 1)
         };
         Frontend {
             vip,
@@ -102,6 +99,7 @@ impl Kind {
             algorithm: Algorithm::RoundRobin,
             health_check: None,
             timeouts: Timeouts::default(),
+            half_open_budget: None,
             backends: (1..=BACKENDS).map(backend).collect(),
         }
     }
@@ -218,8 +216,11 @@ impl DataPath {
             hops: &hops,
             xdp_interfaces: &BTreeSet::from([egress]),
             snat: &plan.rows,
+            snat_addresses: &plan.addresses,
             hz: clock::measure_hz(self.programs.clock()?)?,
             max_flows: 0,
+            // Not half of it is spent by any cell: flows are noted, and none has to give way.
+            half_open_budget: 1 << 20,
             drained: &BTreeSet::new(),
         };
         let actual = self.store.read_back();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -10,7 +10,10 @@ use proptest::prelude::*;
 use super::super::node::format_duration;
 use super::super::{MAX_SNAT_ADDRESSES, MAX_WEIGHT};
 use super::read;
-use crate::model::{Algorithm, Backend, Desired, Frontend, HealthCheck, PortRange, Probe, Protocol, Snat, Timeouts};
+use crate::model::{
+    Algorithm, Backend, Desired, Frontend, HealthCheck, OnUnhealthy, PortRange, Probe, Protocol, Snat, Timeouts,
+};
+use crate::source::limits::MAX_HALF_OPEN;
 
 fn render(desired: &Desired) -> String {
     let Snat { addresses, ports } = &desired.snat;
@@ -53,12 +56,18 @@ fn render(desired: &Desired) -> String {
                 .as_ref()
                 .map_or("{type: None}".to_owned(), render_check),
         );
+        if let Some(budget) = frontend.half_open_budget {
+            text += &format!("  halfOpenBudget: {budget}\n");
+        }
+        if let Some(backend) = frontend.backends.first() {
+            text += &format!("  onUnhealthy: {:?}\n", backend.on_unhealthy);
+        }
         text += if frontend.backends.is_empty() {
             "  backends: []\n"
         } else {
             "  backends:\n"
         };
-        for Backend { address, weight } in &frontend.backends {
+        for Backend { address, weight, .. } in &frontend.backends {
             text += &format!(
                 "  - {{address: \"{}\", port: {}, weight: {weight}}}\n",
                 address.ip(),
@@ -160,35 +169,40 @@ fn any_frontend() -> impl Strategy<Value = Frontend> {
         any_port(),
         any_timeouts(),
         backends,
+        proptest::option::of(1_u32..=MAX_HALF_OPEN),
+        any::<bool>().prop_map(|reset| if reset { OnUnhealthy::Reset } else { OnUnhealthy::Drain }),
     )
-        .prop_flat_map(|(v4, tcp, vip, port, timeouts, backends)| {
-            let check_port = if tcp {
-                proptest::option::of(any_port()).boxed()
-            } else {
-                any_port().prop_map(Some).boxed()
-            };
-            proptest::option::of(any_check(check_port)).prop_map(move |health_check| {
-                let mut backends: Vec<_> = backends
-                    .iter()
-                    .map(|((host, port), weight)| Backend {
-                        address: SocketAddr::new(address_of(v4, *host), *port),
-                        weight: *weight,
-                    })
-                    .collect();
-                if let Some(first) = backends.first_mut() {
-                    first.weight = first.weight.max(1);
-                }
-                Frontend {
-                    vip: address_of(v4, vip),
-                    port,
-                    protocol: if tcp { Protocol::Tcp } else { Protocol::Udp },
-                    algorithm: Algorithm::RoundRobin,
-                    health_check,
-                    timeouts,
-                    backends,
-                }
-            })
-        })
+        .prop_flat_map(
+            |(v4, tcp, vip, port, timeouts, backends, half_open_budget, on_unhealthy)| {
+                let check_port = if tcp {
+                    proptest::option::of(any_port()).boxed()
+                } else {
+                    any_port().prop_map(Some).boxed()
+                };
+                proptest::option::of(any_check(check_port)).prop_map(move |health_check| {
+                    let mut backends: Vec<_> = backends
+                        .iter()
+                        .map(|((host, port), weight)| Backend {
+                            on_unhealthy,
+                            ..Backend::new(SocketAddr::new(address_of(v4, *host), *port), *weight)
+                        })
+                        .collect();
+                    if let Some(first) = backends.first_mut() {
+                        first.weight = first.weight.max(1);
+                    }
+                    Frontend {
+                        vip: address_of(v4, vip),
+                        port,
+                        protocol: if tcp { Protocol::Tcp } else { Protocol::Udp },
+                        algorithm: Algorithm::RoundRobin,
+                        health_check,
+                        timeouts,
+                        half_open_budget: half_open_budget.filter(|_| tcp).and_then(NonZeroU32::new),
+                        backends,
+                    }
+                })
+            },
+        )
 }
 
 proptest! {
