@@ -18,6 +18,7 @@ mod fieldset;
 mod http;
 mod identity;
 mod journal;
+mod json_text;
 mod kinds;
 mod managed;
 mod names;
@@ -45,6 +46,7 @@ mod validate;
 mod verbs;
 mod watch;
 mod write;
+mod zeros;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

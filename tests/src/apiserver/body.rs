@@ -4,6 +4,7 @@ use hyper::body::Bytes;
 use serde_json::Value;
 
 use super::call::{Request, Target};
+use super::json_text;
 use super::kinds::events;
 use super::object::{as_map, text};
 use super::protobuf;
@@ -35,17 +36,34 @@ pub(crate) fn read(
         | "application/json-patch+json"
         | "application/merge-patch+json"
         | "application/strategic-merge-patch+json" => {
-            serde_json::from_slice(&request.body).map_err(|error| unreadable(kind, &request.body, &error))
+            serde_json::from_slice(&request.body).map_err(|error| unreadable(request, kind, &error))
         }
         _ => Err(ApiError::unsupported_media_type()),
     }
 }
 
-fn unreadable(kind: &str, body: &[u8], error: &serde_json::Error) -> ApiError {
+fn unreadable(request: &Request, kind: &str, error: &serde_json::Error) -> ApiError {
+    let why = json_text::complaint(&request.body).unwrap_or_else(|| error.to_string());
+    if request.media_type().ends_with("patch+json") {
+        return ApiError::bad_request(format!("error decoding patch: {why}"));
+    }
     ApiError::bad_request(format!(
-        "the object provided is unrecognized (must be of type {kind}): couldn't get version/kind; json parse error: {error} ({})",
-        String::from_utf8_lossy(body.get(..body.len().min(64)).unwrap_or_default())
+        "the object provided is unrecognized (must be of type {kind}): couldn't get version/kind; json parse error: {why} ({})",
+        summary(&request.body)
     ))
+}
+
+/// The start of a body: as text when that is what it seems to be.
+fn summary(body: &[u8]) -> String {
+    const MOST: usize = 30;
+    let start = body.get(..body.len().min(MOST)).unwrap_or_default();
+    let shown = match start.first() {
+        None => "<empty>".to_owned(),
+        Some(b'{') => String::from_utf8_lossy(start).into_owned(),
+        Some(_) => start.iter().map(|byte| format!("{byte:02x}")).collect(),
+    };
+    let more = if body.len() > MOST { " ..." } else { "" };
+    shown + more
 }
 
 fn yaml(body: &[u8]) -> Result<Value, ApiError> {
@@ -144,7 +162,7 @@ pub(crate) fn clean(
 ) -> Result<Vec<String>, ApiError> {
     // Events of the other group have their fields' other names.
     let shape = match resource.group.as_str() {
-        "events.k8s.io" => Shape::named(definitions, "io.k8s.api.core.v1.Event"),
+        "events.k8s.io" => Shape::named(definitions, resource.stored_definition()),
         _ => Shape::of(definitions, resource),
     };
     let unknown = validate::prune(object, shape);

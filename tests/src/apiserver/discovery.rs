@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use ring::digest;
 use serde_json::{Map, Value, json};
 
+use super::object::as_map;
 use super::resource::{Registry, Resource, Subresource, group_version};
 
 /// Content type of aggregated discovery; the version is the newest that clients know.
@@ -68,12 +69,16 @@ pub(crate) fn resources(registry: &Registry, group: &str, version: &str) -> Opti
         list.extend(resource.subresources.iter().map(|sub| subresource_of(resource, sub)));
     }
     (!list.is_empty()).then(|| {
-        json!({
+        let mut found = json!({
             "kind": "APIResourceList",
-            "apiVersion": "v1",
             "groupVersion": group_version(group, version),
             "resources": list,
-        })
+        });
+        // The list of the core has never had it.
+        if !group.is_empty() {
+            as_map(&mut found).insert("apiVersion".to_owned(), Value::from("v1"));
+        }
+        found
     })
 }
 

@@ -1,7 +1,8 @@
-//! The table of fields of the built-in types (`fields.txt`): names, protobuf numbers, and how lists merge.
+//! The table of fields of the built-in types (`fields.txt`): names, protobuf numbers, how lists merge, and what becomes of zero
+//! values.
 //!
-//! A definition in OpenAPI lacks the merge keys (they are comments in the Go source), and requests in protobuf need the
-//! numbers. Knows nothing of values.
+//! A definition in OpenAPI lacks the merge keys (they are comments in the Go source) and says nothing of zero values, and
+//! requests in protobuf need the numbers. Knows nothing of values.
 
 use std::collections::BTreeMap;
 
@@ -13,6 +14,16 @@ pub(crate) enum Arity {
     One,
     List,
     Map,
+}
+
+/// What a server writes for a field that is zero or not set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Zero {
+    /// Nothing.
+    Omit,
+    /// The zero value of its type.
+    Show,
+    Null,
 }
 
 /// One field of a message.
@@ -30,6 +41,8 @@ pub(crate) struct Field {
     pub(crate) patch_key: Option<&'static str>,
     /// A map or object that is replaced as a whole.
     pub(crate) atomic: bool,
+    /// `None` for a field that tells zero from not set.
+    pub(crate) zero: Option<Zero>,
 }
 
 /// Fields of one type.
@@ -97,6 +110,7 @@ fn field(line: &'static str) -> Option<Field> {
         patch_strategy: None,
         patch_key: None,
         atomic: false,
+        zero: None,
     };
     for word in words {
         if let Some(list) = word.strip_prefix("list=") {
@@ -113,6 +127,13 @@ fn field(line: &'static str) -> Option<Field> {
             field.patch_key = key;
         } else if word == "atomic" {
             field.atomic = true;
+        } else if let Some(zero) = word.strip_prefix("zero=") {
+            field.zero = match zero {
+                "omit" => Some(Zero::Omit),
+                "show" => Some(Zero::Show),
+                "null" => Some(Zero::Null),
+                _ => None,
+            };
         }
     }
     Some(field)
@@ -131,5 +152,6 @@ mod tests {
         assert_eq!(ports.patch_key, Some("port"));
         assert_eq!(ports.kind, "io.k8s.api.core.v1.ServicePort");
         assert_eq!((ports.number, ports.arity), (1, Arity::List));
+        assert_eq!(ports.zero, Some(Zero::Omit));
     }
 }

@@ -9,21 +9,6 @@ use serde_json::{Map, Value};
 
 use super::schema::{ListKind, Shape};
 
-/// Fields that are objects by value in the built-in types, so that they always exist and no one owns them as such.
-const ALWAYS_THERE: &[&str] = &[
-    "acceptedNames",
-    "capacity",
-    "loadBalancer",
-    "metadata",
-    "names",
-    "scaleTargetRef",
-    "spec",
-    "status",
-    "strategy",
-    "template",
-    "updateStrategy",
-];
-
 /// Fields of an object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct FieldSet {
@@ -94,24 +79,11 @@ impl FieldSet {
     }
 
     /// `value` itself and every field in it.
-    fn whole(value: &Value, shape: Shape<'_>, builtin: bool) -> Self {
+    fn whole(value: &Value, shape: Shape<'_>) -> Self {
         let mut set = Self::leaf();
         for (element, child, inner) in elements(value, shape) {
-            let below = match always_there(&element, child, builtin) {
-                true => Self::inside(child, inner, builtin),
-                false => Self::whole(child, inner, builtin),
-            };
-            if !below.is_empty() {
-                set.children.insert(element, below);
-            }
+            set.children.insert(element, Self::whole(child, inner));
         }
-        set
-    }
-
-    /// Every field in `value` without itself.
-    fn inside(value: &Value, shape: Shape<'_>, builtin: bool) -> Self {
-        let mut set = Self::whole(value, shape, builtin);
-        set.member = false;
         set
     }
 
@@ -266,6 +238,36 @@ impl FieldSet {
     }
 }
 
+/// What is twice in a list whose items have an identity, in lines as error messages have them.
+pub(crate) fn duplicates(value: &Value, shape: Shape<'_>) -> Vec<String> {
+    let mut lines = Vec::new();
+    find_duplicates(value, shape, "", &mut lines);
+    lines
+}
+
+fn find_duplicates(value: &Value, shape: Shape<'_>, path: &str, lines: &mut Vec<String>) {
+    match value {
+        Value::Object(map) => {
+            for (name, child) in map {
+                find_duplicates(child, shape.field(name), &format!("{path}.{name}"), lines);
+            }
+        }
+        Value::Array(items) => {
+            let kind = shape.list_kind();
+            let mut seen = BTreeSet::new();
+            for (index, item) in items.iter().enumerate() {
+                let element = element_of(item, &kind, shape);
+                let key = element.as_deref().map_or_else(|| format!("[{index}]"), shown);
+                if element.is_some() && !seen.insert(key.clone()) {
+                    lines.push(format!("{path}: duplicate entries for key {key}"));
+                }
+                find_duplicates(item, shape.items(), &format!("{path}{key}"), lines);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
 fn shown(element: &str) -> String {
     let (kind, rest) = element.split_at_checked(2).unwrap_or((element, ""));
     match kind {
@@ -278,14 +280,6 @@ fn shown(element: &str) -> String {
         }
         _ => format!("[{rest}]"),
     }
-}
-
-fn always_there(element: &str, value: &Value, builtin: bool) -> bool {
-    builtin
-        && value.is_object()
-        && element
-            .strip_prefix("f:")
-            .is_some_and(|name| ALWAYS_THERE.contains(&name))
 }
 
 /// Children with an identity: fields of a map that is not atomic, items of a list that is a set or has keys.
@@ -326,25 +320,26 @@ fn element_of(item: &Value, kind: &ListKind<'_>, shape: Shape<'_>) -> Option<Str
     }
 }
 
-/// What became of the fields of `old` in `new`. In a built-in type some fields are always there.
-pub(crate) fn compare(old: &Value, new: &Value, shape: Shape<'_>, builtin: bool) -> Difference {
+/// What became of the fields of `old` in `new`.
+pub(crate) fn compare(old: &Value, new: &Value, shape: Shape<'_>) -> Difference {
     let mut difference = Difference::default();
-    compare_at(old, new, shape, builtin, &mut difference);
+    compare_at(old, new, shape, &mut difference);
     difference
 }
 
-fn compare_at(old: &Value, new: &Value, shape: Shape<'_>, builtin: bool, difference: &mut Difference) {
+fn compare_at(old: &Value, new: &Value, shape: Shape<'_>, difference: &mut Difference) {
     if old == new {
         return;
     }
     let walkable = match (old, new) {
-        (Value::Object(_), Value::Object(_)) => !shape.is_atomic_map(),
-        (Value::Array(_), Value::Array(_)) => shape.list_kind() != ListKind::Atomic,
+        // What was null was there, and had nothing in it.
+        (Value::Object(_) | Value::Null, Value::Object(_)) => !shape.is_atomic_map(),
+        (Value::Array(_) | Value::Null, Value::Array(_)) => shape.list_kind() != ListKind::Atomic,
         _ => false,
     };
     if !walkable {
-        let mut after = FieldSet::whole(new, shape, builtin);
-        let before = FieldSet::whole(old, shape, builtin);
+        let mut after = FieldSet::whole(new, shape);
+        let before = FieldSet::whole(old, shape);
         after.member = true;
         difference.removed.add(&before.minus(&after));
         difference.changed.add(&after);
@@ -360,18 +355,12 @@ fn compare_at(old: &Value, new: &Value, shape: Shape<'_>, builtin: bool, differe
         if had.contains(element) {
             continue;
         }
-        let added = if always_there(element, child, builtin) {
-            FieldSet::inside(child, *inner, builtin)
-        } else {
-            FieldSet::whole(child, *inner, builtin)
-        };
-        if !added.is_empty() {
-            difference.changed.children.insert(element.clone(), added);
-        }
+        let added = FieldSet::whole(child, *inner);
+        difference.changed.children.insert(element.clone(), added);
     }
     for (element, child, inner) in &before {
         if !has.contains(element) {
-            let gone = FieldSet::whole(child, *inner, builtin);
+            let gone = FieldSet::whole(child, *inner);
             difference.removed.children.insert(element.clone(), gone);
             continue;
         }
@@ -379,7 +368,7 @@ fn compare_at(old: &Value, new: &Value, shape: Shape<'_>, builtin: bool, differe
             continue;
         };
         let mut below = Difference::default();
-        compare_at(child, now, *inner, builtin, &mut below);
+        compare_at(child, now, *inner, &mut below);
         for (all, part) in [
             (&mut difference.changed, below.changed),
             (&mut difference.removed, below.removed),

@@ -27,6 +27,7 @@ pub(crate) fn default(resource: &Resource, object: &mut Value) {
             }
         }
         ("", "Secret") => secret(object),
+        ("", "Endpoints") => endpoints(object),
         ("", "Pod") => pod::default(field_mut(object, "spec")),
         ("", "PersistentVolume" | "PersistentVolumeClaim") | ("storage.k8s.io", _) => {
             storage::default(resource, object)
@@ -68,29 +69,42 @@ fn secret(object: &mut Value) {
     }
 }
 
-/// An Event shows all its fields, empty ones too.
-fn event(object: &mut Value) {
-    let map = as_map(object);
-    for (key, value) in [
-        ("source", json!({})),
-        ("reportingComponent", json!("")),
-        ("reportingInstance", json!("")),
-    ] {
-        default_to(map, key, value);
+/// Ports of the old kind.
+fn endpoints(object: &mut Value) {
+    for subset in array_mut(object, "subsets") {
+        for port in array_mut(subset, "ports") {
+            default_to(as_map(port), "protocol", "TCP");
+        }
     }
-    for key in ["firstTimestamp", "lastTimestamp", "eventTime"] {
-        map.entry(key).or_insert(Value::Null);
+}
+
+/// The items of a field; none when it has none.
+fn array_mut<'a>(object: &'a mut Value, key: &str) -> &'a mut [Value] {
+    object
+        .get_mut(key)
+        .and_then(Value::as_array_mut)
+        .map(Vec::as_mut_slice)
+        .unwrap_or_default()
+}
+
+/// A new Node takes no Pods until a controller has seen that it is ready, as the plugin TaintNodesByCondition has it.
+fn taint(node: &mut Value) {
+    const NOT_READY: &str = "node.kubernetes.io/not-ready";
+    let is_tainted = |taint: &Value| text(taint, "/key") == NOT_READY && text(taint, "/effect") == "NoSchedule";
+    if items(node, "/spec/taints").iter().any(is_tainted) {
+        return;
+    }
+    let taints = field_mut(node, "spec").entry("taints").or_insert(json!([]));
+    if let Some(taints) = taints.as_array_mut() {
+        taints.push(json!({"key": NOT_READY, "effect": "NoSchedule"}));
     }
 }
 
 fn endpoint_slice(object: &mut Value) {
-    let map = as_map(object);
-    if let Some(Value::Array(ports)) = map.get_mut("ports") {
-        for port in ports {
-            let port = as_map(port);
-            default_to(port, "name", "");
-            default_to(port, "protocol", "TCP");
-        }
+    for port in array_mut(object, "ports") {
+        let port = as_map(port);
+        default_to(port, "name", "");
+        default_to(port, "protocol", "TCP");
     }
 }
 
@@ -126,11 +140,11 @@ pub(crate) fn prepare_create(resource: &Resource, object: &mut Value, txn: &Txn<
             pod::admission::admit(resource, object, txn)?;
             pod::new(object);
         }
+        ("", "Node") => taint(object),
         ("", "PersistentVolume" | "PersistentVolumeClaim") => {
             as_map(object).insert("status".to_owned(), json!({"phase": "Pending"}));
         }
         ("batch", "Job") => workload::new_job(object),
-        ("" | "events.k8s.io", "Event") => event(object),
         ("apiextensions.k8s.io", _) => crd::new(object),
         _ => {}
     }

@@ -31,8 +31,6 @@ pub(crate) struct Writer<'a> {
     pub(crate) subresource: &'a str,
     /// RFC 3339.
     pub(crate) now: &'a str,
-    /// A type whose objects always have certain fields.
-    pub(crate) builtin: bool,
     /// The status has a path of its own, so writes elsewhere do not own it.
     pub(crate) has_status: bool,
 }
@@ -141,17 +139,17 @@ fn without_entries(object: &Value) -> Value {
     object
 }
 
-/// Puts the owners into `new` after a create, update or patch; `live` is what it replaces.
-pub(crate) fn record(live: Option<&Value>, new: &mut Value, shape: Shape<'_>, writer: Writer<'_>) {
+/// Puts the owners into `new` after a create, update or patch; `live` is what it replaces, which for a new object has what
+/// objects of its type always have.
+pub(crate) fn record(live: &Value, new: &mut Value, shape: Shape<'_>, writer: Writer<'_>) {
     // Someone may set the entries themselves, which is how kubectl moves from one way of applying to the other.
     let given = new.pointer("/metadata/managedFields").cloned();
     let reset = given.as_ref() == Some(&json!([{}]));
     let mut entries = decode(new);
     if (entries.is_empty() && !reset) || !writer.subresource.is_empty() {
-        entries = live.map(decode).unwrap_or_default();
+        entries = decode(live);
     }
-    let before = live.map_or_else(|| Value::Object(Map::new()), without_entries);
-    let mut difference = compare(&before, &without_entries(new), shape, writer.builtin);
+    let mut difference = compare(&without_entries(live), &without_entries(new), shape);
     strip(&mut difference.changed, writer);
     let touched = difference.changed.clone().union(&difference.removed);
     let mut mine = None;
@@ -208,7 +206,7 @@ pub(crate) fn apply(
         }
         gone.remove_from(&mut merged, shape);
     }
-    let mut difference = compare(&base, &merged, shape, writer.builtin);
+    let mut difference = compare(&base, &merged, shape);
     strip(&mut difference.changed, writer);
     let mut conflicts = Vec::new();
     for entry in &mut entries {

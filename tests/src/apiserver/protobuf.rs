@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::fields::{Arity, Field, Fields};
+use super::zeros;
 
 const MAGIC: &[u8] = b"k8s\0";
 const DEEPEST: usize = 64;
@@ -120,8 +121,7 @@ fn take(
         }
         Arity::One => {
             let value = one(fields, &field.kind, wire, depth)?;
-            // The zero values of strings and of the zero time are as good as absent.
-            if value.is_null() || value == "" {
+            if value.is_null() || zeros::is_unset(field, &value) {
                 return Ok(());
             }
             match (field.name, value) {
@@ -178,6 +178,8 @@ fn special(name: &str, message: &[u8]) -> Result<Option<Value>, WireError> {
     };
     let last = name.rsplit('.').next().unwrap_or(name);
     let value = match last {
+        // The zero time is written as nothing, and not as the start of 1970.
+        "Time" | "MicroTime" if name.contains("meta.v1") && message.is_empty() => Value::Null,
         "Time" | "MicroTime" if name.contains("meta.v1") => {
             let nanoseconds = i32::try_from(number(2)?).unwrap_or(0);
             let time = Timestamp::new(number(1)?, nanoseconds).ok();
@@ -351,6 +353,25 @@ mod tests {
         );
         let object = decode(&Fields::parse(), "io.k8s.api.core.v1.Namespace", envelope.message).unwrap();
         assert_eq!(object, json!({"metadata": {"name": "kx", "labels": {"a": "b"}}}));
+    }
+
+    #[test]
+    fn zero_values_count_only_where_a_field_can_do_without() {
+        let fields = Fields::parse();
+        let mut claim = Writer::default();
+        // Of `accessModes` to `storageClassName`, the last is there and empty.
+        claim.bytes(3, b"").bytes(5, b"");
+        let spec = decode(&fields, "io.k8s.api.core.v1.PersistentVolumeClaimSpec", &claim.finish()).unwrap();
+        assert_eq!(spec, json!({"storageClassName": ""}));
+
+        let mut template = Writer::default();
+        template.message(1, |metadata| {
+            metadata.bytes(8, b"");
+            metadata.varint(7 << 3);
+            metadata.varint(0);
+        });
+        let template = decode(&fields, "io.k8s.api.core.v1.PodTemplateSpec", &template.finish()).unwrap();
+        assert_eq!(template, json!({"metadata": {}}));
     }
 
     #[test]

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::alphabet::URL_SAFE;
+use base64::engine::general_purpose::{GeneralPurpose, NO_PAD, URL_SAFE_NO_PAD};
 use hyper::body::Bytes;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
@@ -12,6 +13,7 @@ use serde_json::{Map, Value, json};
 use super::answer::Answer;
 use super::body;
 use super::call::{Form, Request, Target};
+use super::json_text;
 use super::object::{meta, name};
 use super::selectors::{Fields, Labels};
 use super::server::Server;
@@ -65,15 +67,23 @@ impl Continue {
         if token.is_empty() {
             return Ok(None);
         }
+        // As forgiving as Go's, so that it is the text that is wrong.
+        let lenient = GeneralPurpose::new(&URL_SAFE, NO_PAD.with_decode_allow_trailing_bits(true));
+        let text = lenient.decode(token).unwrap_or_default();
         let read = || -> Option<Self> {
-            let value: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(token).ok()?).ok()?;
+            let value: Value = serde_json::from_slice(&text).ok()?;
             let (namespace, name) = value.get("start")?.as_str()?.split_once('/')?;
             Some(Self {
                 revision: value.get("rv")?.as_u64()?,
                 after: (namespace.to_owned(), name.to_owned()),
             })
         };
-        let invalid = || ApiError::bad_request("invalid continue token: continue key is not valid");
+        let invalid = || {
+            let why = json_text::complaint(&text)
+                .map(|why| format!(": {why}"))
+                .unwrap_or_default();
+            ApiError::bad_request(format!("invalid continue token: continue key is not valid{why}"))
+        };
         read().map(Some).ok_or_else(invalid)
     }
 

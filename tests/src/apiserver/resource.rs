@@ -112,6 +112,15 @@ impl Resource {
         }
     }
 
+    /// Name of the type in which its objects are kept.
+    pub(crate) fn stored_definition(&self) -> &str {
+        if self.group == "events.k8s.io" {
+            "io.k8s.api.core.v1.Event"
+        } else {
+            &self.definition
+        }
+    }
+
     /// `ConfigMap`, `Thing.rec.example.com`.
     pub(crate) fn qualified_kind(&self) -> String {
         if self.group.is_empty() {

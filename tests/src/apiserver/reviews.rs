@@ -18,6 +18,7 @@ use super::status::ApiError;
 use super::store::Store;
 use super::verbs;
 use super::write;
+use super::zeros;
 
 /// Whether a resource is only asked, never kept.
 pub(crate) fn is_review(resource: &Resource) -> bool {
@@ -59,7 +60,8 @@ pub(crate) fn review(server: &Server, request: &Request, target: &Target) -> Res
     let manager = request.manager();
     let writer = write::writer(target, &manager, &api_version, &now);
     as_map(&mut object).entry("metadata").or_insert(json!({}));
-    managed::record(None, &mut object, Shape::of(&server.definitions, resource), writer);
+    let blank = zeros::blank(&server.definitions.fields, &resource.definition);
+    managed::record(&blank, &mut object, Shape::of(&server.definitions, resource), writer);
     let user = &request.user;
     let status = match resource.kind.as_str() {
         "TokenReview" => token_review(server, &txn.store, &object, txn.now),
@@ -154,7 +156,13 @@ pub(crate) fn token(server: &Server, request: &Request, target: &Target) -> Resu
     let manager = request.manager();
     let writer = write::writer(target, &manager, api_version, &now);
     as_map(&mut object).entry("metadata").or_insert(json!({}));
-    managed::record(None, &mut object, Shape::named(&server.definitions, definition), writer);
+    let blank = zeros::blank(&server.definitions.fields, definition);
+    managed::record(
+        &blank,
+        &mut object,
+        Shape::named(&server.definitions, definition),
+        writer,
+    );
     for key in ["name", "namespace", "uid"] {
         carry_meta(&account, &mut object, key);
     }

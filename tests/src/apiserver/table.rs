@@ -53,11 +53,18 @@ pub(crate) fn table<'a>(
 fn custom_columns(columns: &[Column]) -> Vec<Value> {
     let name = column("Name", "string", "Name of the object, unique within its namespace", 0);
     let more = columns.iter().map(|column| {
+        let described = match column.description.as_str() {
+            "" => format!(
+                "Custom resource definition column (in JSONPath format): {}",
+                column.path
+            ),
+            described => described.to_owned(),
+        };
         json!({
             "name": column.name,
             "type": column.kind,
             "format": column.format,
-            "description": column.description,
+            "description": described,
             "priority": column.priority,
         })
     });

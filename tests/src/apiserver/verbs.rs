@@ -9,6 +9,7 @@ use super::body;
 use super::call::{Request, Target};
 use super::deletion::{self, DeleteOptions, Deleted};
 use super::escalation;
+use super::fieldset;
 use super::identity::User;
 use super::managed;
 use super::object::{as_map, field_mut, meta, name, set_meta};
@@ -179,6 +180,7 @@ fn apply(server: &Server, request: &Request, target: &Target) -> Result<Answer, 
     // An apply to the status owns nothing else.
     writer.has_status &= target.subresource.is_empty();
     let shape = Shape::of(&server.definitions, resource);
+    refuse_duplicates(resource, &applied, shape)?;
     let force = request.query.is_true("force");
     let base = live.as_deref().map(|live| body::present(resource, live));
     let revision = meta(&applied, "resourceVersion").to_owned();
@@ -205,6 +207,25 @@ fn apply(server: &Server, request: &Request, target: &Target) -> Result<Answer, 
     Ok(Answer::object(request, resource, code, &stored, at)
         .warning(warnings)
         .after(revision))
+}
+
+fn refuse_duplicates(resource: &Resource, applied: &Value, shape: Shape<'_>) -> Result<(), ApiError> {
+    let duplicates = fieldset::duplicates(applied, shape);
+    let why = match duplicates.as_slice() {
+        [] => return Ok(()),
+        [one] => one.clone(),
+        many => format!("errors:\n  {}", many.join("\n  ")),
+    };
+    // The core's group shows as nothing before the slash.
+    let message = format!(
+        "failed to create typed patch object ({}/{}; {}/{}, Kind={}): {why}",
+        meta(applied, "namespace"),
+        name(applied),
+        resource.group,
+        resource.version,
+        resource.kind
+    );
+    Err(ApiError::new(500, "", message))
 }
 
 /// Whether whoever asks may give away what the object grants.

@@ -18,6 +18,7 @@ use super::server::Txn;
 use super::status::{ApiError, Cause};
 use super::store::Stored;
 use super::validate;
+use super::zeros;
 
 /// How often another generated name is tried.
 const NAME_TRIES: usize = 8;
@@ -48,7 +49,6 @@ pub(crate) fn writer<'a>(target: &'a Target, manager: &'a str, api_version: &'a 
         api_version,
         subresource: &target.subresource,
         now,
-        builtin: target.resource.is_builtin(),
         has_status: target.resource.has_status(),
     }
 }
@@ -80,6 +80,7 @@ pub(crate) fn create(
     if resource.has_status() {
         as_map(&mut object).remove("status");
     }
+    omit_zeros(txn, resource, &mut object);
     kinds::mark_new(resource, &mut object, new_uid(), txn.timestamp());
     name_it(txn, resource, &mut object)?;
 
@@ -90,9 +91,11 @@ pub(crate) fn create(
     if !ownership.applied {
         let (api_version, now) = (resource.api_version(), txn.timestamp());
         let writer = writer(target, &ownership.manager, &api_version, &now);
-        managed::record(None, &mut object, shape, writer);
+        let blank = zeros::blank(&txn.definitions().fields, resource.stored_definition());
+        managed::record(&blank, &mut object, shape, writer);
     }
     let mut causes = kinds::prepare_create(resource, &mut object, txn)?;
+    show_zeros(txn, resource, &mut object);
     check(txn, target, &object, None, &mut causes)?;
     if txn.get(resource, meta(&object, "namespace"), name(&object)).is_some() {
         return Err(ApiError::already_exists(resource, name(&object)));
@@ -100,6 +103,14 @@ pub(crate) fn create(
     let stored = txn.put(resource, object);
     kinds::written(resource, &stored, txn);
     Ok(stored)
+}
+
+fn omit_zeros(txn: &Txn<'_>, resource: &Resource, object: &mut Value) {
+    zeros::omit(&txn.definitions().fields, resource.stored_definition(), object);
+}
+
+fn show_zeros(txn: &Txn<'_>, resource: &Resource, object: &mut Value) {
+    zeros::show(&txn.definitions().fields, resource.stored_definition(), object);
 }
 
 /// Puts the object into the namespace of the path, which must be there.
@@ -207,6 +218,7 @@ pub(crate) fn update(
 ) -> Result<Arc<Stored>, ApiError> {
     let resource = &target.resource;
     check_identity(target, live, &mut object)?;
+    omit_zeros(txn, resource, &mut object);
     for key in [
         "namespace",
         "uid",
@@ -240,7 +252,7 @@ pub(crate) fn update(
     if !ownership.applied {
         let (api_version, now) = (resource.api_version(), txn.timestamp());
         let writer = writer(target, &ownership.manager, &api_version, &now);
-        managed::record(Some(live), &mut object, shape, writer);
+        managed::record(live, &mut object, shape, writer);
     }
     // What the server itself gives or takes is no one's.
     let mut causes = if target.subresource == "status" {
@@ -248,8 +260,12 @@ pub(crate) fn update(
     } else {
         kinds::prepare_update(resource, live, &mut object, txn)
     };
-    check_finalizers(live, &object, &mut causes);
-    names::check_labels(&object, &mut causes);
+    show_zeros(txn, resource, &mut object);
+    let mut of_metadata = Vec::new();
+    check_finalizers(live, &object, &mut of_metadata);
+    names::check_labels(&object, &mut of_metadata);
+    // A real server looks at the metadata of an update twice, and says so.
+    causes.extend(of_metadata.iter().cloned().chain(of_metadata.iter().cloned()));
     check(txn, target, &object, Some(live), &mut causes)?;
     tidy_metadata(&mut object);
     if same(live, &object) {

@@ -108,6 +108,60 @@ async fn an_apply_says_who_and_nothing_about_others() {
 }
 
 #[tokio::test]
+async fn what_is_twice_in_a_list_is_refused() {
+    let world = World::start().await;
+    let nodes = "/api/v1/nodes/n/status?fieldManager=one";
+    let address = |address: &str| json!({"type": "InternalIP", "address": address});
+    let status = json!({"addresses": [address("10.0.0.1"), address("10.0.0.2")]});
+    let mut node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"}});
+    world.admin.post("/api/v1/nodes", node.clone()).await.ok(201);
+    node["status"] = status;
+    let said = world.admin.apply(nodes, node.clone()).await.fails(500, "");
+    assert_eq!(
+        said["message"],
+        r#"failed to create typed patch object (/n; /v1, Kind=Node): .status.addresses: duplicate entries for key [type="InternalIP"]"#
+    );
+    // Other ways of writing do not mind, and neither does an apply of something else.
+    world.admin.merge("/api/v1/nodes/n/status", node).await.ok(200);
+    let labelled = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n", "labels": {"a": "b"}}});
+    world
+        .admin
+        .apply("/api/v1/nodes/n?fieldManager=one", labelled)
+        .await
+        .ok(200);
+
+    let container = |name: &str, env: Value| json!({"name": name, "image": "i", "env": env});
+    let twice = json!([{"name": "x", "value": "1"}, {"name": "x", "value": "2"}]);
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [
+        container("a", twice), container("b", json!([])), container("b", json!([])),
+    ]}});
+    let path = "/api/v1/namespaces/rec/pods/p?fieldManager=one";
+    let said = world.admin.apply(path, pod).await.fails(500, "");
+    let lines: Vec<&str> = said["message"].as_str().unwrap().lines().skip(1).collect();
+    assert_eq!(
+        lines,
+        [
+            r#"  .spec.containers[name="a"].env: duplicate entries for key [name="x"]"#,
+            r#"  .spec.containers: duplicate entries for key [name="b"]"#,
+        ]
+    );
+
+    world.define_things().await;
+    let said = world
+        .admin
+        .apply(
+            &format!("{THINGS}/s?fieldManager=one"),
+            s(json!({"port": 1, "list": ["a", "a"]})),
+        )
+        .await
+        .fails(500, "");
+    assert_eq!(
+        said["message"],
+        r#"failed to create typed patch object (/s; rec.example.com/v1, Kind=Thing): .spec.list: duplicate entries for key [="a"]"#
+    );
+}
+
+#[tokio::test]
 async fn ports_of_a_service_are_owned_by_number_and_protocol() {
     let world = World::start().await;
     let service = json!({

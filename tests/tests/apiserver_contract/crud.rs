@@ -107,13 +107,9 @@ async fn what_is_no_object_is_refused_with_the_reason() {
         .admin
         .send("POST", CONFIG_MAPS, &[("content-type", "application/json")], "{nope")
         .await;
-    let status = reply.fails(400, "BadRequest");
-    assert!(
-        status["message"]
-            .as_str()
-            .unwrap()
-            .contains("must be of type ConfigMap")
-    );
+    let wanted = "the object provided is unrecognized (must be of type ConfigMap): couldn't get version/kind; json parse error: \
+                  invalid character 'n' looking for beginning of object key string ({nope)";
+    assert_eq!(reply.fails(400, "BadRequest")["message"], wanted);
 
     let with_revision =
         json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "rv", "resourceVersion": "5"}});
@@ -122,6 +118,46 @@ async fn what_is_no_object_is_refused_with_the_reason() {
         status["message"],
         "resourceVersion should not be set on objects to be created"
     );
+}
+
+#[tokio::test]
+async fn what_is_no_json_is_refused_with_the_place() {
+    let world = World::start().await;
+    let made = world.admin.config_map("rec", "c", json!({})).await;
+    let path = format!("{CONFIG_MAPS}/c");
+    for (text, why, shown) in [
+        (r#"{"a":1"#, "unexpected end of JSON input", r#"{"a":1"#),
+        (r#"{"a"1}"#, "invalid character '1' after object key", r#"{"a"1}"#),
+        (
+            r#"{"a":1 "b"}"#,
+            "invalid character '\"' after object key:value pair",
+            r#"{"a":1 "b"}"#,
+        ),
+        ("[1 2]", "invalid character '2' after array element", "5b3120325d"),
+        (
+            r#"{"a":1}x"#,
+            "invalid character 'x' after top-level value",
+            r#"{"a":1}x"#,
+        ),
+        ("", "unexpected end of JSON input", "<empty>"),
+    ] {
+        let json = [("content-type", "application/json")];
+        let said = world
+            .admin
+            .send("POST", CONFIG_MAPS, &json, text)
+            .await
+            .fails(400, "BadRequest");
+        let said = said["message"].as_str().unwrap();
+        assert!(said.ends_with(&format!("json parse error: {why} ({shown})")), "{said}");
+        let patch = [("content-type", "application/merge-patch+json")];
+        let said = world
+            .admin
+            .send("PATCH", &path, &patch, text)
+            .await
+            .fails(400, "BadRequest");
+        assert_eq!(said["message"], format!("error decoding patch: {why}"));
+    }
+    assert_eq!(world.admin.get(&path).await.ok(200), made);
 }
 
 #[tokio::test]

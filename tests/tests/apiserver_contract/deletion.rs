@@ -35,6 +35,11 @@ async fn a_finalizer_holds_an_object_until_it_is_taken_off() {
             .unwrap()
             .ends_with(r#"found new finalizers []string{"rec.example.com/g"}"#)
     );
+    let causes = status["details"]["causes"].as_array().unwrap();
+    assert!(
+        causes.len() == 2 && causes[0] == causes[1],
+        "metadata is looked at twice: {causes:?}"
+    );
     assert_eq!(
         world.admin.delete(&path).await.ok(200),
         leaving,

@@ -93,7 +93,7 @@ async fn pages_show_one_moment() {
         status["message"]
             .as_str()
             .unwrap()
-            .starts_with("invalid continue token")
+            .starts_with("invalid continue token: continue key is not valid: invalid character '")
     );
 }
 

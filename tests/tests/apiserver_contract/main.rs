@@ -30,3 +30,4 @@ mod updates;
 mod watches;
 mod workloads;
 mod world;
+mod zeros;

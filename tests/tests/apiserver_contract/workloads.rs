@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::client::{Client, blamed, revision};
+use super::client::{Client, blamed, owners, revision};
 use super::world::{NAMESPACE, World};
 
 const PODS: &str = "/api/v1/namespaces/rec/pods";
@@ -267,6 +267,29 @@ async fn a_job_finds_its_pods_by_labels_that_it_is_given() {
     ] {
         assert_eq!(made["spec"][key], value, "{key}");
     }
+    assert_eq!(
+        &made["metadata"]["labels"], labels,
+        "a Job without labels has those of its Pods"
+    );
+}
+
+#[tokio::test]
+async fn a_new_node_takes_no_pods_before_it_is_ready() {
+    let world = World::start().await;
+    let node =
+        |name: &str, spec: Value| json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "spec": spec});
+    let taint = json!({"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"});
+    let made = world.admin.post("/api/v1/nodes", node("n", json!({}))).await.ok(201);
+    assert_eq!(made["spec"]["taints"], json!([taint]));
+    assert!(owners(&made).is_empty(), "admission owns nothing");
+    let mine = json!({"key": "mine", "effect": "NoExecute"});
+    let given = json!({"taints": [taint, mine]});
+    let made = world
+        .admin
+        .post("/api/v1/nodes", node("m", given.clone()))
+        .await
+        .ok(201);
+    assert_eq!(made["spec"]["taints"], given["taints"]);
 }
 
 #[tokio::test]

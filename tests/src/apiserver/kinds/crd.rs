@@ -165,11 +165,10 @@ pub(super) fn establish(resource: &Resource, object: &Value, txn: &mut Txn<'_>) 
         api_version: "apiextensions.k8s.io/v1",
         subresource: "status",
         now: &now,
-        builtin: true,
         has_status: true,
     };
     let shape = Shape::of(txn.definitions(), resource);
-    managed::record(Some(object), &mut next, shape, writer);
+    managed::record(object, &mut next, shape, writer);
     txn.put(resource, next);
 }
 

@@ -103,8 +103,10 @@ pub(super) fn new_job(object: &mut Value) {
         labels.insert(key.to_owned(), json!(value));
         labels.insert(format!("batch.kubernetes.io/{key}"), json!(value));
     }
+    let labels = Value::Object(labels.clone());
     let selector = json!({"matchLabels": {"batch.kubernetes.io/controller-uid": uid}});
     spec.insert("selector".to_owned(), selector);
+    default_to(field_mut(object, "metadata"), "labels", labels);
 }
 
 /// What is wrong with a Job.
