@@ -21,6 +21,11 @@ const END_TO_END_THREADS: &str = "2";
 const END_TO_END: &str = "kubelb-tests";
 const SOAK_FEATURE: &str = "soak";
 
+/// The package and the test with histories of xDS sessions, and how many histories of each kind the long run tries: each time others.
+const HISTORIES: (&str, &str) = ("kubelb-xds", "model");
+const HISTORIES_VARIABLE: &str = "PROPTEST_CASES";
+const SOAK_HISTORIES: &str = "100000";
+
 /// Where Go's own archive is unpacked, when that is not on `PATH`; and the tests that need it.
 const USUAL_GO: &str = "/usr/local/go/bin/go";
 const GO_TESTS: &str = "go::";
@@ -128,6 +133,14 @@ fn check(workspace: &Workspace, options: &Options, steps: &mut Steps, cargo: &im
         command.args(["--features", "xtask/crds", "--"]);
         process::run(command.args(&options.filters))
     });
+    if options.soak && options.filters.is_empty() {
+        note("histories of xDS sessions", &|| {
+            let mut command = cargo();
+            command.env(HISTORIES_VARIABLE, SOAK_HISTORIES);
+            let (package, test) = HISTORIES;
+            process::run(command.args(["test", "--package", package, "--test", test]))
+        });
+    }
     note("end-to-end tests", &|| {
         let mut command = cargo();
         command.args(["test", "--no-fail-fast", "--package", END_TO_END]);
@@ -136,7 +149,7 @@ fn check(workspace: &Workspace, options: &Options, steps: &mut Steps, cargo: &im
         }
         command.args(["--", "--test-threads", END_TO_END_THREADS]);
         if options.soak && !has_go() {
-            eprintln!("end-to-end tests: those of client-go are left out, for there is no Go on this machine");
+            eprintln!("end-to-end tests: those that need it are left out, for there is no Go on this machine");
             command.args(["--skip", GO_TESTS]);
         }
         process::run(command.args(&options.filters))

@@ -24,6 +24,8 @@ pub(super) struct PeerType {
     pub(super) dirty: BTreeSet<Arc<str>>,
     /// Of these, names to answer even if the peer has the version.
     pub(super) forced: BTreeSet<Arc<str>>,
+    /// Names that the peer asked for although it had them: it may have dropped what it had, until it acknowledges them again.
+    pub(super) lost: BTreeSet<Arc<str>>,
     /// Names that were in a rejected response, and how many of them the next response may have.
     pub(super) suspects: BTreeMap<Arc<str>, usize>,
     /// Versions that the peer rejects.
@@ -110,11 +112,16 @@ impl PeerType {
     /// Whether the peer has this very version, and no doubt about it.
     pub(super) fn has(&self, wanted: &Resource) -> bool {
         let version = self.known.get(wanted.name()).and_then(Known::version);
-        version == Some(wanted.version()) && !self.unsure.contains_key(wanted.name())
+        let doubtful = self.unsure.contains_key(wanted.name()) || self.lost.contains(wanted.name());
+        version == Some(wanted.version()) && !doubtful
     }
 
-    /// Whether the peer has some version.
-    pub(super) fn has_some(&self, name: &str) -> bool {
+    /// Whether the peer has some version, as far as it has not asked for it again.
+    pub(super) fn keeps_some(&self, name: &str) -> bool {
+        self.may_keep_some(name) && !self.lost.contains(name)
+    }
+
+    fn may_keep_some(&self, name: &str) -> bool {
         matches!(self.known.get(name), Some(Known::Foreign(_) | Known::Has(_)))
     }
 
@@ -141,7 +148,7 @@ impl PeerType {
             };
         }
         let known = self.known.get(name);
-        if self.has_some(name) || self.unsure.contains_key(name) {
+        if self.may_keep_some(name) || self.unsure.contains_key(name) {
             Need::Remove
         } else if forced || (known.is_none() && self.names.contains(name)) {
             Need::Answer
@@ -154,6 +161,7 @@ impl PeerType {
     pub(super) fn took(&mut self, resource: &Arc<Resource>) {
         let name = resource.name();
         self.unsure.remove(name);
+        self.lost.remove(name);
         self.suspects.remove(name);
         self.quarantine.remove(name);
         if self.covers(name) {
@@ -166,6 +174,7 @@ impl PeerType {
     /// The peer has nothing of this name now.
     pub(super) fn dropped(&mut self, name: &Arc<str>) {
         self.unsure.remove(name);
+        self.lost.remove(name);
         self.suspects.remove(name);
         if self.names.contains(name) {
             self.known.insert(Arc::clone(name), Known::Absent);
@@ -199,6 +208,16 @@ impl PeerType {
         self.quarantine.remove(name);
         self.dirty.remove(name);
         self.forced.remove(name);
+        self.lost.remove(name);
+    }
+
+    /// The peer asks for what it may have: it is told, whatever it has.
+    pub(super) fn ask_again(&mut self, name: Arc<str>) {
+        if self.may_keep_some(&name) {
+            self.lost.insert(Arc::clone(&name));
+        }
+        self.forced.insert(Arc::clone(&name));
+        self.dirty.insert(name);
     }
 
     /// Every version that the peer may be using; `None` when it has something that nobody here has seen.

@@ -235,7 +235,7 @@ impl Session {
         let Some(wanted) = snapshot.visible(&self.scope, ResourceType::Cluster, name) else {
             return true;
         };
-        let last_good = peer.quarantine.get(name) == Some(&wanted.version()) && peer.has_some(name);
+        let last_good = peer.quarantine.get(name) == Some(&wanted.version()) && peer.keeps_some(name);
         !peer.requested || !peer.covers(name) || peer.has(wanted) || last_good
     }
 

@@ -24,13 +24,15 @@ impl Session {
         let added = self.add_names(kind, subscribe.iter().filter(|name| *name != WILDCARD), output);
         if first {
             self.bring_along(kind, request, output);
-        } else {
-            // Also what it has already: the peer may have dropped it.
-            let peer = self.types.get_mut(kind);
-            peer.forced.extend(added.iter().cloned());
         }
+        let peer = self.types.get_mut(kind);
         for name in added {
-            self.types.get_mut(kind).dirty.insert(name);
+            if first {
+                peer.dirty.insert(name);
+            } else {
+                // Also what it has already: the peer may have dropped it.
+                peer.ask_again(name);
+            }
         }
         if asks_wildcard || legacy {
             self.touch_type(kind);
@@ -71,15 +73,12 @@ impl Session {
             } else if let Some(name) = peer.names.take(name.as_str()) {
                 if peer.wildcard {
                     // The wildcard still covers it: the peer has dropped it and wants to hear what is with it.
-                    peer.forced.insert(Arc::clone(&name));
-                    peer.dirty.insert(name);
+                    peer.ask_again(name);
                 } else {
                     peer.forget(&name);
                 }
             } else if peer.wildcard {
-                let name: Arc<str> = name.as_str().into();
-                peer.forced.insert(Arc::clone(&name));
-                peer.dirty.insert(name);
+                peer.ask_again(name.as_str().into());
             }
         }
     }

@@ -447,6 +447,30 @@ fn the_rejected_keeps_its_last_good_version_and_what_leads_to_it() {
 }
 
 #[test]
+fn a_cluster_that_is_asked_for_again_counts_as_lost_until_it_is_acknowledged() {
+    let mut stream = Stream::fleet([cluster("a/1", "good")]);
+    stream.ask(CDS, &[]);
+    stream.ask(LDS, &[]);
+    stream.rest();
+    assert_eq!(stream.ask(CDS, &["a/1"]), ["cds +a/1"]);
+    assert_eq!(
+        stream.publish([cluster("a/1", "bad"), listener("a/l1", "a/1")]),
+        NOTHING,
+        "the listener waits"
+    );
+    assert_eq!(stream.ack(CDS), ["cds +a/1"]);
+    stream.ask(CDS, &["a/1"]);
+    assert_eq!(stream.nack(CDS, "no"), ["cds +a/1"], "asked for again before it was rejected");
+    assert_eq!(stream.nack(CDS, "no"), NOTHING, "nobody knows of a version that is there");
+    assert_eq!(
+        stream.publish([cluster("a/1", "good"), listener("a/l1", "a/1")]),
+        ["cds +a/1"],
+        "what it once acknowledged it may have lost"
+    );
+    assert_eq!(stream.ack(CDS), ["lds +a/l1"]);
+}
+
+#[test]
 fn a_cluster_that_stalls_holds_up_only_what_leads_to_it() {
     let mut stream = Stream::fleet([cluster("a/1", "")]);
     stream.ask(CDS, &[]);

@@ -9,7 +9,7 @@ mod world;
 use kubelb_xds::ResourceType;
 use kubelb_xds::server::Variant;
 use proptest::prelude::*;
-use proptest::test_runner::RngSeed;
+use proptest::test_runner::FileFailurePersistence;
 
 use crate::peer::Manner;
 use crate::run::{Op, Run};
@@ -47,18 +47,12 @@ fn run(variant: Variant, manner: Manner, legacy: bool, ops: Vec<Op>) {
     run.check();
 }
 
-/// The same histories at each run, so that the same code gets the same verdict; another seed explores others.
-///
-/// This seed does not show a failure that others do, and that is not explained yet (delta): a listener is sent that names a cluster which
-/// is not acknowledged, when the first request for clusters on a stream comes late and under a stale nonce, and the cluster's version is one
-/// that the peer rejects.
-const SEED: u64 = 1;
-
+// `PROPTEST_CASES` says how many histories. What fails is kept in the file and tried first from then on, until what makes histories changes;
+// a test by name, further down, lasts longer.
 proptest! {
     #![proptest_config(ProptestConfig {
         cases: 1_000,
-        failure_persistence: None,
-        rng_seed: RngSeed::Fixed(SEED),
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct("tests/model/regressions.txt"))),
         ..ProptestConfig::default()
     })]
 
@@ -77,5 +71,27 @@ proptest! {
         ops in prop::collection::vec(ops(), 1..60),
     ) {
         run(Variant::StateOfTheWorld, Manner::WholeResponse, legacy, ops);
+    }
+}
+
+#[test]
+fn nothing_is_led_to_a_cluster_that_was_asked_for_again_and_then_rejected() {
+    use ResourceType::{Cluster, Listener};
+    let world = |cluster| World::default().cluster(7, cluster);
+    let history = [
+        Op::Hate(Cluster, 7, 2),
+        Op::Wildcard(Cluster),
+        Op::Snapshot(world(1)),
+        Op::Wildcard(Listener),
+        Op::Deliver,
+        Op::Snapshot(world(2)),
+        Op::Deliver,
+        Op::Deliver,
+        Op::Reconnect,
+        Op::Snapshot(world(2).listener(4, 1, 8)),
+        Op::StaleNonce(Cluster),
+    ];
+    for manner in Manner::ALL {
+        run(Variant::Delta, manner, false, history.to_vec());
     }
 }

@@ -358,8 +358,13 @@ impl Run {
                 .iter()
                 .all(|response| response.kind() != ResourceType::Cluster);
         if exists && clusters.requested && clusters.covers(name) && heard {
-            // Or brought along from another stream, and its new version rejected.
-            let acked = self.session.acked(ResourceType::Cluster, name).is_some() || clusters.has.contains_key(name);
+            let acked = match self.peer.variant {
+                // Maybe brought along from another stream, and its new version rejected; but not lost and asked for again.
+                Variant::Delta => clusters.has.contains_key(name),
+                Variant::StateOfTheWorld => {
+                    self.session.acked(ResourceType::Cluster, name).is_some() || clusters.has.contains_key(name)
+                }
+            };
             assert!(acked, "{name} is named, and not acknowledged");
         }
     }

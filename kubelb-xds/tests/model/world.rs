@@ -16,7 +16,7 @@ use proptest::prelude::*;
 pub(crate) const SLOTS: u8 = 8;
 
 /// What is in each slot: nothing (0) or a version (1 to 3); listeners and routes also say which clusters of their tenant they name.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(crate) struct World {
     clusters: [u8; 8],
     endpoints: [u8; 8],
@@ -55,6 +55,18 @@ impl World {
                 addresses,
             },
         )
+    }
+
+    /// With this version of a cluster and its endpoints.
+    pub(crate) fn cluster(mut self, slot: usize, version: u8) -> Self {
+        self.clusters[slot] = version;
+        self
+    }
+
+    /// With this version of a listener, and a bit for each of its tenant's clusters that it names.
+    pub(crate) fn listener(mut self, slot: usize, version: u8, clusters: u8) -> Self {
+        self.listeners[slot] = (version, clusters);
+        self
     }
 
     pub(crate) fn build(&self, previous: Option<&Snapshot>) -> Arc<Snapshot> {
