@@ -90,6 +90,9 @@ pub struct StatusArgs {
     /// Directory that `run` was given.
     #[arg(long, value_name = "DIR", default_value = DEFAULT_BPFFS)]
     pub bpffs: PathBuf,
+    /// State directory that `run` was given: what is known of managers is read there.
+    #[arg(long, value_name = "DIR", default_value = xds::DEFAULT_STATE_DIR)]
+    pub state_dir: PathBuf,
 }
 
 /// Flags of `detach`.

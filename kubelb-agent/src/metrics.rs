@@ -2,6 +2,8 @@
 //!
 //! Owns metric names, help texts and escaping; the figures come from [`Report`]. Series stand in the report's order.
 
+mod xds;
+
 use std::fmt::Display;
 
 use crate::status::{BackendHealth, BackendReport, Condition, FrontendReport, Report};
@@ -11,6 +13,9 @@ use crate::status::{BackendHealth, BackendReport, Condition, FrontendReport, Rep
 pub fn render(report: &Report) -> String {
     let mut out = String::new();
     agent(report, &mut out);
+    if let Some(managers) = &report.xds {
+        xds::render(managers, &mut out);
+    }
     capacity(report, &mut out);
     frontends(report, &mut out);
     backends(report, &mut out);

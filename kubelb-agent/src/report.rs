@@ -48,6 +48,7 @@ impl Reader {
         let flows = self.live_flows();
         Report {
             agent: self.agent(),
+            xds: None,
             interfaces: self.interfaces(),
             snat: self.snat(),
             maps: self.fill(flows, frontends.len()),

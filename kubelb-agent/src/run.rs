@@ -7,7 +7,7 @@ mod standing;
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use kubelb_runtime::{admin, shutdown, telemetry};
@@ -25,7 +25,9 @@ use crate::engine::{Attachments, Engine};
 use crate::net::{self, NextHopView};
 use crate::report::{self, Reader};
 use crate::source::Source;
-use crate::status::render_table;
+use crate::source::xds::stream::read_shown;
+use crate::status::xds::XdsReport;
+use crate::status::{AgentInfo, render_table};
 use desk::{Desk, Shared};
 use rounds::Rounds;
 
@@ -88,7 +90,10 @@ async fn agent(args: RunArgs) -> anyhow::Result<()> {
             .await
             .context("following routes and neighbours")
     });
-    let source = source.start(shutdown.clone());
+    let (source, managers) = source.start(shutdown.clone());
+    if let Some(managers) = managers {
+        shared.follow_managers(managers);
+    }
     tasks.spawn(Rounds::new(engine, shared, source, wanted_out, hops_in, shutdown.clone()).run());
 
     let mut result = Ok(());
@@ -150,6 +155,7 @@ fn status(args: &StatusArgs, out: &mut impl Write) -> anyhow::Result<()> {
     let before = reader.read();
     std::thread::sleep(SAMPLE);
     let mut after = reader.read();
+    after.xds = managers(args, &after.agent);
     report::add_rates(&before, &mut after, SAMPLE);
     let text = match args.output {
         OutputFormat::Table => render_table(&after),
@@ -157,6 +163,19 @@ fn status(args: &StatusArgs, out: &mut impl Write) -> anyhow::Result<()> {
     };
     out.write_all(text.as_bytes())?;
     Ok(())
+}
+
+/// What the agent has written of its managers, if it has its configuration from any.
+#[expect(clippy::disallowed_methods, reason = "the edge: how long ago something was")]
+fn managers(args: &StatusArgs, agent: &AgentInfo) -> Option<XdsReport> {
+    let (pid, report) = read_shown(&args.state_dir)?;
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    if !agent.running {
+        return Some(report.without_agent(now));
+    }
+    (agent.pid == Some(pid)).then(|| report.at(now))
 }
 
 fn detach(args: &DetachArgs, out: &mut impl Write) -> anyhow::Result<()> {

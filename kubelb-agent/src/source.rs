@@ -9,10 +9,11 @@ pub mod xds;
 
 use std::path::PathBuf;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::model::Desired;
+use crate::status::xds::XdsReport;
 use file::ConfigErrors;
 use xds::stream::Settings;
 
@@ -36,12 +37,15 @@ pub enum Source {
 
 impl Source {
     /// Starts delivering: the present state at once, then every change, until `shutdown`. Two updates may collapse into
-    /// one when the receiver is slow; the last state always arrives.
+    /// one when the receiver is slow; the last state always arrives. Beside them, where there are any, how the managers are doing.
     #[must_use]
-    pub fn start(self, shutdown: CancellationToken) -> mpsc::Receiver<Update> {
+    pub fn start(self, shutdown: CancellationToken) -> (mpsc::Receiver<Update>, Option<watch::Receiver<XdsReport>>) {
         match self {
-            Self::File(path) => file::watch(path, shutdown),
-            Self::Xds(settings) => xds::stream::watch(settings, shutdown),
+            Self::File(path) => (file::watch(path, shutdown), None),
+            Self::Xds(settings) => {
+                let (updates, managers) = xds::stream::watch(settings, shutdown);
+                (updates, Some(managers))
+            }
         }
     }
 }

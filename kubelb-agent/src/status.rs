@@ -6,6 +6,7 @@
 //! Lists are shown in the order they are given; fill them from sorted maps, so that two reports of one state are equal.
 
 mod table;
+pub mod xds;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -15,12 +16,15 @@ use serde::Serialize;
 use crate::model::{Health, PortRange, Protocol};
 
 pub use table::render_table;
+use xds::XdsReport;
 
 /// Everything that is known of the node's data path at one moment. Counters count since the programs were first loaded.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Report {
     /// The process that feeds the maps.
     pub agent: AgentInfo,
+    /// Managers that the configuration comes from; `None` when it comes from a file.
+    pub xds: Option<XdsReport>,
     /// What the programs are attached to.
     pub interfaces: Vec<InterfaceReport>,
     /// Source addresses of translated flows.

@@ -272,7 +272,7 @@ impl<'a> Agent<'a> {
     /// # Errors
     /// When that fails or is no JSON.
     pub fn status(&self) -> anyhow::Result<Status> {
-        Status::parse(&tool::output(self.cli("status").args(["--output", "json"]))?)
+        Status::parse(&tool::output(self.show().args(["--output", "json"]))?)
     }
 
     /// What its admin server says under `/status`: what `status` says, and what only the process knows.
@@ -290,7 +290,7 @@ impl<'a> Agent<'a> {
     /// # Errors
     /// When that fails.
     pub fn status_table(&self) -> anyhow::Result<String> {
-        tool::output(&mut self.cli("status"))
+        tool::output(&mut self.show())
     }
 
     /// Waits until `wanted` is content with the status (from the agent while it runs), and returns how long that took.
@@ -312,6 +312,12 @@ impl<'a> Agent<'a> {
         })
         .map(|(_, taken)| taken)
         .with_context(|| self.logged())
+    }
+
+    fn show(&self) -> Command {
+        let mut command = self.cli("status");
+        command.arg("--state-dir").arg(self.state_dir());
+        command
     }
 
     /// Runs `kubelb-agent detach`.

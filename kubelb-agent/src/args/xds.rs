@@ -11,7 +11,7 @@ use crate::source::file::MAX_SNAT_ADDRESSES;
 use crate::source::xds::stream::{Credential, Manager, Settings};
 
 /// Where the last good configuration is kept unless `--state-dir` says otherwise.
-const DEFAULT_STATE_DIR: &str = "/var/lib/kubelb-agent";
+pub(super) const DEFAULT_STATE_DIR: &str = "/var/lib/kubelb-agent";
 
 /// Flags for configuration from managers.
 #[derive(Args, Clone, Debug)]

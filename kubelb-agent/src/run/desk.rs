@@ -2,22 +2,25 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use kubelb_runtime::admin::Answers;
 use kubelb_runtime::error_chain;
+use tokio::sync::watch;
 
 use super::standing::Standing;
 use crate::health::Counters;
 use crate::metrics;
 use crate::report::{self, Reader};
+use crate::status::xds::XdsReport;
 use crate::status::{ChecksReport, Report};
 
 /// What the loop and the desk share.
 pub(super) struct Shared {
     standing: Mutex<Standing>,
     pub(super) counters: Arc<Counters>,
+    managers: OnceLock<watch::Receiver<XdsReport>>,
 }
 
 impl Shared {
@@ -25,7 +28,20 @@ impl Shared {
         Self {
             standing: Mutex::new(Standing::new(now)),
             counters: Arc::default(),
+            managers: OnceLock::new(),
         }
+    }
+
+    /// From here on reports have what this says. Once.
+    pub(super) fn follow_managers(&self, managers: watch::Receiver<XdsReport>) {
+        drop(self.managers.set(managers));
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the edge: how long ago something was")]
+    fn managers(&self) -> Option<XdsReport> {
+        let report = self.managers.get()?.borrow().clone();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        Some(report.at(now.map_or(0, |since| since.as_secs())))
     }
 
     /// Locked for the few lines of the caller; never across an await.
@@ -63,6 +79,7 @@ impl Desk {
         };
         let mut report = reader.read();
         report.agent.pid = Some(std::process::id());
+        report.xds = self.shared.managers();
         report
             .agent
             .config_error

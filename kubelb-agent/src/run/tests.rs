@@ -31,6 +31,7 @@ fn the_status_of_nothing_is_an_error_that_says_so() {
     let directory = tempfile::tempdir().unwrap();
     for bpffs in [directory.path().to_owned(), directory.path().join("none")] {
         let args = StatusArgs {
+            state_dir: bpffs.join("none"),
             bpffs,
             output: OutputFormat::Json,
         };

@@ -2,6 +2,8 @@
 //!
 //! Owns layout and rounding only; every figure in full is in the JSON.
 
+mod xds;
+
 use super::{BackendReport, BackendState, FrontendReport, Report};
 
 /// Longest line, in characters, as long as names and reasons can be shortened to fit.
@@ -15,6 +17,9 @@ const GAP: &str = "  ";
 pub fn render_table(report: &Report) -> String {
     let mut out = String::new();
     agent(report, &mut out);
+    if let Some(managers) = &report.xds {
+        xds::write(managers, &mut out);
+    }
     interfaces(report, &mut out);
     snat(report, &mut out);
     maps(report, &mut out);

@@ -1,5 +1,8 @@
 //! A report with one of everything, against what is checked in.
 
+use super::xds::{
+    CredentialKind, CredentialReport, FailureReport, ManagerReport, RejectionReport, TypeReport, XdsReport,
+};
 use super::*;
 
 /// Also the metrics' example.
@@ -80,6 +83,7 @@ pub(crate) fn example() -> Report {
             running: true,
             config_error: None,
         },
+        xds: Some(managers()),
         interfaces: vec![InterfaceReport {
             name: "eth0".to_owned(),
             ifindex: 2,
@@ -109,6 +113,63 @@ pub(crate) fn example() -> Report {
             frontend("empty", "203.0.113.11", 443, Protocol::Tcp, Vec::new()),
         ],
         drops: BTreeMap::from([("malformed".to_owned(), 17)]),
+    }
+}
+
+fn managers() -> XdsReport {
+    let certificate = CredentialReport {
+        kind: CredentialKind::Certificate,
+        expires_at: Some(1_802_592_000),
+    };
+    let failure = FailureReport {
+        at: 1_799_999_300,
+        reason: "Unavailable: tcp connect error (Connection refused)".to_owned(),
+    };
+    let kind = |kind: &str, resources, nacked_at| TypeReport {
+        kind: kind.to_owned(),
+        resources,
+        acked_at: Some(1_799_999_940),
+        nacked_at,
+    };
+    XdsReport {
+        at: 1_800_000_000,
+        node: "node-1".to_owned(),
+        managers: vec![
+            ManagerReport {
+                url: "https://manager-0.kubelb:18000".to_owned(),
+                credential: certificate.clone(),
+                streams: 1,
+                failures: 3,
+                last_failure: Some(failure),
+                ..ManagerReport::default()
+            },
+            ManagerReport {
+                url: "https://manager-1.kubelb:18000".to_owned(),
+                connected_since: Some(1_799_999_400),
+                credential: certificate,
+                streams: 1,
+                ..ManagerReport::default()
+            },
+            ManagerReport {
+                url: "http://192.0.2.9:18000".to_owned(),
+                is_insecure: true,
+                ..ManagerReport::default()
+            },
+        ],
+        back_off_ms: None,
+        is_current: true,
+        current_at: Some(1_800_000_000),
+        types: vec![
+            kind("cds", 2, None),
+            kind("eds", 2, None),
+            kind("lds", 3, Some(1_799_999_400)),
+        ],
+        rejections: vec![RejectionReport {
+            kind: "lds".to_owned(),
+            name: "tenant-x/odd/203.0.113.11/443-tcp".to_owned(),
+            reason: "filter_chains[0].filters[0]: HTTP is not for the kernel path".to_owned(),
+        }],
+        rejected: 1,
     }
 }
 

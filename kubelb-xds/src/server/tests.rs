@@ -460,8 +460,16 @@ fn a_cluster_that_is_asked_for_again_counts_as_lost_until_it_is_acknowledged() {
     );
     assert_eq!(stream.ack(CDS), ["cds +a/1"]);
     stream.ask(CDS, &["a/1"]);
-    assert_eq!(stream.nack(CDS, "no"), ["cds +a/1"], "asked for again before it was rejected");
-    assert_eq!(stream.nack(CDS, "no"), NOTHING, "nobody knows of a version that is there");
+    assert_eq!(
+        stream.nack(CDS, "no"),
+        ["cds +a/1"],
+        "asked for again before it was rejected"
+    );
+    assert_eq!(
+        stream.nack(CDS, "no"),
+        NOTHING,
+        "nobody knows of a version that is there"
+    );
     assert_eq!(
         stream.publish([cluster("a/1", "good"), listener("a/l1", "a/1")]),
         ["cds +a/1"],

@@ -1,6 +1,10 @@
 //! The one-box hub: a manager that follows a directory of manifests, an agent that gets its configuration from it, traffic.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests say what they expect")]
 
+mod failover;
+#[cfg(feature = "soak")]
+mod go;
+
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -20,21 +24,32 @@ use kubelb_tests::wait;
 use kubelb_tests::world::{Mode, NODE_PORT, VIP_PORT, Way, World, ensure_round_robin};
 use tokio_util::sync::CancellationToken;
 
-/// Of the manager, in the node's own namespace.
-const MANAGER: &str = "127.0.0.1:18000";
+/// Of managers, in the node's own namespace: where they serve, and where they tell of it.
+const MANAGER: [&str; 2] = ["127.0.0.1:18000", "127.0.0.1:19000"];
+const SECOND: [&str; 2] = ["127.0.0.1:18001", "127.0.0.1:19001"];
 const SOON: Duration = Duration::from_secs(20);
 const FLOWS: usize = 12;
 
-/// A manager on a thread in the node's namespace. Stops on drop.
+/// A manager on a thread in the node's namespace. Stops in good order on drop.
 struct Manager {
     stop: CancellationToken,
+    kill: CancellationToken,
     thread: Option<JoinHandle<anyhow::Result<anyhow::Result<()>>>>,
 }
 
 impl Manager {
-    fn start(node: &Namespace, state: &Path, manifests: &Path) -> Self {
-        let flags = ["kubelb-manager", "run", "--listen-xds", MANAGER, "--source"].map(str::to_owned);
+    fn start(node: &Namespace, [listen, admin]: [&str; 2], state: &Path, manifests: &Path) -> Self {
+        let flags = [
+            "kubelb-manager",
+            "run",
+            "--listen-xds",
+            listen,
+            "--admin-address",
+            admin,
+        ]
+        .map(str::to_owned);
         let rest = [
+            "--source".to_owned(),
             format!("file://{}", manifests.display()),
             "--state-dir".to_owned(),
             state.display().to_string(),
@@ -42,19 +57,31 @@ impl Manager {
         let Command::Run(args) = Cli::try_parse_from(flags.into_iter().chain(rest)).unwrap().command else {
             unreachable!("the command is `run`")
         };
-        let stop = CancellationToken::new();
-        let token = stop.clone();
+        let (stop, kill) = (CancellationToken::new(), CancellationToken::new());
+        let (token, killed) = (stop.clone(), kill.clone());
         let serve = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
-                let (_snapshots, ended) = run::start(args, token).await?;
-                ended.await
+                let run = async {
+                    let (_snapshots, ended) = run::start(args, token).await?;
+                    ended.await
+                };
+                tokio::select! {
+                    ended = run => ended,
+                    () = killed.cancelled() => Ok(()),
+                }
             })
         };
         Self {
             stop,
+            kill,
             thread: Some(node.spawn(serve).unwrap()),
         }
+    }
+
+    /// As SIGKILL would: its connections break off in the middle of whatever.
+    fn kill(self) {
+        self.kill.cancel();
     }
 }
 
@@ -99,17 +126,21 @@ impl<'a> Hub<'a> {
     }
 
     fn manager(&self) -> Manager {
-        Manager::start(&self.world.net.node, &self.state(), &self.manifests())
+        Manager::start(&self.world.net.node, MANAGER, &self.state(), &self.manifests())
     }
 
     /// The flags that `kubelb-manager bootstrap` prints for the agent.
     fn issue(&self) -> Vec<String> {
-        let flags = ["kubelb-manager", "bootstrap", "--agent", "node-1", "--xds"].map(str::to_owned);
-        let rest = [
-            format!("https://{MANAGER}"),
-            "--state-dir".to_owned(),
-            self.state().display().to_string(),
-        ];
+        self.issue_for(&[MANAGER], &self.state())
+    }
+
+    /// The same for these managers, by the authority of a state directory.
+    fn issue_for(&self, managers: &[[&str; 2]], state: &Path) -> Vec<String> {
+        let flags = ["kubelb-manager", "bootstrap", "--agent", "node-1", "--state-dir"].map(str::to_owned);
+        let urls = managers
+            .iter()
+            .flat_map(|[listen, _]| ["--xds".to_owned(), format!("https://{listen}")]);
+        let rest = [state.display().to_string()].into_iter().chain(urls);
         let Command::Bootstrap(args) = Cli::try_parse_from(flags.into_iter().chain(rest)).unwrap().command else {
             unreachable!("the command is `bootstrap`")
         };
@@ -122,8 +153,12 @@ impl<'a> Hub<'a> {
     }
 
     fn agent(&self) -> Agent<'a> {
+        self.agent_with(self.issue())
+    }
+
+    fn agent_with(&self, managers: Vec<String>) -> Agent<'a> {
         let mut setup = Setup::new(&self.world.net.node_interfaces(), Mode::Tcx.flag());
-        setup.managers = self.issue();
+        setup.managers = managers;
         Agent::start(&self.world.net.node, setup, "").unwrap()
     }
 

@@ -4,17 +4,20 @@
 //! kernel forwards never depends on a manager being there: an outage changes nothing.
 
 mod connect;
+mod credential;
 mod kept;
+mod shown;
+mod standing;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kubelb_xds::client::{Change, Outcome, Session};
 use kubelb_xds::contract::NodeId;
 use kubelb_xds::pb::envoy::config::core::v3::Node;
 use kubelb_xds::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use kubelb_xds::{ResourceType, contract::Rejection};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -22,8 +25,11 @@ use tonic::Status;
 use super::{Decoded, Resources, decode};
 use crate::model::Snat;
 use crate::source::Update;
+use crate::status::xds::XdsReport;
 pub use connect::{Credential, Manager};
 use kept::Kept;
+pub use shown::read as read_shown;
+use standing::Standing;
 
 /// How to reach managers, and what this agent is called.
 #[derive(Clone, Debug)]
@@ -52,12 +58,17 @@ const KEEP_EVERY: Duration = Duration::from_secs(1);
 const TOLD: usize = 20;
 
 /// Starts a task that delivers configurations until `shutdown`, or until the receiver is dropped. While the receiver is busy, changes collapse
-/// into the last one.
+/// into the last one. Beside them, how the managers are doing.
 #[must_use]
-pub fn watch(settings: Settings, shutdown: CancellationToken) -> mpsc::Receiver<Update> {
+pub fn watch(settings: Settings, shutdown: CancellationToken) -> (mpsc::Receiver<Update>, watch::Receiver<XdsReport>) {
     let (updates, receiver) = mpsc::channel(1);
+    let state_dir = settings.state_dir.clone();
+    let mut follower = Follower::new(settings, updates.clone());
+    let standing = follower.standing.watch();
+    if let Some(directory) = state_dir {
+        tokio::spawn(shown::keep(standing.clone(), directory));
+    }
     tokio::spawn(async move {
-        let mut follower = Follower::new(settings, updates.clone());
         tokio::select! {
             () = shutdown.cancelled() => {}
             () = updates.closed() => {}
@@ -65,7 +76,7 @@ pub fn watch(settings: Settings, shutdown: CancellationToken) -> mpsc::Receiver<
         }
         follower.keep_now().await;
     });
-    receiver
+    (receiver, standing)
 }
 
 /// What became of a stream.
@@ -85,9 +96,10 @@ struct Follower {
     is_whole: bool,
     /// Something is not yet delivered.
     is_dirty: bool,
-    /// What could not be said of the manager last.
-    outage: Option<String>,
+    /// Why there is no stream, by manager. Empty while there is one.
+    outage: BTreeMap<String, String>,
     keep_at: Option<Instant>,
+    standing: Standing,
 }
 
 impl Follower {
@@ -102,8 +114,11 @@ impl Follower {
         for kind in [ResourceType::Cluster, ResourceType::Listener] {
             drop(session.subscribe(kind, ["*".to_owned()]));
         }
+        let kept = Kept::new(settings.state_dir.clone());
+        let written = kept.written_at().map(unix);
         let mut follower = Self {
-            kept: Kept::new(settings.state_dir.clone()),
+            kept,
+            standing: Standing::new(&settings.node, &settings.managers, written, unix_now()),
             settings,
             updates,
             session,
@@ -111,7 +126,7 @@ impl Follower {
             rejected: BTreeMap::new(),
             is_whole: false,
             is_dirty: false,
-            outage: None,
+            outage: BTreeMap::new(),
             keep_at: None,
         };
         follower.restore();
@@ -130,6 +145,9 @@ impl Follower {
         }
         if count > 0 {
             drop(self.want_endpoints());
+            for kind in ResourceType::ALL {
+                self.standing.has(kind, self.session.versions(kind).len(), unix_now());
+            }
             self.is_whole = true;
             self.is_dirty = true;
             tracing::info!(
@@ -143,19 +161,23 @@ impl Follower {
         let mut pause = BACK_OFF.0;
         for turn in 0_usize.. {
             let managers = &self.settings.managers;
-            let Some(manager) = managers.get(turn % managers.len().max(1)).cloned() else {
+            let turn = turn % managers.len().max(1);
+            let Some(manager) = managers.get(turn).cloned() else {
                 return;
             };
             let started = now();
-            match self.stream(&manager).await {
+            let expires_at = credential::expires_at(&manager.credential).await;
+            self.standing.tries(turn, expires_at, unix_now());
+            match self.stream(&manager, turn).await {
                 End::Receiver => return,
                 End::Stream(status) => {
                     self.session.disconnect();
-                    let text = format!("{manager}: {}", said(&status));
-                    // Once for each reason: an outage may last for days.
-                    if self.outage.as_ref() != Some(&text) {
-                        tracing::warn!("no stream, forwarding goes on as it is: {text}");
-                        self.outage = Some(text);
+                    let text = said(&status);
+                    self.standing.ended(turn, &text, unix_now());
+                    // Once for each manager and reason: an outage may last for days.
+                    if self.outage.get(&manager.url) != Some(&text) {
+                        tracing::warn!("no stream, forwarding goes on as it is: {manager}: {text}");
+                        self.outage.insert(manager.url.clone(), text);
                         self.is_dirty = true;
                     }
                 }
@@ -163,7 +185,9 @@ impl Follower {
             if now().duration_since(started) >= LASTING {
                 pause = BACK_OFF.0;
             }
-            if self.settle(now() + jittered(pause)).await.is_err() {
+            let next = jittered(pause);
+            self.standing.pauses(milliseconds(next), unix_now());
+            if self.settle(now() + next).await.is_err() {
                 return;
             }
             pause = (pause * 2).min(BACK_OFF.1);
@@ -171,7 +195,7 @@ impl Follower {
     }
 
     /// One stream, from connecting to its end.
-    async fn stream(&mut self, manager: &Manager) -> End {
+    async fn stream(&mut self, manager: &Manager, turn: usize) -> End {
         let (requests, outgoing) = mpsc::channel::<DeltaDiscoveryRequest>(64);
         // Before the manager has answered, the stream's first messages have to be on their way.
         for request in self.session.connect() {
@@ -186,6 +210,7 @@ impl Follower {
             Ok(incoming) => incoming,
             Err(status) => return End::Stream(status),
         };
+        self.standing.opened(turn, unix_now());
         let patience = now() + INITIAL;
         let mut quiet: Option<Instant> = None;
         let mut answered = BTreeSet::new();
@@ -201,7 +226,7 @@ impl Follower {
                         Ok(None) => return End::Stream(Status::unavailable("the manager ended the stream")),
                         Err(status) => return End::Stream(status),
                     };
-                    if self.outage.take().is_some() {
+                    if !std::mem::take(&mut self.outage).is_empty() {
                         self.is_dirty = true;
                         tracing::info!(%manager, "the stream is back");
                     }
@@ -211,7 +236,9 @@ impl Follower {
                             return End::Stream(Status::unavailable("the stream takes no requests"));
                         }
                     }
-                    quiet = self.is_answered(&answered).then(|| now() + QUIET);
+                    let is_answered = self.is_answered(&answered);
+                    self.standing.stands(is_answered, &self.rejected, unix_now());
+                    quiet = is_answered.then(|| now() + QUIET);
                 }
                 () = due(quiet), if !self.is_whole => self.is_whole = true,
                 () = sleep_until(patience), if !self.is_whole && !answered.is_empty() => self.is_whole = true,
@@ -251,6 +278,11 @@ impl Follower {
         }
         for rejection in rejections {
             self.note(rejection);
+        }
+        if let Some(kind) = ResourceType::from_type_url(&reply.type_url) {
+            let resources = self.session.versions(kind).len();
+            let is_ack = reply.error_detail.is_none();
+            self.standing.answered(kind, is_ack, resources, unix_now());
         }
         self.is_dirty = true;
         self.keep_at = self.keep_at.or_else(|| Some(now() + KEEP_EVERY));
@@ -298,11 +330,12 @@ impl Follower {
             self.resources.remove(ResourceType::Endpoints, name);
             self.kept.remove(ResourceType::Endpoints, name);
         }
+        // First what is wanted: versions that were kept are forgotten with the subscription.
+        let joined = self.session.subscribe(ResourceType::Endpoints, wanted.iter().cloned());
         let left = self.session.unsubscribe(
             ResourceType::Endpoints,
             self.session.beyond(ResourceType::Endpoints, &wanted),
         );
-        let joined = self.session.subscribe(ResourceType::Endpoints, wanted);
         left.into_iter().chain(joined).collect()
     }
 
@@ -313,7 +346,8 @@ impl Follower {
             .rejected
             .iter()
             .map(|((kind, name), reason)| format!("{} {name}: {reason}", kind.label()));
-        let troubles = self.outage.iter().cloned().chain(refused);
+        let outages = self.outage.iter().map(|(url, reason)| format!("{url}: {reason}"));
+        let troubles = outages.chain(refused);
         let mut lines: Vec<String> = troubles.chain(waiting.iter().map(ToString::to_string)).collect();
         if let Some(more) = lines.len().checked_sub(TOLD).filter(|more| *more > 0) {
             lines.truncate(TOLD);
@@ -363,6 +397,22 @@ fn said(status: &Status) -> String {
 
 fn now() -> Instant {
     Instant::now()
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the edge: what is told to people has a time of day"
+)]
+fn unix_now() -> u64 {
+    unix(SystemTime::now())
+}
+
+fn unix(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+fn milliseconds(pause: Duration) -> u64 {
+    u64::try_from(pause.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// 50 to 100 % of `pause`, so that agents don't come back in step.

@@ -57,9 +57,10 @@ pub(super) async fn open(
     mut requests: mpsc::Receiver<DeltaDiscoveryRequest>,
 ) -> Result<Streaming<DeltaDiscoveryResponse>, Status> {
     let endpoint = endpoint(manager).await?;
-    let channel = endpoint
-        .connect()
+    // Also what accepts and then says nothing: another manager may be well.
+    let channel = tokio::time::timeout(2 * CONNECT_TIMEOUT, endpoint.connect())
         .await
+        .map_err(|_elapsed| Status::deadline_exceeded("the manager does not answer"))?
         .map_err(|error| Status::from_error(Box::new(error)))?;
     let mut client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
     let mut request = Request::new(stream::poll_fn(move |context| requests.poll_recv(context)));

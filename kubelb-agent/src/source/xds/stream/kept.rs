@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use kubelb_xds::ResourceType;
 use kubelb_xds::pb::envoy::service::discovery::v3::Resource;
@@ -44,6 +45,12 @@ impl Kept {
         if self.resources.remove(&(kind, name.to_owned())).is_some() {
             self.is_written = false;
         }
+    }
+
+    /// When the file was written; `None` when there is none.
+    pub(super) fn written_at(&self) -> Option<SystemTime> {
+        let path = self.directory.as_ref()?.join(FILE);
+        std::fs::metadata(path).ok()?.modified().ok()
     }
 
     /// What is in the file: type, name, version, contents. A file that cannot be read is as none, which the log says.
