@@ -28,7 +28,10 @@ use tonic::{Code, Status, Streaming};
 use crate::hub::Hub;
 use crate::world::SOON;
 
-const WINDOW: u32 = 64 << 20;
+/// HTTP/2's window: so large that it is the socket's buffers that stop a server first.
+const WIDE: u32 = 64 << 20;
+/// So small that what a server is to send stays with it.
+const NARROW: u32 = 64 << 10;
 
 /// What a peer shows.
 #[derive(Clone, Copy, Default)]
@@ -53,7 +56,14 @@ pub(crate) type SotwPeer = Peer<DiscoveryRequest, DiscoveryResponse>;
 impl DeltaPeer {
     /// Opens a stream; fails with the server's word for it when it says no before anything is asked.
     pub(crate) fn open(hub: &Hub<'_>, credential: &Credential<'_>) -> Result<Self, Status> {
-        Self::with(hub, credential, async |mut client, stream| {
+        Self::with(hub, credential, WIDE, async |mut client, stream| {
+            client.delta_aggregated_resources(stream).await
+        })
+    }
+
+    /// The same, for a peer that lets the server send little at a time.
+    pub(crate) fn open_narrow(hub: &Hub<'_>, credential: &Credential<'_>) -> Result<Self, Status> {
+        Self::with(hub, credential, NARROW, async |mut client, stream| {
             client.delta_aggregated_resources(stream).await
         })
     }
@@ -81,7 +91,7 @@ impl DeltaPeer {
 
 impl SotwPeer {
     pub(crate) fn open(hub: &Hub<'_>, credential: &Credential<'_>) -> Result<Self, Status> {
-        Self::with(hub, credential, async |mut client, stream| {
+        Self::with(hub, credential, WIDE, async |mut client, stream| {
             client.stream_aggregated_resources(stream).await
         })
     }
@@ -101,6 +111,7 @@ impl<Q: Send + 'static, R> Peer<Q, R> {
     fn with(
         hub: &Hub<'_>,
         credential: &Credential<'_>,
+        window: u32,
         open: impl AsyncFnOnce(Client, Requests<Q>) -> Result<tonic::Response<Streaming<R>>, Status>,
     ) -> Result<Self, Status> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -116,7 +127,7 @@ impl<Q: Send + 'static, R> Peer<Q, R> {
         }
         let gate = Gate::default();
         let responses = runtime.block_on(async {
-            let client = connect(hub, credential, &gate)
+            let client = connect(hub, credential, &gate, window)
                 .await
                 .map_err(|error| Status::new(Code::Unknown, format!("{error:#}")))?;
             tokio::time::timeout(SOON, open(client, stream))
@@ -168,7 +179,7 @@ pub(crate) fn call(hub: &Hub<'_>, credential: &Credential<'_>, path: &'static st
         .build()
         .unwrap();
     runtime.block_on(async {
-        let channel = channel(hub, credential, &Gate::default()).await.unwrap();
+        let channel = channel(hub, credential, &Gate::default(), WIDE).await.unwrap();
         let mut client = tonic::client::Grpc::new(channel);
         client.ready().await.unwrap();
         let codec = tonic_prost::ProstCodec::<DiscoveryRequest, DiscoveryResponse>::default();
@@ -178,12 +189,17 @@ pub(crate) fn call(hub: &Hub<'_>, credential: &Credential<'_>, path: &'static st
     })
 }
 
-async fn connect(hub: &Hub<'_>, credential: &Credential<'_>, gate: &Gate) -> anyhow::Result<Client> {
-    let channel = channel(hub, credential, gate).await?;
+async fn connect(hub: &Hub<'_>, credential: &Credential<'_>, gate: &Gate, window: u32) -> anyhow::Result<Client> {
+    let channel = channel(hub, credential, gate, window).await?;
     Ok(Client::new(channel).max_decoding_message_size(64 << 20))
 }
 
-async fn channel(hub: &Hub<'_>, credential: &Credential<'_>, gate: &Gate) -> anyhow::Result<tonic::transport::Channel> {
+async fn channel(
+    hub: &Hub<'_>,
+    credential: &Credential<'_>,
+    gate: &Gate,
+    window: u32,
+) -> anyhow::Result<tonic::transport::Channel> {
     let mut roots = RootCertStore::empty();
     for trusted in hub.authority().trusted() {
         roots.add(trusted.clone())?;
@@ -210,10 +226,9 @@ async fn channel(hub: &Hub<'_>, credential: &Credential<'_>, gate: &Gate) -> any
         let stream = stream.take();
         async move { stream.ok_or_else(|| io::Error::other("only once")) }
     });
-    // HTTP/2's own window is not to be what stops the server first.
     let endpoint = Endpoint::from_static("http://127.0.0.1")
-        .initial_stream_window_size(WINDOW)
-        .initial_connection_window_size(WINDOW);
+        .initial_stream_window_size(window)
+        .initial_connection_window_size(window);
     Ok(endpoint.connect_with_connector(connector).await?)
 }
 
