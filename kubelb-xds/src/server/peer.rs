@@ -24,7 +24,8 @@ pub(super) struct PeerType {
     pub(super) dirty: BTreeSet<Arc<str>>,
     /// Of these, names to answer even if the peer has the version.
     pub(super) forced: BTreeSet<Arc<str>>,
-    /// Names that the peer asked for although it had them: it may have dropped what it had, until it acknowledges them again.
+    /// Names that the peer asked for although it had them, or that were removed in a response that it rejected: it may have dropped what it had, until it
+    /// acknowledges them again.
     pub(super) lost: BTreeSet<Arc<str>>,
     /// Names that were in a rejected response, and how many of them the next response may have.
     pub(super) suspects: BTreeMap<Arc<str>, usize>,
@@ -213,10 +214,15 @@ impl PeerType {
 
     /// The peer asks for what it may have: it is told, whatever it has.
     pub(super) fn ask_again(&mut self, name: Arc<str>) {
+        self.forced.insert(Arc::clone(&name));
+        self.may_have_dropped(name);
+    }
+
+    /// Whether the peer has what it had is not known any more.
+    pub(super) fn may_have_dropped(&mut self, name: Arc<str>) {
         if self.may_keep_some(&name) {
             self.lost.insert(Arc::clone(&name));
         }
-        self.forced.insert(Arc::clone(&name));
         self.dirty.insert(name);
     }
 

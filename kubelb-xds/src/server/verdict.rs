@@ -73,8 +73,11 @@ impl Session {
             // A removal cannot be wrong.
             self.dropped(kind, &in_flight.removed);
         } else {
-            // The peer still has it as far as we know; it is removed again.
-            self.types.get_mut(kind).dirty.extend(in_flight.removed);
+            // Nobody knows whether the peer has it still: it is removed again, or sent again if it is wanted by then.
+            let peer = self.types.get_mut(kind);
+            for name in in_flight.removed {
+                peer.may_have_dropped(name);
+            }
         }
     }
 

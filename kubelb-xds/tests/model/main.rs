@@ -95,3 +95,21 @@ fn nothing_is_led_to_a_cluster_that_was_asked_for_again_and_then_rejected() {
         run(Variant::Delta, manner, false, history.to_vec());
     }
 }
+
+#[test]
+fn what_was_removed_in_a_rejected_response_is_sent_when_it_comes_back() {
+    use ResourceType::Listener;
+    let first = || World::default().cluster(2, 1).listener(3, 3, 4);
+    let history = [
+        Op::Wildcard(Listener),
+        Op::Snapshot(first()),
+        Op::Deliver,
+        Op::Hate(Listener, 0, 3),
+        Op::Snapshot(World::default().listener(0, 3, 0).listener(7, 1, 0)),
+        Op::Deliver,
+        Op::Snapshot(first()),
+    ];
+    for manner in Manner::ALL {
+        run(Variant::Delta, manner, false, history.to_vec());
+    }
+}
