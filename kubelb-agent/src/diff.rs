@@ -7,10 +7,10 @@ use std::collections::BTreeSet;
 
 use kubelb_common::addr::Addr;
 use kubelb_common::backend::flag;
-use kubelb_common::frontend::{FrontendKey, timeout};
+use kubelb_common::frontend::{FrontendKey, Policy, timeout};
 use kubelb_common::next_hop::NextHopView;
 
-use crate::tables::{BackendRow, Tables};
+use crate::tables::{BackendRow, SourceSet, Tables};
 
 /// One change of one row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +43,10 @@ pub enum MapOp {
     SetMaxFlows { row: u32, flows: u32 },
     /// Set a frontend's budget of half-open flows.
     SetHalfOpenBudget { row: u32, flows: u32 },
+    /// Set what a frontend does with new flows.
+    SetPolicy { row: u32, policy: Policy },
+    /// Write source ranges and publish them with one store; `None`: everybody may come.
+    PublishSources { row: u32, sources: Option<SourceSet> },
     /// Write a turn and publish it with one store.
     PublishTurn { row: u32, offset: u32, turn: Vec<u32> },
     /// Let clients find a frontend.
@@ -150,6 +154,19 @@ fn frontends(actual: &Tables, wanted: &Tables, ops: &mut Vec<MapOp>) {
             ops.push(MapOp::SetHalfOpenBudget {
                 row,
                 flows: new.half_open_budget,
+            });
+        }
+        if old.is_none_or(|old| old.policy != new.policy) {
+            ops.push(MapOp::SetPolicy {
+                row,
+                policy: new.policy,
+            });
+        }
+        // Before the turn: who may no longer come does not meet backends that are new.
+        if old.is_none_or(|old| old.sources != new.sources) {
+            ops.push(MapOp::PublishSources {
+                row,
+                sources: new.sources.clone(),
             });
         }
         if old.is_none_or(|old| old.turn != new.turn || old.offset != new.offset) {

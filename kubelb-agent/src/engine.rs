@@ -200,6 +200,7 @@ impl Engine {
             max_flows: u32::try_from(flows).unwrap_or(u32::MAX),
             half_open_budget: default_half_open_budget(self.store.maps.flow_capacity(), desired.snat.ports.count()),
             drained: &drained,
+            backend_slots: self.store.maps.slot_capacity(),
         };
         let (wanted, missing) = tables::build(desired, &context, &actual, &mut self.cursors);
         problems.extend(missing.iter().map(ToString::to_string));

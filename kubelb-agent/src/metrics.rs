@@ -127,6 +127,11 @@ fn frontends(report: &Report, out: &mut String) {
     for frontend in &report.frontends {
         family.sample(&[("frontend", &frontend.name)], frontend.traffic.flows_total);
     }
+    let help = "New flows whose client could not be noted down with its backend.";
+    let mut family = Family::new(out, "kubelb_frontend_affinity_failures_total", Kind::Counter, help);
+    for frontend in &report.frontends {
+        family.sample(&[("frontend", &frontend.name)], frontend.affinity_failures);
+    }
 }
 
 fn backends(report: &Report, out: &mut String) {

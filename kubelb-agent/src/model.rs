@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::Serialize;
 
 /// The whole configuration, level-triggered: what is absent is to be removed.
@@ -98,6 +99,10 @@ pub struct Frontend {
     pub protocol: Protocol,
     /// How a backend is chosen for a new flow.
     pub algorithm: Algorithm,
+    /// How long a client address without new flows stays with its backend; `None`: each flow is on its own.
+    pub affinity: Option<Duration>,
+    /// Networks that clients may come from; of the other family than the VIP's they say nothing. `None`: everybody may come; empty: nobody.
+    pub source_ranges: Option<Vec<IpNet>>,
     /// `None`: backends are taken as healthy always.
     pub health_check: Option<HealthCheck>,
     /// How long idle flows live.
@@ -114,6 +119,10 @@ pub enum Algorithm {
     /// In turn, exact over all CPUs, in proportion to the weights.
     #[default]
     RoundRobin,
+    /// By a hash of the 5-tuple that all nodes share, in proportion to the weights; few flows move when backends change.
+    Maglev,
+    /// The same by the client's address alone.
+    MaglevBySource,
 }
 
 /// A tenant node's address and NodePort.

@@ -8,15 +8,16 @@ use std::time::Duration;
 use kubelb_common::addr::UDP;
 use kubelb_common::backend::flag;
 use kubelb_common::flow::{WAYS, tag};
+use kubelb_common::frontend::Selection;
 use kubelb_common::maps::{self as names, Note};
 use kubelb_common::next_hop::NextHopView;
 use kubelb_common::stats::{Drops, Reason, Traffic as Row};
 
 use crate::bpf::attach::{Mode, name_in};
 use crate::bpf::maps::Maps;
-use crate::bpf::store::{name_of, used_ports};
+use crate::bpf::store::{name_of, source_set_of, used_ports};
 use crate::bpf::{BpfError, pins};
-use crate::model::{PortRange, Protocol};
+use crate::model::{Algorithm, PortRange, Protocol};
 use crate::status::{
     AgentInfo, BackendHealth, BackendReport, BackendState, Condition, FrontendReport, HalfOpenReport, InterfaceReport,
     MapReport, Report, SnatReport, Traffic,
@@ -151,6 +152,12 @@ impl Reader {
         ]
     }
 
+    /// Jiffies in seconds; `None` for 0.
+    fn seconds(&self, jiffies: u32) -> Option<u64> {
+        let hz = self.maps.control().map_or(0, |control| control.hz.load()).max(1);
+        (jiffies > 0).then(|| u64::from(jiffies / hz))
+    }
+
     fn frontends(&self) -> Vec<FrontendReport> {
         let mut backends: BTreeMap<u32, Vec<BackendReport>> = BTreeMap::new();
         for (number, row) in (0u32..).zip(self.maps.backends.iter()).skip(1) {
@@ -203,11 +210,23 @@ impl Reader {
                 }),
                 drops: drops(&self.maps.drops_of_frontend(number)),
                 condition: Condition::of(&backends),
+                algorithm: algorithm(row.policy().selection),
+                affinity_timeout_seconds: self.seconds(row.policy().affinity),
+                affinity_failures: u64::from(row.affinity_failures().load()),
+                source_ranges: source_set_of(&self.maps, row).map(|set| set.networks()),
                 backends,
             });
         }
         frontends.sort_by(|a, b| a.name.cmp(&b.name));
         frontends
+    }
+}
+
+fn algorithm(selection: Selection) -> Algorithm {
+    match selection {
+        Selection::RoundRobin => Algorithm::RoundRobin,
+        Selection::Maglev => Algorithm::Maglev,
+        Selection::MaglevBySource => Algorithm::MaglevBySource,
     }
 }
 

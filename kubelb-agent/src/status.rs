@@ -11,9 +11,10 @@ pub mod xds;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
 use serde::Serialize;
 
-use crate::model::{Health, PortRange, Protocol};
+use crate::model::{Algorithm, Health, PortRange, Protocol};
 
 pub use table::render_table;
 use xds::XdsReport;
@@ -126,6 +127,14 @@ pub struct FrontendReport {
     pub drops: BTreeMap<String, u64>,
     /// In one word.
     pub condition: Condition,
+    /// How a backend is chosen for a new flow.
+    pub algorithm: Algorithm,
+    /// How long a client address without new flows stays with its backend; `None`: not at all.
+    pub affinity_timeout_seconds: Option<u64>,
+    /// New flows whose client could not be noted down with its backend.
+    pub affinity_failures: u64,
+    /// Networks that clients may come from; `None`: any, empty: none.
+    pub source_ranges: Option<Vec<IpNet>>,
     /// Where new flows go, and removed backends that still have flows.
     pub backends: Vec<BackendReport>,
 }

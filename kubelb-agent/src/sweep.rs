@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use kubelb_common::flow::{Binding, WAYS, flag, tag};
+use kubelb_common::flow::{Binding, Flow, WAYS, flag, tag};
 use kubelb_common::flow_table::{self, FlowTables};
 use kubelb_common::snat::SnatView;
+use kubelb_common::source;
 use kubelb_common::tcp;
 
 /// Parts in which the table is walked: one per call of [`Sweeper::step`].
@@ -51,10 +52,12 @@ impl Sweeper {
                     continue;
                 }
                 let slot = (index << 2) | u32::try_from(way).unwrap_or(0);
-                if flow_table::expire(tables, slot, word, now) {
+                let flow = bucket.flow(way);
+                if flow_table::expire(tables, slot, word, now)
+                    || (is_unwelcome(tables, flow) && flow_table::release(tables, slot, word))
+                {
                     ended += 1;
                 } else {
-                    let flow = bucket.flow(way);
                     let binding = flow.binding();
                     let udp = binding.flags & flag::UDP != 0;
                     if !udp && flow.state() & tcp::state::RESET == 0 && is_stale(&binding) {
@@ -129,6 +132,13 @@ impl HalfOpenCounts {
         self.suspects = suspects;
         mended
     }
+}
+
+/// True when the flow's client is in none of the source ranges that its frontend has by now. The data path asks for new flows only.
+fn is_unwelcome<T: FlowTables>(tables: &T, flow: &Flow) -> bool {
+    tables.frontend(flow.frontend()).is_some_and(|frontend| {
+        frontend.sources().is_some() && !source::admits(tables, frontend, flow.binding().client)
+    })
 }
 
 /// Things that look wrong; what still looks the same a while later is wrong.

@@ -9,16 +9,22 @@ use std::num::NonZeroU32;
 
 use kubelb_common::addr::{Addr, TCP, UDP};
 use kubelb_common::backend::flag;
-use kubelb_common::frontend::{FrontendKey, timeout};
+use kubelb_common::frontend::{FrontendKey, Policy, Selection, timeout};
 use kubelb_common::maps as size;
 use kubelb_common::next_hop::{MacWord, NextHopView, flag as hop_flag};
 
-use crate::model::{Backend, Desired, Frontend, Health, HealthView, NextHop, OnUnhealthy, Protocol, Timeouts};
+use crate::model::{
+    Algorithm, Backend, Desired, Frontend, Health, HealthView, NextHop, OnUnhealthy, Protocol, Timeouts,
+};
 
+mod maglev;
 mod rows;
+mod sources;
 mod turn;
 
 use rows::Rows;
+pub use sources::{SourceSet, Span};
+use turn::Takers;
 
 /// What the maps hold, or should: rows in use only.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,7 +56,11 @@ pub struct FrontendRow {
     pub max_flows: u32,
     /// Half-open flows at a time; 0: no budget.
     pub half_open_budget: u32,
-    /// Backend rows in the order of the turn.
+    /// What it does with new flows.
+    pub policy: Policy,
+    /// Who may open flows; `None`: everybody.
+    pub sources: Option<SourceSet>,
+    /// Backend rows in the order of the turn, or a Maglev table.
     pub turn: Vec<u32>,
     /// Where the turn begins in the slots array.
     pub offset: u32,
@@ -118,15 +128,19 @@ pub struct Context<'a> {
     pub half_open_budget: u32,
     /// Rows of removed backends whose time is up.
     pub drained: &'a BTreeSet<u32>,
+    /// How many backend slots the map has.
+    pub backend_slots: u32,
 }
 
-/// Where the search for free rows goes on, so that a row that was freed just now is given out last.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Where the search for free rows goes on, so that a row that was freed just now is given out last; and tables that are costly to make.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cursors {
     frontend: u32,
     backend: u32,
     hop: u32,
     slot: u32,
+    source: u32,
+    maglev: maglev::Memo,
 }
 
 /// The IP protocol number.
@@ -171,7 +185,9 @@ pub fn build(
             problems.push(problem);
         }
     }
-    (builder.tables, problems)
+    let tables = builder.tables;
+    cursors.maglev.end_round();
+    (tables, problems)
 }
 
 struct Builder<'a, 'b> {
@@ -185,6 +201,8 @@ struct Builder<'a, 'b> {
     next_hop_rows: Rows,
     /// Ranges of slots that are published, before or after: start to end.
     slots: BTreeMap<u32, u32>,
+    /// Sets of source ranges that are published, before or after.
+    sources: sources::Places,
     /// Rows of next hops, before or after.
     hops: BTreeMap<NextHopView, u32>,
     /// Rows in use by each frontend, by backend.
@@ -214,11 +232,15 @@ impl<'a, 'b> Builder<'a, 'b> {
             backend_rows: Rows::new(size::MAX_BACKENDS, actual.backends.keys().copied()),
             next_hop_rows: Rows::new(size::MAX_NEXT_HOPS, actual.hops.keys().copied()),
             slots: BTreeMap::new(),
+            sources: sources::Places::default(),
             hops: BTreeMap::new(),
             known: BTreeMap::new(),
         };
         for row in actual.frontends.values() {
             builder.occupy_slots(row.offset, row.turn.len());
+            if let Some(set) = &row.sources {
+                builder.sources.occupy(set);
+            }
         }
         for (number, hop) in &actual.hops {
             builder.hops.entry(*hop).or_insert(*number);
@@ -283,12 +305,19 @@ impl<'a, 'b> Builder<'a, 'b> {
             }
         }
         end_flows(&mut rows, &to_reset);
-        let turn = turn::of(&rows);
-        let offset = match before {
-            Some(row) if row.turn == turn => row.offset,
-            _ => self
-                .free_slots(turn.len())
-                .ok_or_else(|| full(size::BACKEND_SLOTS, size::MAX_BACKEND_SLOTS))?,
+        let takers = turn::takers(&rows);
+        let (offset, turn) = self
+            .turn(frontend.algorithm, &takers, before)
+            .ok_or_else(|| full(size::BACKEND_SLOTS, self.context.backend_slots))?;
+        let sources = self
+            .source_set(frontend, before)
+            .ok_or_else(|| full(size::SOURCE_RANGES, size::MAX_SOURCE_RANGES))?;
+        let policy = Policy {
+            selection: selection(frontend.algorithm),
+            fail_open: takers.fail_open,
+            affinity: frontend
+                .affinity
+                .map_or(0, |timeout| ticks(timeout, self.context.hz).max(1)),
         };
         // What is no longer wanted drains for a while.
         for row in known.into_values().filter(|row| !self.context.drained.contains(row)) {
@@ -316,6 +345,8 @@ impl<'a, 'b> Builder<'a, 'b> {
                     .map_or(self.context.half_open_budget, NonZeroU32::get),
                 Protocol::Udp => 0,
             },
+            policy,
+            sources,
             turn,
             offset,
         };
@@ -420,11 +451,61 @@ impl<'a, 'b> Builder<'a, 'b> {
         Some(gone.next_hop)
     }
 
+    /// The turn and where it is, or is to be: the best for which there is room.
+    fn turn(&mut self, algorithm: Algorithm, takers: &Takers, before: Option<&FrontendRow>) -> Option<(u32, Vec<u32>)> {
+        let place = |builder: &mut Self, turn: Vec<u32>| {
+            let offset = match before {
+                Some(row) if row.turn == turn => row.offset,
+                _ => builder.free_slots(turn.len())?,
+            };
+            Some((offset, turn))
+        };
+        match algorithm {
+            Algorithm::RoundRobin => place(self, turn::of(&takers.shares)),
+            Algorithm::Maglev | Algorithm::MaglevBySource => maglev::sizes(&takers.configured).find_map(|size| {
+                let turn = self.maglev_table(takers, size);
+                place(self, turn)
+            }),
+        }
+    }
+
+    fn maglev_table(&mut self, takers: &Takers, size: u32) -> Vec<u32> {
+        let mut entries: Vec<(maglev::Entry, u32)> = takers
+            .shares
+            .iter()
+            .zip(&takers.identities)
+            .map(|((row, weight), (address, port))| ((*address, *port, *weight), *row))
+            .collect();
+        entries.sort_unstable();
+        let known = entries.iter().map(|(entry, _)| *entry).collect();
+        let table = self.cursors.maglev.table(known, size);
+        let row = |index: &u16| entries.get(usize::from(*index)).map(|(_, row)| *row);
+        table.iter().filter_map(row).collect()
+    }
+
+    /// Source ranges of a frontend; the outer `None`: there is no room for them.
+    fn source_set(&mut self, frontend: &Frontend, before: Option<&FrontendRow>) -> Option<Option<SourceSet>> {
+        let networks = frontend.source_ranges.as_deref();
+        let Some(spans) = networks.and_then(|networks| sources::spans(frontend.vip, networks)) else {
+            return Some(None);
+        };
+        if let Some(set) = before
+            .and_then(|row| row.sources.as_ref())
+            .filter(|set| set.spans == spans)
+        {
+            return Some(Some(set.clone()));
+        }
+        self.sources
+            .place(spans, &mut self.cursors.source, size::MAX_SOURCE_RANGES)
+            .map(Some)
+    }
+
     /// Room for a turn that overlaps with no published one, nor with one that was published until now.
     fn free_slots(&mut self, length: usize) -> Option<u32> {
         let wanted = u32::try_from(length).ok()?;
-        let found = turn::gap(&self.slots, self.cursors.slot, wanted, size::MAX_BACKEND_SLOTS)
-            .or_else(|| turn::gap(&self.slots, 0, wanted, size::MAX_BACKEND_SLOTS))?;
+        let capacity = self.context.backend_slots;
+        let found = turn::gap(&self.slots, self.cursors.slot, wanted, capacity)
+            .or_else(|| turn::gap(&self.slots, 0, wanted, capacity))?;
         self.cursors.slot = found + wanted;
         self.occupy_slots(found, length);
         Some(found)
@@ -473,12 +554,23 @@ fn hop_view(hop: &NextHop, xdp: bool) -> NextHopView {
     }
 }
 
+fn selection(algorithm: Algorithm) -> Selection {
+    match algorithm {
+        Algorithm::RoundRobin => Selection::RoundRobin,
+        Algorithm::Maglev => Selection::Maglev,
+        Algorithm::MaglevBySource => Selection::MaglevBySource,
+    }
+}
+
+/// A duration in jiffies, rounded up.
+fn ticks(duration: std::time::Duration, hz: u32) -> u32 {
+    let ticks = (duration.as_millis() * u128::from(hz)).div_ceil(1_000);
+    u32::try_from(ticks).unwrap_or(u32::MAX / 2).min(u32::MAX / 2)
+}
+
 /// Timeouts in jiffies, rounded up, in the order of [`timeout`].
 fn jiffies(timeouts: &Timeouts, hz: u32) -> [u32; timeout::COUNT] {
-    let of = |duration: std::time::Duration| {
-        let ticks = (duration.as_millis() * u128::from(hz)).div_ceil(1_000);
-        u32::try_from(ticks).unwrap_or(u32::MAX / 2).min(u32::MAX / 2)
-    };
+    let of = |duration| ticks(duration, hz);
     [
         of(timeouts.tcp_half_open),
         of(timeouts.tcp_established),

@@ -84,16 +84,27 @@ impl Backend {
         }
     }
 
+    /// Which owner of the row this is.
+    #[inline(always)]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "a field of a packed word")]
+    pub fn generation(&self) -> u16 {
+        (self.identity.load() >> 32) as u16
+    }
+
     /// Row number of the frontend that the backend belongs to.
+    #[inline(always)]
     #[must_use]
     pub fn frontend(&self) -> u32 {
-        u32::try_from(self.relations.load() >> 32).unwrap_or(u32::MAX)
+        (self.relations.load() >> 32) as u32
     }
 
     /// Share of new flows.
+    #[inline(always)]
     #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "a field of a packed word")]
     pub fn weight(&self) -> u16 {
-        u16::try_from(self.share.load() & 0xffff).unwrap_or(u16::MAX)
+        self.share.load() as u16
     }
 
     /// The SNAT address to use towards this backend; `None`: any of the family.

@@ -16,6 +16,7 @@ use crate::hash;
 use crate::port_pool::PortPool;
 use crate::shared::{SharedU32, opaque};
 use crate::snat::SnatAddress;
+use crate::source::SourceRange;
 use crate::tcp;
 
 /// Where the rows are: map helpers in the kernel, mapped memory in the agent, vectors in tests.
@@ -32,6 +33,8 @@ pub trait FlowTables: Sized {
     fn frontend(&self, index: u32) -> Option<&Frontend>;
     /// A SNAT address row.
     fn snat(&self, slot: u32) -> Option<&SnatAddress>;
+    /// A source range.
+    fn source_range(&self, index: u32) -> Option<&SourceRange>;
 
     /// [`expire`]; in the kernel a function of its own, so that the verifier walks through it once.
     fn expire_slot(&self, index: u32, tag: u64, now: u32) -> bool {

@@ -79,18 +79,77 @@ pub struct Frontend {
     set: SharedU64,
     timeouts: [SharedU32; timeout::COUNT],
     max_flows: SharedU32,
-    reserved: [u64; 1],
+    /// See [`Policy`].
+    policy: SharedU64,
     next: SharedU64,
     flows: SharedU32,
     half_open: SharedU32,
     half_open_budget: SharedU32,
     half_open_hand: SharedU32,
-    reserved_flows: [u32; 10],
+    reserved_flows: [u32; 7],
+    affinity_failures: SharedU32,
+    /// offset | length << 32 into the source ranges, and [`FILTERED`]
+    sources: SharedU64,
 }
 
 const _: () = assert!(size_of::<Frontend>() == 128);
 
 const ACTIVE: u64 = 1 << 24;
+/// Of the word of source ranges: there are some, though the set may be empty.
+const FILTERED: u64 = 1 << 63;
+
+/// How a backend is chosen for a new flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Selection {
+    /// In turn.
+    #[default]
+    RoundRobin,
+    /// The slots are a Maglev table, looked up by a hash of the 5-tuple.
+    Maglev,
+    /// The same by a hash of the client's address alone.
+    MaglevBySource,
+}
+
+/// What a frontend does with new flows, in one word of its row. A word of zeros is round robin without affinity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// Bits 0 to 7.
+    pub selection: Selection,
+    /// Bit 9: all backends in the slots are unhealthy, and get flows all the same.
+    pub fail_open: bool,
+    /// Bits 32 to 63: how long, in jiffies, a client address without new flows stays with its backend; 0: not at all.
+    pub affinity: u32,
+}
+
+const FAIL_OPEN: u64 = 1 << 9;
+
+impl Policy {
+    /// As the row has it.
+    #[must_use]
+    pub const fn word(self) -> u64 {
+        let selection = match self.selection {
+            Selection::RoundRobin => 0,
+            Selection::Maglev => 1,
+            Selection::MaglevBySource => 2,
+        };
+        selection | if self.fail_open { FAIL_OPEN } else { 0 } | (self.affinity as u64) << 32
+    }
+
+    /// Undoes [`Policy::word`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_word(word: u64) -> Self {
+        Self {
+            selection: match word & 0xff {
+                1 => Selection::Maglev,
+                2 => Selection::MaglevBySource,
+                _ => Selection::RoundRobin,
+            },
+            fail_open: word & FAIL_OPEN != 0,
+            affinity: (word >> 32) as u32,
+        }
+    }
+}
 
 impl Frontend {
     /// True when the row is active and stands for this VIP, raw port and protocol.
@@ -142,6 +201,7 @@ impl Frontend {
         self.identity.store(generation << 32);
         self.vip_high.store(high);
         self.vip_low.store(low);
+        self.affinity_failures.store(0);
         self.identity
             .store(u64::from(port) | (u64::from(protocol) << 16) | ACTIVE | (generation << 32));
     }
@@ -191,6 +251,42 @@ impl Frontend {
         self.max_flows.store(flows);
     }
 
+    /// What the frontend does with new flows.
+    #[inline(always)]
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        Policy::from_word(self.policy.load())
+    }
+
+    /// Sets what [`Frontend::policy`] gives, in one store.
+    pub fn set_policy(&self, policy: Policy) {
+        self.policy.store(policy.word());
+    }
+
+    /// The published source ranges: (offset, length) into the array of [`crate::source::SourceRange`]; `None`: everybody may come.
+    #[inline(always)]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "parts of one word")]
+    pub fn sources(&self) -> Option<(u32, u32)> {
+        let word = self.sources.load();
+        (word & FILTERED != 0).then_some((word as u32, ((word & !FILTERED) >> 32) as u32))
+    }
+
+    /// Publishes other source ranges in one store. An empty set admits nobody.
+    pub fn publish_sources(&self, set: Option<(u32, u32)>) {
+        self.sources.store(match set {
+            Some((offset, length)) => u64::from(offset) | (u64::from(length) << 32) | FILTERED,
+            None => 0,
+        });
+    }
+
+    /// Clients whose backend could not be noted down, since the row stands for this frontend.
+    #[inline(always)]
+    #[must_use]
+    pub fn affinity_failures(&self) -> &SharedU32 {
+        &self.affinity_failures
+    }
+
     /// The round-robin counter; one step per new flow, over all CPUs.
     #[inline(always)]
     #[must_use]
@@ -236,5 +332,36 @@ impl Frontend {
     #[must_use]
     pub fn has_half_open(&self, flows: u32) -> bool {
         self.half_open.load().wrapping_sub(flows) < 1 << 31
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_of_zeros_is_round_robin_for_everybody() {
+        let row = Frontend::default();
+        assert_eq!((row.policy(), row.sources()), (Policy::default(), None));
+    }
+
+    #[test]
+    fn words_of_a_row_are_read_as_written() {
+        let row = Frontend::default();
+        for selection in [Selection::RoundRobin, Selection::Maglev, Selection::MaglevBySource] {
+            for (fail_open, affinity) in [(false, 0), (true, 1), (false, u32::MAX)] {
+                let policy = Policy {
+                    selection,
+                    fail_open,
+                    affinity,
+                };
+                row.set_policy(policy);
+                assert_eq!(row.policy(), policy);
+            }
+        }
+        for set in [Some((0, 0)), Some((u32::MAX, crate::source::MAX_SET)), None] {
+            row.publish_sources(set);
+            assert_eq!(row.sources(), set);
+        }
     }
 }

@@ -33,6 +33,34 @@ pub const fn flow(
     mix(h ^ seed.rotate_left(32), M1)
 }
 
+/// Seed of what all nodes must agree on. Not a secret: who wants to meet one backend can open flows until it does, as with any backend
+/// that is found by hash.
+const AGREED: u64 = 0x6b75_6265_6c62_0001;
+
+/// The hash by which a flow finds its backend in a Maglev table, the same on every node and in every version.
+#[inline(always)]
+#[must_use]
+pub const fn choice(client: Addr, vip: Addr, client_port: u16, vip_port: u16, protocol: u8) -> u64 {
+    flow(AGREED, client, vip, client_port, vip_port, protocol)
+}
+
+/// The same for all flows of a client's address.
+#[inline(always)]
+#[must_use]
+pub const fn choice_of_client(client: Addr) -> u64 {
+    flow(AGREED, client, Addr::from_words(0, 0), 0, 0, 0)
+}
+
+/// Where a backend begins in its order of preference of a Maglev table, and how far its steps are; `port` is raw. The same everywhere.
+#[must_use]
+pub const fn preference(address: Addr, port: u16) -> (u64, u64) {
+    let none = Addr::from_words(0, 0);
+    (
+        flow(AGREED ^ M2, address, none, port, 0, 0),
+        flow(AGREED ^ M3, address, none, port, 0, 0),
+    )
+}
+
 /// First bucket, fingerprint and second bucket from a flow's hash; the stash bucket is other bits of the second.
 #[inline(always)]
 #[must_use]
@@ -84,6 +112,29 @@ mod tests {
         );
         let distinct: BTreeSet<u32> = of_one.iter().copied().collect();
         assert!(distinct.len() > of_one.len() / 3, "{} second buckets", distinct.len());
+    }
+
+    #[test]
+    fn what_nodes_agree_on_never_changes() {
+        let (client, vip) = (Addr::v4([192, 0, 2, 7]), Addr::v4([203, 0, 113, 10]));
+        let v6 = Addr::v6([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7]);
+        let found = [
+            choice(client, vip, 1_234u16.to_be(), 80u16.to_be(), 6),
+            choice_of_client(client),
+            choice_of_client(v6),
+            preference(client, 30_080u16.to_be()).0,
+            preference(v6, 30_080u16.to_be()).1,
+        ];
+        assert_eq!(
+            found,
+            [
+                10_800_215_835_309_094_702,
+                9_540_330_773_009_723_074,
+                17_560_044_293_686_184_412,
+                5_916_669_715_027_990_080,
+                7_257_952_867_838_420_022
+            ]
+        );
     }
 
     #[test]

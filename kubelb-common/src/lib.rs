@@ -7,7 +7,8 @@
 //! - `#[repr(C)]`, no implicit padding, size asserted at compile time, no `bool`, `Option` or data-carrying enum.
 //! - Addresses and ports keep the bytes of the wire (big-endian); counters are native.
 //! - A word that is written while others read it is a [`shared::SharedU32`] or [`shared::SharedU64`].
-//! - Any change of a layout or of a meaning bumps [`ABI_VERSION`].
+//! - Any change of a layout or of a meaning bumps [`ABI_VERSION`]. What was reserved may get a meaning as long as zeros mean what was
+//!   before, and new maps may come: they are made beside those that are pinned.
 //!
 //! This crate has no dependencies, allocates nothing and does no I/O.
 #![cfg_attr(not(test), no_std)]
@@ -18,6 +19,7 @@
 )]
 
 pub mod addr;
+pub mod affinity;
 pub mod backend;
 pub mod bench;
 pub mod checksum;
@@ -33,6 +35,7 @@ mod pod;
 pub mod port_pool;
 pub mod shared;
 pub mod snat;
+pub mod source;
 pub mod stats;
 pub mod tcp;
 

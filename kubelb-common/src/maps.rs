@@ -14,6 +14,10 @@ pub const FRONTENDS: &str = "FRONTENDS";
 pub const FRONTEND_NAMES: &str = "FRONTEND_NAMES";
 /// Backend row numbers, in the order of the turn; 16 words to an element.
 pub const BACKEND_SLOTS: &str = "BACKEND_SLOTS";
+/// [`crate::source::SourceRange`] rows: the sets of all frontends.
+pub const SOURCE_RANGES: &str = "SOURCE_RANGES";
+/// [`crate::affinity::AffinityKey`] to [`crate::affinity::Affinity`], least recently used ones go first.
+pub const AFFINITIES: &str = "AFFINITIES";
 /// [`crate::backend::Backend`] rows; row 0 is nobody's.
 pub const BACKENDS: &str = "BACKENDS";
 /// [`crate::next_hop::NextHop`] rows; row 0 is "no route".
@@ -55,6 +59,8 @@ pub const PINNED: &[&str] = &[
     FRONTENDS,
     FRONTEND_NAMES,
     BACKEND_SLOTS,
+    SOURCE_RANGES,
+    AFFINITIES,
     BACKENDS,
     NEXT_HOPS,
     SNAT_ADDRESSES,
@@ -75,8 +81,13 @@ pub const PINNED: &[&str] = &[
 pub const MAX_FRONTENDS: u32 = 16_384;
 /// Backend rows.
 pub const MAX_BACKENDS: u32 = 65_536;
-/// Backend slots: room for every set twice and for weights.
-pub const MAX_BACKEND_SLOTS: u32 = 1 << 19;
+/// Backend slots: room for every set twice, for weights and for Maglev tables. A map that was pinned by an earlier version has fewer, so
+/// ask the map.
+pub const MAX_BACKEND_SLOTS: u32 = 1 << 21;
+/// Source ranges: room for sets old and new.
+pub const MAX_SOURCE_RANGES: u32 = 1 << 17;
+/// Clients whose backend is remembered.
+pub const MAX_AFFINITIES: u32 = 1 << 17;
 /// Next-hop rows.
 pub const MAX_NEXT_HOPS: u32 = 16_384;
 /// Port pools.

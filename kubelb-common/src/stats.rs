@@ -98,6 +98,8 @@ reasons! {
     ANSWER_LIMITED = 13, "answer-limited";
     /// The frontend has as many half-open flows as it may, and the oldest of them is too young to give way.
     HALF_OPEN_BUDGET = 14, "half-open-budget";
+    /// The client's address is in none of the frontend's source ranges. Never answered.
+    SOURCE_REFUSED = 15, "source-refused";
 }
 
 /// Number of counters of a frontend's drops, room for new reasons included. A power of two, so that a mask bounds an index.

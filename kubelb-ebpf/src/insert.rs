@@ -38,7 +38,8 @@ pub enum Insertion {
 }
 
 const FLOW: u64 = 1 << 62;
-const REFUSED: u64 = 1 << 63;
+/// Of a packed word: it holds a [`Reason`] in its low byte.
+pub(crate) const REFUSED: u64 = 1 << 63;
 const CLAIMED: u64 = FLOW | REFUSED;
 const KIND: u64 = FLOW | REFUSED;
 
@@ -96,6 +97,10 @@ fn try_begin<T: Tables>(tables: &T, packet: &Packet) -> Result<(u32, u32), Inser
         Some(number) => number,
     };
     let refuse = |reason| Err(Insertion::Refused(number, reason));
+    // Before anything that is answered: who is not let in learns nothing.
+    if !tables.admits(packet, number) {
+        return refuse(Reason::SOURCE_REFUSED);
+    }
     if packet.protocol == TCP && packet.tcp_flags & (SYN | ACK | RST) != SYN {
         return refuse(Reason::NO_FLOW);
     }
@@ -315,17 +320,13 @@ pub fn choose<T: Tables>(tables: &T, packet: &Packet, index: u32, number: u32) -
 
 #[inline(always)]
 fn try_choose<T: Tables>(tables: &T, packet: &Packet, index: u32, number: u32) -> Result<(u32, u32, u32), Reason> {
-    let frontend = tables.frontend(number).ok_or(Reason::BROKEN_STATE)?;
-    let (offset, length) = frontend.set();
-    if length == 0 {
-        return Err(Reason::NO_BACKEND);
-    }
-    // One counter for all CPUs: that is what makes the turn exact.
-    let turn = frontend.next().fetch_add(1) % u64::from(length);
-    #[expect(clippy::cast_possible_truncation, reason = "a remainder of a 32-bit length")]
-    let id = tables
-        .backend_slot(offset.wrapping_add(turn as u32))
-        .ok_or(Reason::BROKEN_STATE)?;
+    let selected = tables.select(packet, number);
+    #[expect(clippy::cast_possible_truncation, reason = "fields of a packed word")]
+    let id = if selected & REFUSED == 0 {
+        selected as u32
+    } else {
+        return Err(Reason::from_index(selected as u8 & 0x3f));
+    };
     let backend = tables.backend(id).ok_or(Reason::BROKEN_STATE)?;
     let kind = kind(packet.v6, packet.protocol == UDP, backend.view().fold);
     let now = tables.now();

@@ -14,6 +14,7 @@ pub mod outcome;
 pub mod parse;
 pub mod process;
 pub mod rewrite;
+pub mod select;
 pub mod tables;
 
 #[cfg(test)]

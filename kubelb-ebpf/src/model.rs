@@ -7,8 +7,10 @@ pub mod scene;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kubelb_common::addr::Addr;
+use kubelb_common::affinity::{Affinity, AffinityKey};
 use kubelb_common::backend::Backend;
 use kubelb_common::control::{Control, Filter};
 use kubelb_common::flow::{Bucket, ClientHop};
@@ -19,6 +21,7 @@ use kubelb_common::next_hop::NextHop;
 use kubelb_common::port_pool::PortPool;
 use kubelb_common::shared::{Line, SharedU32};
 use kubelb_common::snat::SnatAddress;
+use kubelb_common::source::SourceRange;
 use kubelb_common::stats::{Reason, Scratch, Traffic};
 
 pub use frame::Frame;
@@ -73,6 +76,8 @@ pub struct Model {
     buckets: Vec<Bucket>,
     reverse: Vec<Line>,
     half_open: Vec<Line>,
+    source_ranges: Vec<SourceRange>,
+    affinities: Mutex<BTreeMap<AffinityKey, Affinity>>,
     routes: BTreeMap<Addr, ClientHop>,
 }
 
@@ -99,6 +104,8 @@ impl Model {
             buckets: rows(buckets),
             reverse: rows(sizes.reverse),
             half_open: rows(usize::try_from(HALF_OPEN_WORDS / Line::WORDS).unwrap_or(usize::MAX)),
+            source_ranges: rows(sizes.rows),
+            affinities: Mutex::default(),
             routes: BTreeMap::new(),
         }
     }
@@ -114,6 +121,7 @@ impl Model {
                 pools: &self.pools,
                 frontends: &self.frontends,
                 snat: &self.snat,
+                source_ranges: &self.source_ranges,
             },
             control: &self.control,
             filters: &self.filters,
@@ -121,6 +129,10 @@ impl Model {
             backend_slots: &self.backend_slots,
             next_hops: &self.next_hops,
         }
+    }
+
+    fn affinities(&self) -> MutexGuard<'_, BTreeMap<AffinityKey, Affinity>> {
+        self.affinities.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Says which frontend a key leads to.
@@ -208,6 +220,9 @@ impl FlowTables for Cpu<'_> {
     fn snat(&self, slot: u32) -> Option<&SnatAddress> {
         row(&self.model.snat, slot)
     }
+    fn source_range(&self, index: u32) -> Option<&SourceRange> {
+        row(&self.model.source_ranges, index)
+    }
 }
 
 impl Tables for Cpu<'_> {
@@ -219,6 +234,13 @@ impl Tables for Cpu<'_> {
     }
     fn frontend_number(&self, key: &FrontendKey) -> Option<u32> {
         self.model.keys.get(key).copied()
+    }
+    fn with_affinity<R>(&self, key: &AffinityKey, f: impl FnOnce(&Affinity) -> R) -> Option<R> {
+        self.model.affinities().get(key).map(f)
+    }
+    fn set_affinity(&self, key: &AffinityKey, record: Affinity) -> bool {
+        self.model.affinities().insert(*key, record);
+        true
     }
     fn backend_slot(&self, index: u32) -> Option<u32> {
         row(&self.model.backend_slots, Line::of(index)).map(|line| line.word(index).load())

@@ -1,5 +1,6 @@
 //! The map seam.
 
+use kubelb_common::affinity::{Affinity, AffinityKey};
 use kubelb_common::backend::Backend;
 use kubelb_common::control::Control;
 use kubelb_common::flow::ClientHop;
@@ -19,6 +20,10 @@ pub trait Tables: FlowTables + Sized {
     fn filter(&self, which: u32, index: u16) -> u8;
     /// Row number of a frontend, or [`kubelb_common::frontend::ECHO_ONLY`].
     fn frontend_number(&self, key: &FrontendKey) -> Option<u32>;
+    /// Calls `f` with a client's affinity record at a frontend, if there is one.
+    fn with_affinity<R>(&self, key: &AffinityKey, f: impl FnOnce(&Affinity) -> R) -> Option<R>;
+    /// Makes or replaces a client's affinity record; false when there is no room.
+    fn set_affinity(&self, key: &AffinityKey, record: Affinity) -> bool;
     /// Backend row number in a slot.
     fn backend_slot(&self, index: u32) -> Option<u32>;
     /// A backend row.
@@ -52,6 +57,14 @@ pub trait Tables: FlowTables + Sized {
     /// [`crate::insert::choose`], out of line likewise.
     fn choose(&self, packet: &Packet, index: u32, number: u32) -> u64 {
         crate::insert::choose(self, packet, index, number)
+    }
+    /// [`crate::select::admits`], out of line likewise.
+    fn admits(&self, packet: &Packet, number: u32) -> bool {
+        crate::select::admits(self, packet, number)
+    }
+    /// [`crate::select::select`], out of line likewise.
+    fn select(&self, packet: &Packet, number: u32) -> u64 {
+        crate::select::select(self, packet, number)
     }
     /// [`crate::insert::publish`], out of line likewise.
     fn publish(&self, packet: &Packet, index: u32, number: u32, chosen: u64) -> u64 {

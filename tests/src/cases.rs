@@ -12,6 +12,7 @@ mod backends;
 mod flows;
 mod half_open;
 mod malformed;
+mod new_flows;
 mod world;
 
 use kubelb_ebpf::model::Rows;
@@ -141,6 +142,7 @@ pub fn all() -> Vec<Case> {
         backends::cases(),
         half_open::cases(),
         malformed::cases(),
+        new_flows::cases(),
     ]
     .into_iter()
     .flatten()

@@ -20,6 +20,7 @@ use kubelb_common::next_hop::NextHop;
 use kubelb_common::port_pool::PortPool;
 use kubelb_common::shared::Line;
 use kubelb_common::snat::SnatAddress;
+use kubelb_common::source::SourceRange;
 use kubelb_common::stats::{Drops, Reason, Scratch, Traffic};
 use kubelb_ebpf::model::scene::{Scene, Store};
 use kubelb_ebpf::model::{Counters, Rows, Sizes};
@@ -61,6 +62,8 @@ pub struct Kernel {
     buckets: Mapped<Bucket>,
     reverse: Mapped<Line>,
     half_open: Mapped<Line>,
+    source_ranges: Mapped<SourceRange>,
+    affinities: HashMap<MapData, [u64; 3], [u64; 2]>,
     keys: HashMap<MapData, FrontendKey, u32>,
     frontend_traffic: PerCpuArray<MapData, Traffic>,
     backend_traffic: PerCpuArray<MapData, Traffic>,
@@ -93,6 +96,7 @@ impl Kernel {
             names::BACKEND_TRAFFIC,
             names::FRONTEND_DROPS,
             names::BACKEND_SLOTS,
+            names::SOURCE_RANGES,
         ] {
             loader.map_max_entries(name, rows);
         }
@@ -121,6 +125,8 @@ impl Kernel {
             buckets: mapped(&mut ebpf, names::FLOWS)?,
             reverse: mapped(&mut ebpf, names::REVERSE)?,
             half_open: mapped(&mut ebpf, names::HALF_OPEN)?,
+            source_ranges: mapped(&mut ebpf, names::SOURCE_RANGES)?,
+            affinities: take(&mut ebpf, names::AFFINITIES)?.try_into()?,
             keys: take(&mut ebpf, names::FRONTEND_KEYS)?.try_into()?,
             frontend_traffic: take(&mut ebpf, names::FRONTEND_TRAFFIC)?.try_into()?,
             backend_traffic: take(&mut ebpf, names::BACKEND_TRAFFIC)?.try_into()?,
@@ -152,6 +158,11 @@ impl Kernel {
         zero(&mut self.buckets);
         zero(&mut self.reverse);
         zero(&mut self.half_open);
+        zero(&mut self.source_ranges);
+        let clients: Vec<[u64; 3]> = self.affinities.keys().collect::<Result<_, _>>()?;
+        for client in clients {
+            self.affinities.remove(&client)?;
+        }
         for row in 0..u32::try_from(self.sizes.rows)? {
             zero_row(&mut self.frontend_traffic, row, Traffic::default())?;
             zero_row(&mut self.backend_traffic, row, Traffic::default())?;
@@ -261,6 +272,7 @@ impl Store for Kernel {
                 pools: &self.pools,
                 frontends: &self.frontends,
                 snat: &self.snat,
+                source_ranges: &self.source_ranges,
             },
             control: self.control.first().unwrap_or(&EMPTY),
             filters: &self.filters,

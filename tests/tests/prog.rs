@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use kubelb_common::flow::tag;
 use kubelb_common::flow_table::{FlowTables as _, slot};
-use kubelb_common::frontend::timeout;
+use kubelb_common::frontend::{Policy, timeout};
 use kubelb_common::stats::Reason;
 use kubelb_ebpf::model::scene::{self, SERVICE, Scene, Store as _, VIP};
 use kubelb_ebpf::model::{Cpu, Frame};
@@ -393,6 +393,88 @@ fn two_cpus_use_up_the_ports_three_times_with_no_agent_and_lose_none() {
     let refused: u64 = counters.drops.values().sum();
     assert_eq!(flows + refused, 2_000);
     assert!(flows > 1_500, "{flows} flows, refused {:?}", counters.drops);
+}
+
+#[test]
+fn affinity_ends_with_its_timeout_since_the_last_new_flow() {
+    for program in [Program::Xdp, Program::Tc] {
+        let kernel = Kernel::load(&Scene::default(), program).expect("the object loads");
+        pin(0);
+        let number = scene::frontend(0, 0);
+        let row = &kernel.rows().flows.frontends[1];
+        let open = |flow: u32, affinity: u32| {
+            row.set_policy(Policy {
+                affinity,
+                ..Policy::default()
+            });
+            let client = [10, 0, 0, 7].into();
+            let port = 1_000 + u16::try_from(flow).expect("few");
+            let frame = Packet::tcp((client, port), (VIP[0].into(), SERVICE[0].1), Tcp::SYN).bytes();
+            let (found, _) = kernel.run(program, &frame, 0).expect("a run");
+            assert_eq!(found, sent(program), "flow {flow}");
+            let flows: BTreeMap<u32, u64> = kernel
+                .counters()
+                .expect("counters")
+                .backends
+                .into_iter()
+                .map(|(backend, traffic)| (backend, traffic.flows))
+                .collect();
+            (0..scene::BACKENDS)
+                .map(|n| flows.get(&scene::backend(number, n)).copied().unwrap_or(0))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(open(0, 1 << 20), [1, 0, 0]);
+        assert_eq!(open(1, 1 << 20), [2, 0, 0], "still young");
+        kernel.let_pass(3).expect("the clock");
+        assert_eq!(open(2, 1), [2, 1, 0], "too old by now, and the turn goes on");
+        kernel.let_pass(3).expect("the clock");
+        assert_eq!(open(3, 1 << 20), [2, 2, 0], "what came last counts");
+        assert_eq!(row.affinity_failures().load(), 0);
+    }
+}
+
+#[test]
+fn clients_of_both_cpus_keep_their_backends() {
+    let scene = Scene {
+        flows: 8_192,
+        ports: 4_000,
+        ..Scene::default()
+    };
+    let kernel = Kernel::load(&scene, Program::Tc).expect("the object loads");
+    let policy = Policy {
+        affinity: 1 << 30,
+        ..Policy::default()
+    };
+    kernel
+        .rows()
+        .flows
+        .frontends
+        .iter()
+        .for_each(|row| row.set_policy(policy));
+    let gate = Gate::default();
+    on_two_cpus(|cpu| {
+        gate.pass(0);
+        for n in 0..600 {
+            // The same 200 clients on both CPUs.
+            let client = [10, 0, 0, u8::try_from(n % 200).expect("small")].into();
+            let port = 1_000 + u16::try_from(cpu * 1_000 + n).expect("small");
+            let frame = Packet::tcp((client, port), (VIP[0].into(), SERVICE[0].1), Tcp::SYN).bytes();
+            while kernel.run(Program::Tc, &frame, 0).expect("a run").0 != sent(Program::Tc) {}
+        }
+    });
+    let rows = kernel.rows().flows;
+    let mut backends: BTreeMap<_, BTreeSet<u32>> = BTreeMap::new();
+    for index in 0..rows.layout().buckets() * 4 {
+        let (word, flow) = slot(&rows, index).expect("a slot");
+        if tag::state(word.load()) == tag::LIVE {
+            let binding = flow.binding();
+            backends.entry(binding.client).or_default().insert(binding.backend);
+        }
+    }
+    assert_eq!(backends.len(), 200);
+    // Where both CPUs meet a client for the first time at once, each may choose.
+    let several = backends.values().filter(|backends| backends.len() > 1).count();
+    assert!(several < 20, "{several} of 200 clients have several backends");
 }
 
 const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xc1];

@@ -43,6 +43,7 @@ rows!(
     kubelb_common::backend::Backend,
     kubelb_common::next_hop::NextHop,
     kubelb_common::snat::SnatAddress,
+    kubelb_common::source::SourceRange,
     kubelb_common::port_pool::PortPool,
     kubelb_common::flow::Bucket,
 );

@@ -13,6 +13,7 @@ use kubelb_common::next_hop::NextHop;
 use kubelb_common::port_pool::PortPool;
 use kubelb_common::shared::{Line, SharedU32};
 use kubelb_common::snat::SnatAddress;
+use kubelb_common::source::SourceRange;
 use kubelb_common::stats::{Drops, Scratch, Traffic};
 
 use super::BpfError;
@@ -32,6 +33,8 @@ pub struct Maps {
     pub note: Mapped<Note>,
     /// Backend row numbers in the order of the turn.
     pub slots: Mapped<Line>,
+    /// Source ranges; `None` when an agent without them made the pins, and this process only reads.
+    pub source_ranges: Option<Mapped<SourceRange>>,
     /// Backends; row 0 is nobody's.
     pub backends: Mapped<Backend>,
     /// Next hops; row 0 is "no route".
@@ -85,6 +88,10 @@ impl Maps {
             names: mapped(&open, names::FRONTEND_NAMES, write)?,
             note: mapped(&open, names::AGENT, write)?,
             slots: mapped(&open, names::BACKEND_SLOTS, write)?,
+            source_ranges: match mapped(&open, names::SOURCE_RANGES, write) {
+                Err(_older) if !write && !directory.join(names::SOURCE_RANGES).exists() => None,
+                opened => Some(opened?),
+            },
             backends: mapped(&open, names::BACKENDS, write)?,
             hops: mapped(&open, names::NEXT_HOPS, write)?,
             snat: mapped(&open, names::SNAT_ADDRESSES, write)?,
@@ -119,6 +126,14 @@ impl Maps {
     #[must_use]
     pub fn flow_capacity(&self) -> u64 {
         u64::from(self.layout().main) * 2
+    }
+
+    /// Backend slots.
+    #[must_use]
+    pub fn slot_capacity(&self) -> u32 {
+        u32::try_from(self.slots.len())
+            .unwrap_or(u32::MAX)
+            .saturating_mul(Line::WORDS)
     }
 
     /// A frontend's counters, all CPUs together.
@@ -207,5 +222,8 @@ impl FlowTables for Maps {
     }
     fn snat(&self, slot: u32) -> Option<&SnatAddress> {
         row(&self.snat, slot)
+    }
+    fn source_range(&self, index: u32) -> Option<&SourceRange> {
+        row(self.source_ranges.as_deref()?, index)
     }
 }

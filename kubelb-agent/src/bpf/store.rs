@@ -7,19 +7,20 @@ use kubelb_common::addr::{Addr, ICMP, ICMPV6};
 use kubelb_common::backend::flag;
 use kubelb_common::control::{FILTER_BYTES, FILTER_VIP};
 use kubelb_common::flow_table::FlowTables as _;
-use kubelb_common::frontend::{ECHO_ONLY, FrontendKey, timeout};
+use kubelb_common::frontend::{ECHO_ONLY, Frontend, FrontendKey, timeout};
 use kubelb_common::hash;
 use kubelb_common::maps::{self as names, NAME_BYTES, Name};
 use kubelb_common::next_hop::NextHopView;
 use kubelb_common::shared::Line;
 use kubelb_common::snat::SnatView;
+use kubelb_common::source::SourceRange;
 
 use super::BpfError;
 use super::mapped::Mapped;
 use super::maps::Maps;
 use crate::diff::MapOp;
 use crate::snat::SnatOp;
-use crate::tables::{BackendRow, FrontendRow, Tables};
+use crate::tables::{BackendRow, FrontendRow, SourceSet, Tables};
 
 /// The maps, with what cannot be read from mapped rows kept beside them: this process is the only writer.
 pub struct Store {
@@ -113,6 +114,8 @@ impl Store {
             timeouts,
             max_flows: row.max_flows(),
             half_open_budget: row.half_open_budget(),
+            policy: row.policy(),
+            sources: source_set_of(&self.maps, row),
             turn: (offset..offset.saturating_add(length))
                 .filter_map(|slot| self.slot(slot))
                 .collect(),
@@ -183,6 +186,8 @@ impl Store {
             MapOp::SetHalfOpenBudget { row, flows } => {
                 with(&maps.frontends, *row, |target| target.set_half_open_budget(*flows));
             }
+            MapOp::SetPolicy { row, policy } => with(&maps.frontends, *row, |target| target.set_policy(*policy)),
+            MapOp::PublishSources { row, sources } => self.publish_sources(*row, sources.as_ref()),
             MapOp::PublishTurn { row, offset, turn } => self.publish(*row, *offset, turn),
             MapOp::NameFrontend { row, name } => set_name(&maps.names, *row, name),
             MapOp::InsertKey { key, row } => self.insert_key(*key, *row)?,
@@ -207,6 +212,20 @@ impl Store {
         with(&self.maps.frontends, row, |target| {
             target.publish_set(offset, slot - offset)
         });
+    }
+
+    fn publish_sources(&self, row: u32, sources: Option<&SourceSet>) {
+        let rows = self.maps.source_ranges.as_deref().unwrap_or_default();
+        let mut published = None;
+        if let Some(set) = sources {
+            let mut length = 0;
+            for (first, last) in &set.spans {
+                with(rows, set.offset + length, |range| range.replace(*first, *last));
+                length += 1;
+            }
+            published = Some((set.offset, length));
+        }
+        with(&self.maps.frontends, row, |target| target.publish_sources(published));
     }
 
     fn insert_key(&mut self, key: FrontendKey, row: u32) -> Result<(), BpfError> {
@@ -376,6 +395,17 @@ fn set_name(names: &Mapped<Name>, row: u32, name: &str) {
         *to = from;
     }
     with(names, row, |target| target.store(&bytes));
+}
+
+/// The published source ranges of a frontend.
+#[must_use]
+pub fn source_set_of(maps: &Maps, frontend: &Frontend) -> Option<SourceSet> {
+    let (offset, length) = frontend.sources()?;
+    let spans = (offset..offset.saturating_add(length)).map_while(|row| maps.source_range(row));
+    Some(SourceSet {
+        offset,
+        spans: spans.map(SourceRange::view).collect(),
+    })
 }
 
 fn echo_key(vip: Addr) -> FrontendKey {

@@ -23,6 +23,10 @@ pub(super) const THRESHOLD: (u32, u32) = (1, 100);
 pub(super) const FLOW_TIMEOUT: (Duration, Duration) = (SHORTEST_FLOW, DAY);
 /// The same for established TCP.
 pub(super) const ESTABLISHED_TIMEOUT: (Duration, Duration) = (SHORTEST_FLOW, Duration::from_secs(10 * 86_400));
+/// Shortest and longest affinity of a client address, as Kubernetes has them.
+pub(super) const AFFINITY: (Duration, Duration) = (Duration::from_secs(1), DAY);
+/// Most source ranges of one frontend.
+pub(super) const MAX_SOURCE_RANGES: usize = 8_192;
 /// Longest HTTP path of a health check, in bytes: a request line stays far below what servers accept.
 pub(super) const MAX_PATH: usize = 1_024;
 /// Longest `Host` of a health check, in bytes.

@@ -8,6 +8,7 @@ mod assemble;
 mod cluster;
 mod endpoints;
 mod listener;
+mod matcher;
 mod refusal;
 mod share;
 pub mod stream;

@@ -5,6 +5,7 @@
 mod xds;
 
 use super::{BackendReport, BackendState, FrontendReport, Report};
+use crate::model::Algorithm;
 
 /// Longest line, in characters, as long as names and reasons can be shortened to fit.
 const WIDTH: usize = 120;
@@ -148,6 +149,9 @@ fn backends(frontend: &FrontendReport, out: &mut String) {
         out,
         &format!("\nBackends of {}", shorten(&clean(&frontend.name), WIDTH - 12)),
     );
+    for text in terms(frontend) {
+        line(out, &text);
+    }
     let columns = [
         "ADDRESS",
         "WEIGHT",
@@ -173,6 +177,43 @@ fn backends(frontend: &FrontendReport, out: &mut String) {
         ]);
     }
     table.write_rows(GAP, out);
+}
+
+/// Source ranges that are listed; the others are counted.
+const LISTED_RANGES: usize = 4;
+
+/// What is out of the ordinary about new flows.
+fn terms(frontend: &FrontendReport) -> Vec<String> {
+    let mut terms = Vec::new();
+    let choice = match frontend.algorithm {
+        Algorithm::RoundRobin => None,
+        Algorithm::Maglev => Some("by Maglev".to_owned()),
+        Algorithm::MaglevBySource => Some("by Maglev over the client's address".to_owned()),
+    };
+    let stays = |seconds: u64| format!("a client stays with its backend for {seconds} s");
+    let parts: Vec<String> = choice
+        .into_iter()
+        .chain(frontend.affinity_timeout_seconds.map(stays))
+        .collect();
+    if !parts.is_empty() {
+        terms.push(format!("New flows: {}", parts.join("; ")));
+    }
+    if frontend.affinity_failures > 0 {
+        terms.push(format!("Clients not noted down: {}", frontend.affinity_failures));
+    }
+    if let Some(ranges) = &frontend.source_ranges {
+        let mut listed: Vec<String> = ranges.iter().take(LISTED_RANGES).map(ToString::to_string).collect();
+        if let Some(more @ 1..) = ranges.len().checked_sub(LISTED_RANGES) {
+            listed.push(format!("and {more} more"));
+        }
+        let listed = if listed.is_empty() {
+            "nowhere".to_owned()
+        } else {
+            listed.join(", ")
+        };
+        terms.push(format!("Clients may come from {listed}"));
+    }
+    terms
 }
 
 fn health(backend: &BackendReport) -> &'static str {

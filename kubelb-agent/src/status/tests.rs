@@ -70,12 +70,27 @@ pub(crate) fn example() -> Report {
         }),
         drops: BTreeMap::new(),
         condition: Condition::of(&backends),
+        algorithm: Algorithm::RoundRobin,
+        affinity_timeout_seconds: None,
+        affinity_failures: 0,
+        source_ranges: None,
         backends,
     };
     let mut first = frontend("default/web", "203.0.113.10", 80, Protocol::Tcp, web);
     first.flows_per_second = Some(12_345.6);
     first.packets_per_second = Some(1_200_000.0);
     first.drops = BTreeMap::from([("snat-exhausted".to_owned(), 3), ("ttl".to_owned(), 0)]);
+    first.algorithm = Algorithm::Maglev;
+    first.affinity_timeout_seconds = Some(10_800);
+    first.affinity_failures = 2;
+    let ranges = [
+        "192.0.2.0/24",
+        "198.51.100.7/32",
+        "10.0.0.0/8",
+        "172.16.0.0/12",
+        "100.64.0.0/10",
+    ];
+    first.source_ranges = Some(ranges.map(|range| range.parse().unwrap()).into());
     Report {
         agent: AgentInfo {
             version: "0.1.0".to_owned(),

@@ -6,6 +6,7 @@ use kubelb_common::frontend::Frontend;
 use kubelb_common::port_pool::PortPool;
 use kubelb_common::shared::SharedU32;
 use kubelb_common::snat::SnatAddress;
+use kubelb_common::source::SourceRange;
 use kubelb_common::tcp::state;
 
 const PORTS: u32 = 100;
@@ -20,6 +21,7 @@ struct Tables {
     pools: Vec<PortPool>,
     frontends: Vec<Frontend>,
     snat: Vec<SnatAddress>,
+    source_ranges: Vec<SourceRange>,
 }
 
 fn rows<T: Default>(count: u32) -> Vec<T> {
@@ -48,6 +50,9 @@ impl FlowTables for Tables {
     }
     fn snat(&self, slot: u32) -> Option<&SnatAddress> {
         row(&self.snat, slot)
+    }
+    fn source_range(&self, index: u32) -> Option<&SourceRange> {
+        row(&self.source_ranges, index)
     }
 }
 
@@ -81,6 +86,7 @@ impl Tables {
             pools: rows(view().sections()),
             frontends: rows(3),
             snat: rows(1),
+            source_ranges: rows(2),
         };
         tables.snat[0].replace(&view());
         for (row, protocol) in [(1, TCP), (2, UDP)] {
@@ -335,4 +341,26 @@ fn a_wrong_count_of_half_open_flows_is_mended_when_it_is_wrong_for_long() {
     assert_eq!(count().load(), 1);
     assert!(flow_table::release(&tables, half, tables.tag(half)));
     assert_eq!(count().load(), 0);
+}
+
+#[test]
+fn flows_of_clients_that_may_no_longer_come_end() {
+    let tables = Tables::new();
+    for client in 0..10 {
+        tables.insert(client, WEB, 7, 0);
+        tables.insert(client, DNS, 9, 0);
+    }
+    let mut sweeper = Sweeper::default();
+    assert_eq!(walk(&mut sweeper, &tables, 1), 0);
+    for (row, first, last) in [(0, 2, 3), (1, 7, 7)] {
+        tables.source_ranges[row].replace(Addr::v4([198, 51, 100, first]), Addr::v4([198, 51, 100, last]));
+    }
+    tables.frontends[1].publish_sources(Some((0, 2)));
+    assert_eq!(walk(&mut sweeper, &tables, 1), 7);
+    assert_eq!(sweeper.count().unwrap().by_frontend, [(WEB, 3), (DNS, 10)].into());
+    assert_eq!(tables.free_ports(), [PORTS - 3, PORTS - 10], "their ports are back");
+    tables.frontends[2].publish_sources(Some((0, 0)));
+    assert_eq!(walk(&mut sweeper, &tables, 1), 10, "an empty set is nobody");
+    tables.frontends[1].publish_sources(None);
+    assert_eq!(walk(&mut sweeper, &tables, 1), 0);
 }

@@ -1,6 +1,7 @@
 mod crash;
 mod full;
 mod image;
+mod new_flows;
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -22,6 +23,8 @@ struct Inputs {
     snat: BTreeMap<IpAddr, u8>,
     snat_addresses: BTreeMap<IpAddr, u8>,
     drained: BTreeSet<u32>,
+    /// `None`: as many as a new map has.
+    backend_slots: Option<u32>,
 }
 
 impl Inputs {
@@ -36,6 +39,7 @@ impl Inputs {
             max_flows: 1_000,
             half_open_budget: 500,
             drained: &self.drained,
+            backend_slots: self.backend_slots.unwrap_or(size::MAX_BACKEND_SLOTS),
         };
         build(&self.desired, &context, actual, cursors)
     }
@@ -86,6 +90,8 @@ fn frontend(vip: &str, port: u16, backends: &[(&str, u16)]) -> Frontend {
         port: port.try_into().unwrap(),
         protocol: Protocol::Tcp,
         algorithm: Algorithm::RoundRobin,
+        affinity: None,
+        source_ranges: None,
         health_check: None,
         timeouts: Timeouts::default(),
         half_open_budget: None,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use kubelb_common::addr::Addr;
 use kubelb_common::backend::flag;
 
 use super::BackendRow;
@@ -9,19 +10,39 @@ use super::BackendRow;
 /// Longest turn of one frontend: beyond it weights are scaled down.
 const MAX_TURN: u32 = 8_192;
 
-/// Backend rows in the order of the turn: as often as their weights say, spread evenly (smooth weighted round robin),
-/// over the healthy ones, or over all when none is (fail open).
-pub(super) fn of(rows: &BTreeMap<u32, BackendRow>) -> Vec<u32> {
-    let wanted = |row: &BackendRow| row.flags & flag::DRAINING == 0 && row.weight > 0;
-    let mut shares: Vec<(u32, u32)> = rows
+/// Who takes new flows.
+pub(super) struct Takers {
+    /// Rows and weights: of the healthy ones, or of all when none is (fail open).
+    pub(super) shares: Vec<(u32, u32)>,
+    /// Address and raw port of each of [`Self::shares`].
+    pub(super) identities: Vec<(Addr, u16)>,
+    /// There are some, and none is healthy.
+    pub(super) fail_open: bool,
+    /// Weights of all that would take flows if they were healthy.
+    pub(super) configured: Vec<u32>,
+}
+
+/// Who of a frontend's backends takes new flows.
+pub(super) fn takers(rows: &BTreeMap<u32, BackendRow>) -> Takers {
+    let wanted = |row: &&BackendRow| row.flags & flag::DRAINING == 0 && row.weight > 0;
+    let is_healthy = |row: &BackendRow| row.flags & flag::UNHEALTHY == 0;
+    let some_healthy = rows.values().filter(wanted).any(is_healthy);
+    let takes = |(_, row): &(&u32, &BackendRow)| wanted(row) && (!some_healthy || is_healthy(row));
+    let (shares, identities): (Vec<_>, Vec<_>) = rows
         .iter()
-        .filter(|(_, row)| wanted(row) && row.flags & flag::UNHEALTHY == 0)
-        .map(|(number, row)| (*number, u32::from(row.weight)))
-        .collect();
-    if shares.is_empty() {
-        let all = rows.iter().filter(|(_, row)| wanted(row));
-        shares = all.map(|(number, row)| (*number, u32::from(row.weight))).collect();
+        .filter(takes)
+        .map(|(number, row)| ((*number, u32::from(row.weight)), (row.address, row.port)))
+        .unzip();
+    Takers {
+        fail_open: !shares.is_empty() && !some_healthy,
+        configured: rows.values().filter(wanted).map(|row| row.weight.into()).collect(),
+        shares,
+        identities,
     }
+}
+
+/// Backend rows in the order of the turn: as often as their weights say, spread evenly (smooth weighted round robin).
+pub(super) fn of(shares: &[(u32, u32)]) -> Vec<u32> {
     let divisor = shares
         .iter()
         .fold(0, |divisor, (_, weight)| greatest_common_divisor(divisor, *weight));
@@ -35,8 +56,8 @@ pub(super) fn of(rows: &BTreeMap<u32, BackendRow>) -> Vec<u32> {
         }
     };
     let shares: Vec<(u32, i64)> = shares
-        .into_iter()
-        .map(|(number, weight)| (number, i64::from(scale(weight))))
+        .iter()
+        .map(|(number, weight)| (*number, i64::from(scale(*weight))))
         .collect();
     spread(&shares)
 }
@@ -87,10 +108,14 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn of(rows: &BTreeMap<u32, BackendRow>) -> Vec<u32> {
+        super::of(&takers(rows).shares)
+    }
+
     fn row(weight: u16, flags: u16) -> BackendRow {
         BackendRow {
             frontend: 1,
-            address: kubelb_common::addr::Addr::v4([10, 0, 0, 1]),
+            address: Addr::v4([10, 0, 0, 1]),
             port: 80,
             flags: flag::IN_USE | flags,
             weight,
@@ -121,9 +146,13 @@ mod tests {
         ]
         .into();
         assert_eq!(of(&rows), [1]);
+        assert!(!takers(&rows).fail_open);
         rows.insert(1, row(1, flag::UNHEALTHY));
+        assert!(takers(&rows).fail_open);
+        assert_eq!(takers(&rows).configured, [1, 1]);
         assert_eq!(of(&rows), [1, 2], "fail open, but never to a draining one");
         assert_eq!(of(&BTreeMap::new()), [0u32; 0]);
+        assert!(!takers(&BTreeMap::new()).fail_open);
     }
 
     proptest! {

@@ -6,6 +6,7 @@ use crate::frontend::Frontend;
 use crate::port_pool::PortPool;
 use crate::shared::{Line, SharedU32};
 use crate::snat::SnatAddress;
+use crate::source::SourceRange;
 
 /// The rows that the flow table is made of.
 #[derive(Clone, Copy)]
@@ -22,6 +23,8 @@ pub struct Slices<'a> {
     pub frontends: &'a [Frontend],
     /// SNAT address rows.
     pub snat: &'a [SnatAddress],
+    /// Source ranges.
+    pub source_ranges: &'a [SourceRange],
 }
 
 /// Row `index`, if there is one.
@@ -47,5 +50,8 @@ impl FlowTables for Slices<'_> {
     }
     fn snat(&self, slot: u32) -> Option<&SnatAddress> {
         row(self.snat, slot)
+    }
+    fn source_range(&self, index: u32) -> Option<&SourceRange> {
+        row(self.source_ranges, index)
     }
 }

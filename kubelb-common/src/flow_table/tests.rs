@@ -67,6 +67,7 @@ impl Tables {
             pools: &self.pools,
             frontends: &self.frontends,
             snat: &self.snat,
+            source_ranges: &[],
         }
     }
 

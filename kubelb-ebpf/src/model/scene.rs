@@ -209,6 +209,7 @@ impl Scene {
             let address = backend_address(usize::from(family), u8::try_from(n).unwrap_or(0));
             if let Some(row) = self::row(rows.backends, backend(number, n)) {
                 row.occupy(address, backend_port.to_be(), number, 1 + n);
+                row.set_share(1, None);
             }
         }
         row.activate(*vip, port.to_be(), *kind);

@@ -3,8 +3,9 @@
 use aya_ebpf::Global;
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, bpf_fib_lookup};
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use kubelb_common::addr::Addr;
+use kubelb_common::affinity::{Affinity, AffinityKey};
 use kubelb_common::backend::Backend;
 use kubelb_common::control::{Control, Filter};
 use kubelb_common::flow::{Bucket, ClientHop};
@@ -16,6 +17,7 @@ use kubelb_common::next_hop::NextHop;
 use kubelb_common::port_pool::PortPool;
 use kubelb_common::shared::Line;
 use kubelb_common::snat::{MAX_ADDRESSES, SnatAddress};
+use kubelb_common::source::SourceRange;
 use kubelb_common::stats::{Drops, Scratch, Traffic};
 use kubelb_ebpf::parse::Packet;
 
@@ -34,6 +36,10 @@ pub(super) static FRONTEND_NAMES: Array<Name> = Array::with_max_entries(size::MA
 #[map]
 pub(super) static BACKEND_SLOTS: Array<Line> =
     Array::with_max_entries(size::MAX_BACKEND_SLOTS / Line::WORDS, BPF_F_MMAPABLE);
+#[map]
+pub(super) static SOURCE_RANGES: Array<SourceRange> = Array::with_max_entries(size::MAX_SOURCE_RANGES, BPF_F_MMAPABLE);
+#[map]
+pub(super) static AFFINITIES: LruHashMap<AffinityKey, Affinity> = LruHashMap::with_max_entries(size::MAX_AFFINITIES, 0);
 #[map]
 pub(super) static BACKENDS: Array<Backend> = Array::with_max_entries(size::MAX_BACKENDS, BPF_F_MMAPABLE);
 #[map]

@@ -4,6 +4,7 @@ use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bp
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_jiffies64};
 use kubelb_common::addr::Addr;
+use kubelb_common::affinity::{Affinity, AffinityKey};
 use kubelb_common::backend::Backend;
 use kubelb_common::control::Control;
 use kubelb_common::flow::{Bucket, ClientHop};
@@ -13,10 +14,11 @@ use kubelb_common::next_hop::{MacWord, NextHop};
 use kubelb_common::port_pool::PortPool;
 use kubelb_common::shared::{Line, SharedU32};
 use kubelb_common::snat::SnatAddress;
+use kubelb_common::source::SourceRange;
 use kubelb_common::stats::{Drops, REASONS, Reason, Scratch, Traffic};
-use kubelb_ebpf::insert;
 use kubelb_ebpf::parse::Packet;
 use kubelb_ebpf::tables::Tables;
+use kubelb_ebpf::{insert, select};
 
 use super::maps;
 
@@ -57,6 +59,10 @@ impl FlowTables for Kernel {
         maps::SNAT_ADDRESSES.get(slot)
     }
     #[inline(always)]
+    fn source_range(&self, index: u32) -> Option<&SourceRange> {
+        maps::SOURCE_RANGES.get(index)
+    }
+    #[inline(always)]
     fn expire_slot(&self, index: u32, tag: u64, now: u32) -> bool {
         kubelb_expire(index, tag, now) != 0
     }
@@ -90,6 +96,18 @@ impl Tables for Kernel {
             // SAFETY: the pointer is to a live map value; a word-sized read is untorn.
             unsafe { number.read() }
         })
+    }
+
+    #[inline(always)]
+    fn with_affinity<R>(&self, key: &AffinityKey, f: impl FnOnce(&Affinity) -> R) -> Option<R> {
+        // SAFETY: the pointer is to a live map value, made of shared words. It may become another client's meanwhile; what is read is
+        // verified, and a renewal is all that is written.
+        maps::AFFINITIES.get_ptr(key).map(|record| f(unsafe { &*record }))
+    }
+
+    #[inline(always)]
+    fn set_affinity(&self, key: &AffinityKey, record: Affinity) -> bool {
+        maps::AFFINITIES.insert(key, &record, 0).is_ok()
     }
 
     #[inline(always)]
@@ -156,6 +174,16 @@ impl Tables for Kernel {
     #[inline(always)]
     fn choose(&self, _packet: &Packet, index: u32, number: u32) -> u64 {
         kubelb_choose(index, number)
+    }
+
+    #[inline(always)]
+    fn admits(&self, _packet: &Packet, number: u32) -> bool {
+        kubelb_admits(number) != 0
+    }
+
+    #[inline(always)]
+    fn select(&self, _packet: &Packet, number: u32) -> u64 {
+        kubelb_select(number)
     }
 
     #[inline(always)]
@@ -322,6 +350,20 @@ extern "C" fn kubelb_begin() -> u64 {
 #[inline(never)]
 extern "C" fn kubelb_choose(index: u32, number: u32) -> u64 {
     maps::work().map_or(0, |work| insert::choose(&NOWHERE, &work.packet, index, number))
+}
+
+/// [`select::admits`] of the packet in [`maps::WORK`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn kubelb_admits(number: u32) -> u32 {
+    maps::work().map_or(0, |work| u32::from(select::admits(&NOWHERE, &work.packet, number)))
+}
+
+/// [`select::select`] of the packet in [`maps::WORK`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn kubelb_select(number: u32) -> u64 {
+    maps::work().map_or(0, |work| select::select(&NOWHERE, &work.packet, number))
 }
 
 /// [`insert::publish`] of the packet in [`maps::WORK`].

@@ -69,8 +69,8 @@ impl Frontend {
             format!("  vip: \"{}\"", self.address.ip()),
             format!("  port: {}", self.address.port()),
             format!("  protocol: {}", self.protocol),
-            "  algorithm: RoundRobin".to_owned(),
         ];
+        lines.extend(self.more.iter().map(|line| format!("  {line}")));
         if let Some(check) = &self.health_check {
             lines.push(format!("  healthCheck: {check}"));
         }
@@ -126,7 +126,9 @@ mod tests {
         let address = "[2001:db8::10]:80".parse().expect("an address");
         let backends = ["[fd02:1::2]:8080".parse().expect("an address")];
         let mut config = Config::new(vec![
-            Frontend::new("default/web", address, "TCP", &backends).checked(QUICK_CHECK),
+            Frontend::new("default/web", address, "TCP", &backends)
+                .checked(QUICK_CHECK)
+                .with("algorithm: RoundRobin"),
             Frontend::new("default/none", address, "UDP", &[]),
         ]);
         config.snat_ports = Some((10_000, 10_099));
@@ -146,7 +148,6 @@ frontends:
   vip: \"2001:db8::10\"
   port: 80
   protocol: UDP
-  algorithm: RoundRobin
   backends: []
 ";
         assert_eq!(config.yaml(), expected);

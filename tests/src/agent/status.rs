@@ -110,6 +110,12 @@ impl Frontend<'_> {
         number(self.0, name)
     }
 
+    /// Packets dropped for this reason.
+    #[must_use]
+    pub fn dropped(self, reason: &str) -> u64 {
+        self.0.get("drops").map_or(0, |drops| number(drops, reason))
+    }
+
     /// `unknown`, `healthy`, `unhealthy` or `unchecked`, by backend.
     #[must_use]
     pub fn healths(self) -> BTreeMap<SocketAddr, String> {

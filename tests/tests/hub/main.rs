@@ -19,7 +19,7 @@ use kubelb_tests::agent::{Agent, Setup, Status};
 use kubelb_tests::netns::Namespace;
 use kubelb_tests::scratch::Scratch;
 use kubelb_tests::topology::{VIP4, VIP6};
-use kubelb_tests::traffic::{Conversations, Transport, ask, ask_many};
+use kubelb_tests::traffic::{Conversations, Transport, ask, ask_many, client};
 use kubelb_tests::wait;
 use kubelb_tests::world::{Mode, NODE_PORT, VIP_PORT, Way, World, ensure_round_robin};
 use tokio_util::sync::CancellationToken;
@@ -254,7 +254,7 @@ fn what_the_kernel_path_cannot_do_costs_only_itself() {
     hub.write("web.yaml", &load_balancer("web", VIP_PORT, ""));
     hub.write(
         "odd.yaml",
-        &load_balancer("odd", VIP_PORT + 1, "  sourceRanges: [\"192.0.2.0/24\"]\n"),
+        &load_balancer("odd", VIP_PORT + 1, "  timeouts: {tcpClosing: 48h}\n"),
     );
     let _manager = hub.manager();
     let agent = hub.agent();
@@ -265,7 +265,7 @@ fn what_the_kernel_path_cannot_do_costs_only_itself() {
     })
     .unwrap();
     assert!(
-        error.contains("tenant-x/odd/") && error.contains("source_prefix_ranges"),
+        error.contains("tenant-x/odd/") && error.contains("tcpClosing"),
         "{error}"
     );
     assert!(!error.contains("tenant-x/web/"), "{error}");
@@ -279,6 +279,61 @@ fn what_the_kernel_path_cannot_do_costs_only_itself() {
         Ok(())
     })
     .unwrap();
+}
+
+#[test]
+fn source_ranges_affinity_and_maglev_come_from_manifests() {
+    let world = World::new(Mode::Tcx).unwrap();
+    let hub = Hub::new(&world);
+    let clients = [VIP4, VIP6].map(|vip| world.net.client_address(vip));
+    let admitting = |addresses: &[std::net::IpAddr]| {
+        let ranges: Vec<String> = addresses
+            .iter()
+            .map(|ip| format!("\"{}\"", ipnet::IpNet::from(*ip)))
+            .collect();
+        load_balancer("web", VIP_PORT, &format!("  sourceRanges: [{}]\n", ranges.join(", ")))
+    };
+    hub.write("tenant.yaml", &hub.tenant(0));
+    hub.write("web.yaml", &admitting(&clients));
+    let _manager = hub.manager();
+    let agent = hub.agent();
+    until_served_by(&world, 3);
+    assert_eq!(refusal(&agent.status().unwrap()), None);
+
+    // Of IPv4 clients only; there is no range of IPv6, so nobody comes that way.
+    hub.write("web.yaml", &admitting(&clients[..1]));
+    wait::until(SOON, || {
+        for way in Way::ALL.into_iter().filter(|way| way.vip.is_ipv6()) {
+            let asked = ask_quickly(&world, way);
+            ensure!(asked.is_err(), "{} is served", way.name());
+        }
+        Ok(())
+    })
+    .unwrap();
+    let v4: Vec<Way> = Way::ALL.into_iter().filter(|way| way.vip.is_ipv4()).collect();
+    until_ways_served_by(&world, &v4, 3);
+
+    let sticky = "  persistence: {type: SourceIP, timeoutSeconds: 600}\n";
+    for (more, backends) in [(sticky, 1), ("  algorithm: Maglev\n", 3)] {
+        hub.write("web.yaml", &load_balancer("web", VIP_PORT, more));
+        wait::until(SOON, || {
+            for way in Way::ALL {
+                let counts = ask_many(&world.net.client, way.transport, way.address(), 3 * FLOWS)?;
+                ensure!(counts.len() == backends, "{more}: {counts:?}");
+            }
+            Ok(())
+        })
+        .unwrap();
+    }
+    assert_eq!(refusal(&agent.status().unwrap()), None);
+}
+
+/// With little patience, for where nobody answers.
+fn ask_quickly(world: &World, way: Way) -> anyhow::Result<String> {
+    world
+        .net
+        .client
+        .run(|| client::ask_here(way.transport, way.address(), "hello", Duration::from_secs(1)))?
 }
 
 #[test]

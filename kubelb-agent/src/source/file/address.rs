@@ -1,8 +1,10 @@
-//! Which IP addresses can be a VIP, a backend or a SNAT address.
+//! Which IP addresses can be a VIP, a backend or a SNAT address, and which networks clients may come from.
 //!
 //! Owns the reasons for refusing one. Pure.
 
 use std::net::IpAddr;
+
+use ipnet::IpNet;
 
 use super::node::{Errors, Field, shown, word};
 use super::tree::Node;
@@ -16,6 +18,24 @@ pub(super) fn address(node: &Node, field: &Field<'_>, errors: &mut Errors) -> Op
             Some(why) => format!("{address} {why}"),
         },
         Err(_) => malformed(text),
+    };
+    errors.push(node.line, field, reason);
+    None
+}
+
+/// Reads a network that clients may come from.
+pub(super) fn network(node: &Node, field: &Field<'_>, errors: &mut Errors) -> Option<IpNet> {
+    let text = word(node, field, "a network such as 192.0.2.0/24", errors)?;
+    let reason = match text.parse::<IpNet>() {
+        Ok(network) if network == network.trunc() => return Some(network),
+        Ok(network) => format!("{} has bits beyond its prefix; write {}", shown(text), network.trunc()),
+        Err(_) => match text.parse::<IpAddr>() {
+            Ok(address) => format!("{address} is an address; write {}", IpNet::from(address)),
+            Err(_) => format!(
+                "{} is not a network; write it like 192.0.2.0/24 or 2001:db8::/32",
+                shown(text)
+            ),
+        },
     };
     errors.push(node.line, field, reason);
     None

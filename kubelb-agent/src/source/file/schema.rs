@@ -7,20 +7,24 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU16, NonZeroU32};
 
-use super::address::address;
+use ipnet::IpNet;
+
+use super::address::{address, network};
 use super::check::{default_check, health_check, timeouts};
-use super::node::{Errors, Field, list, map, number, shown, text, word};
+use super::node::{Errors, Field, duration, list, map, number, shown, text, word};
 use super::tree::Node;
 use super::{MAX_BACKENDS, MAX_FRONTENDS, MAX_NAME, MAX_SNAT_ADDRESSES, MAX_WEIGHT};
 use crate::model::{Algorithm, Backend, Desired, Frontend, OnUnhealthy, PortRange, Protocol, Snat, Timeouts};
-use crate::source::limits::MAX_HALF_OPEN;
+use crate::source::limits::{AFFINITY, MAX_HALF_OPEN, MAX_SOURCE_RANGES};
 
-const FRONTEND_KEYS: [&str; 11] = [
+const FRONTEND_KEYS: [&str; 13] = [
     "name",
     "vip",
     "port",
     "protocol",
     "algorithm",
+    "affinityTimeout",
+    "sourceRanges",
     "healthCheck",
     "timeouts",
     "halfOpenBudget",
@@ -161,9 +165,13 @@ fn frontend(
             seen.listeners.insert((vip, port, protocol), (index, vip_line));
         }
     }
-    if let Some(node) = keys.optional("algorithm", field, errors) {
-        algorithm(node, &field.key("algorithm"), errors);
-    }
+    let algorithm = keys.optional("algorithm", field, errors);
+    let algorithm = algorithm.and_then(|node| self::algorithm(node, &field.key("algorithm"), errors));
+    let affinity = keys.optional("affinityTimeout", field, errors);
+    let affinity = affinity.and_then(|node| duration(node, &field.key("affinityTimeout"), AFFINITY, errors));
+    let source_ranges = keys.optional("sourceRanges", field, errors);
+    let source_ranges =
+        source_ranges.and_then(|node| self::source_ranges(node, &field.key("sourceRanges"), vip, errors));
     let health_check = match keys.optional("healthCheck", field, errors) {
         Some(node) => health_check(node, &field.key("healthCheck"), protocol, errors).flatten(),
         None => (protocol == Some(Protocol::Tcp)).then(default_check),
@@ -194,7 +202,9 @@ fn frontend(
         vip: vip?,
         port: port?,
         protocol: protocol?,
-        algorithm: Algorithm::RoundRobin,
+        algorithm: algorithm.unwrap_or_default(),
+        affinity,
+        source_ranges,
         health_check,
         timeouts,
         half_open_budget,
@@ -255,17 +265,50 @@ fn protocol_name(protocol: Protocol) -> &'static str {
     }
 }
 
-fn algorithm(node: &Node, field: &Field<'_>, errors: &mut Errors) {
-    let Some(name) = word(node, field, "RoundRobin", errors) else {
-        return;
-    };
-    if name != "RoundRobin" {
+fn algorithm(node: &Node, field: &Field<'_>, errors: &mut Errors) -> Option<Algorithm> {
+    match word(node, field, "RoundRobin", errors)? {
+        "RoundRobin" => Some(Algorithm::RoundRobin),
+        "Maglev" => Some(Algorithm::Maglev),
+        "MaglevBySource" => Some(Algorithm::MaglevBySource),
+        other => {
+            let reason = format!(
+                "{} is not an algorithm; use RoundRobin, Maglev or MaglevBySource",
+                shown(other)
+            );
+            errors.push(node.line, field, reason);
+            None
+        }
+    }
+}
+
+fn source_ranges(node: &Node, field: &Field<'_>, vip: Option<IpAddr>, errors: &mut Errors) -> Option<Vec<IpNet>> {
+    let nodes = list(node, field, MAX_SOURCE_RANGES, errors)?;
+    if nodes.is_empty() {
         errors.push(
             node.line,
             field,
-            format!("{} is not an algorithm; use RoundRobin", shown(name)),
+            "is empty; name who may come, or leave it out to let everybody in",
         );
     }
+    let mut networks = Vec::with_capacity(nodes.len());
+    for (index, node) in nodes.iter().enumerate() {
+        let field = field.index(index);
+        let Some(network) = network(node, &field, errors) else {
+            continue;
+        };
+        let ip = network.addr();
+        if let Some(vip) = vip.filter(|vip| vip.is_ipv4() != ip.is_ipv4()) {
+            let reason = format!(
+                "{network} is {} but the VIP {vip} is {}; no client of that kind can come",
+                family(ip),
+                family(vip)
+            );
+            errors.push(node.line, &field, reason);
+            continue;
+        }
+        networks.push(network);
+    }
+    Some(networks)
 }
 
 fn half_open_budget(

@@ -1,6 +1,7 @@
 //! One case per kind of mistake: the line, the field and the hint that the user gets. And: what is valid is read as meant.
 
 mod flows;
+mod new_flows;
 mod round_trip;
 
 use std::net::{IpAddr, SocketAddr};
@@ -573,7 +574,7 @@ kubelb.yaml:8: frontends[1].vip: is missing; add `vip: 203.0.113.10`
 kubelb.yaml:8: frontends[1].port: is missing; add `port: 80`
 kubelb.yaml:8: frontends[1].protocol: is missing; add `protocol: TCP`
 kubelb.yaml:8: frontends[1].backends: is missing; add `backends: []`
-kubelb.yaml:9: frontends[1].colour: is not a known key; use name, vip, port, protocol, algorithm, healthCheck, timeouts, halfOpenBudget, onUnhealthy, snatAddress, backends";
+kubelb.yaml:9: frontends[1].colour: is not a known key; use name, vip, port, protocol, algorithm, affinityTimeout, sourceRanges, healthCheck, timeouts, halfOpenBudget, onUnhealthy, snatAddress, backends";
     assert_eq!(errors.to_string(), expected);
 }
 

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use super::cluster::{Cluster, EndpointSource, check_at};
 use super::endpoints::Endpoint;
 use super::listener::Listener;
 use super::{Resources, share};
-use crate::model::{Backend, Desired, Frontend, HealthCheck, Protocol, Snat};
+use crate::model::{Algorithm, Backend, Desired, Frontend, HealthCheck, Protocol, Snat};
 use crate::source::limits::MAX_BACKENDS;
 
 /// A listener that is not served, and what it waits for.
@@ -35,12 +36,12 @@ pub enum Reason {
     TooManyEndpoints(usize),
     /// Its clusters' endpoints are not checked alike.
     DifferentChecks,
-    /// Its clusters choose among their endpoints in different ways.
-    DifferentAlgorithms,
     /// A cluster's own SNAT address is not of the family of the listener's address.
     SnatFamily(IpAddr),
     /// Two of its clusters have this endpoint, and different SNAT addresses.
     DifferentSnat(SocketAddr),
+    /// Its clusters' endpoints are not chosen alike.
+    DifferentChoice,
     /// Its health check asks by TCP at a UDP port, unless another port is named.
     UdpCheck,
 }
@@ -60,12 +61,6 @@ impl fmt::Display for Waiting {
                 )
             }
             Reason::DifferentChecks => write!(formatter, "its endpoints have different health checks"),
-            Reason::DifferentAlgorithms => {
-                write!(
-                    formatter,
-                    "its clusters have different load balancing policies; a flow is given out once"
-                )
-            }
             Reason::SnatFamily(address) => {
                 write!(
                     formatter,
@@ -78,6 +73,10 @@ impl fmt::Display for Waiting {
                     "endpoint {address} is in two clusters with different SNAT addresses"
                 )
             }
+            Reason::DifferentChoice => write!(
+                formatter,
+                "its clusters have different ways to choose an endpoint (lb_policy, affinityTimeout)"
+            ),
             Reason::UdpCheck => write!(
                 formatter,
                 "its health check needs endpoints with a health_check_config.port_value: a UDP port cannot be asked by TCP"
@@ -111,6 +110,7 @@ pub(super) fn desired(resources: &Resources, snat: Snat) -> (Desired, Vec<Waitin
 }
 
 fn frontend(resources: &Resources, listener: &Listener) -> Result<Frontend, Reason> {
+    let mut choices: BTreeSet<(bool, Option<Duration>)> = BTreeSet::new();
     let mut members: Vec<(&Cluster, &Endpoint)> = Vec::new();
     let mut weights: Vec<(u32, Vec<u32>)> = Vec::new();
     for (name, weight) in &listener.clusters {
@@ -118,6 +118,7 @@ fn frontend(resources: &Resources, listener: &Listener) -> Result<Frontend, Reas
             .clusters
             .get(name)
             .ok_or_else(|| Reason::NoCluster(name.clone()))?;
+        choices.insert((cluster.is_maglev, cluster.affinity));
         let endpoints = match &cluster.source {
             EndpointSource::Inline(endpoints) => endpoints,
             EndpointSource::Discovered(name) => {
@@ -160,19 +161,22 @@ fn frontend(resources: &Resources, listener: &Listener) -> Result<Frontend, Reas
     if checks.len() > 1 {
         return Err(Reason::DifferentChecks);
     }
-    let mut algorithms = listener
-        .clusters
-        .iter()
-        .filter_map(|(name, _)| resources.clusters.get(name).map(|cluster| cluster.algorithm));
-    let algorithm = algorithms.next().unwrap_or_default();
-    if algorithms.any(|other| other != algorithm) {
-        return Err(Reason::DifferentAlgorithms);
+    if choices.len() > 1 {
+        return Err(Reason::DifferentChoice);
     }
+    let (is_maglev, affinity) = choices.into_iter().next().unwrap_or_default();
     Ok(Frontend {
         vip: listener.vip,
         port: listener.port,
         protocol: listener.protocol,
-        algorithm,
+        // What Envoy does with a source-ip hash policy, too: round robin takes no notice of it.
+        algorithm: match (is_maglev, listener.hashes_source) {
+            (false, _) => Algorithm::RoundRobin,
+            (true, false) => Algorithm::Maglev,
+            (true, true) => Algorithm::MaglevBySource,
+        },
+        affinity,
+        source_ranges: listener.source_ranges.clone(),
         health_check: checks.into_iter().next().flatten(),
         timeouts: listener.timeouts,
         half_open_budget: listener.half_open_budget,

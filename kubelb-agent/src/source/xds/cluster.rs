@@ -13,13 +13,16 @@ use kubelb_xds::pb::envoy::config::core::v3::{BindConfig, HealthCheck as WireChe
 use super::endpoints::{self, Endpoints};
 use super::refusal::{Refusal, nothing_else, refuse};
 use super::wire;
-use crate::model::{Algorithm, HealthCheck, OnUnhealthy, Probe, Snat};
-use crate::source::limits::{CHECK_TIMEOUT, INTERVAL, MAX_HOST, MAX_PATH, THRESHOLD};
+use crate::model::{HealthCheck, OnUnhealthy, Probe, Snat};
+use crate::source::limits::{AFFINITY, CHECK_TIMEOUT, INTERVAL, MAX_HOST, MAX_PATH, THRESHOLD};
 
 /// A cluster as the kernel path sees it.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Cluster {
-    pub(super) algorithm: Algorithm,
+    /// In turn otherwise.
+    pub(super) is_maglev: bool,
+    /// How long a client address without new flows stays with its endpoint.
+    pub(super) affinity: Option<Duration>,
     /// Its port is unset: that comes with each endpoint.
     pub(super) check: Option<HealthCheck>,
     pub(super) source: EndpointSource,
@@ -45,18 +48,27 @@ const MAX_PANIC_THRESHOLD: f64 = 1.0;
 pub(super) fn decode(bytes: &[u8], snat: &Snat) -> Result<Cluster, Refusal> {
     let mut message: pb::Cluster = wire::decode(bytes, "")?;
     let metadata = wire::metadata(message.metadata.as_ref())?;
-    if metadata.affinity_timeout.is_some() {
-        return refuse(
-            wire::metadata_field("affinityTimeout"),
-            "this agent does not keep a client address with its backend; serve this cluster by Envoy",
-        );
-    }
+    let affinity = match metadata.affinity_timeout {
+        Some(timeout) => Some(wire::within(
+            &wire::metadata_field("affinityTimeout"),
+            timeout,
+            AFFINITY,
+        )?),
+        None => None,
+    };
     let on_unhealthy = on_unhealthy(
         &metadata,
         std::mem::take(&mut message.close_connections_on_host_health_failure),
     )?;
-    if message.lb_policy != i32::from(pb::cluster::LbPolicy::RoundRobin) {
-        return refuse("lb_policy", "this agent only knows ROUND_ROBIN");
+    let is_maglev = match pb::cluster::LbPolicy::try_from(message.lb_policy) {
+        Ok(pb::cluster::LbPolicy::RoundRobin) => false,
+        Ok(pb::cluster::LbPolicy::Maglev) => true,
+        _ => return refuse("lb_policy", "this agent knows ROUND_ROBIN and MAGLEV"),
+    };
+    if is_maglev && let Some(pb::cluster::LbConfig::MaglevLbConfig(mut config)) = message.lb_config.take() {
+        // How fine Envoy's table is; here that follows from the endpoints.
+        config.table_size = None;
+        nothing_else("maglev_lb_config", &config)?;
     }
     panic_threshold(&mut message)?;
     let check = health_check(&mut message)?;
@@ -76,7 +88,8 @@ pub(super) fn decode(bytes: &[u8], snat: &Snat) -> Result<Cluster, Refusal> {
     message.per_connection_buffer_limit_bytes = None;
     nothing_else("", &message)?;
     Ok(Cluster {
-        algorithm: Algorithm::RoundRobin,
+        is_maglev,
+        affinity,
         check,
         source,
         on_unhealthy,

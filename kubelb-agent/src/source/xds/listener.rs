@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use kubelb_xds::contract::Metadata;
 use kubelb_xds::pb::envoy::config::core::v3::address::Address as AddressKind;
 use kubelb_xds::pb::envoy::config::core::v3::socket_address::{PortSpecifier, Protocol as SocketProtocol};
@@ -11,15 +12,14 @@ use kubelb_xds::pb::envoy::config::core::v3::{Address, SocketAddress};
 use kubelb_xds::pb::envoy::config::listener::v3 as pb;
 use kubelb_xds::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::ClusterSpecifier;
 use kubelb_xds::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy};
+use kubelb_xds::pb::envoy::extensions::filters::udp::udp_proxy::v3::UdpProxyConfig;
 use kubelb_xds::pb::envoy::extensions::filters::udp::udp_proxy::v3::udp_proxy_config::RouteSpecifier;
-use kubelb_xds::pb::envoy::extensions::filters::udp::udp_proxy::v3::{Route, UdpProxyConfig};
-use kubelb_xds::pb::google::protobuf::Any;
-use kubelb_xds::pb::xds::r#type::matcher::v3::Matcher;
-use kubelb_xds::pb::xds::r#type::matcher::v3::matcher::on_match::OnMatch;
-use prost::{Message, Name};
+use kubelb_xds::pb::envoy::extensions::filters::udp::udp_proxy::v3::udp_proxy_config::hash_policy::PolicySpecifier as UdpHash;
+use kubelb_xds::pb::envoy::r#type::v3::hash_policy;
 
+use super::matcher;
 use super::refusal::{Refusal, nothing_else, refuse};
-use super::wire;
+use super::wire::{self, typed};
 use crate::model::{Protocol, Timeouts};
 use crate::source::limits::{ESTABLISHED_TIMEOUT, FLOW_TIMEOUT, MAX_HALF_OPEN};
 
@@ -31,6 +31,10 @@ pub(super) struct Listener {
     pub(super) protocol: Protocol,
     /// Where to, with shares above zero. Never empty.
     pub(super) clusters: Vec<(String, u32)>,
+    /// The client's address decides where Maglev leads.
+    pub(super) hashes_source: bool,
+    /// `None`: everybody may come; empty: nobody.
+    pub(super) source_ranges: Option<Vec<IpNet>>,
     pub(super) timeouts: Timeouts,
     pub(super) half_open_budget: Option<NonZeroU32>,
 }
@@ -44,12 +48,13 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Listener, Refusal> {
         Some(address) => frontend(address)?,
         None => return refuse("address", "is missing"),
     };
-    let (clusters, idle) = match protocol {
+    let targets = match protocol {
         Protocol::Tcp => tcp(&mut message)?,
         Protocol::Udp => udp(&mut message)?,
     };
-    let timeouts = timeouts(&metadata, protocol, idle)?;
+    let timeouts = timeouts(&metadata, protocol, targets.idle)?;
     let half_open_budget = half_open_budget(&metadata, protocol)?;
+    let nobody = metadata.deny_all_sources.then(Vec::new);
     // What says nothing about packets.
     message.name.clear();
     message.metadata = None;
@@ -67,18 +72,16 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Listener, Refusal> {
         vip,
         port,
         protocol,
-        clusters,
+        clusters: targets.clusters,
+        hashes_source: targets.hashes_source,
+        source_ranges: nobody.or(targets.source_ranges),
         timeouts,
         half_open_budget,
     })
 }
 
 fn metadata(message: &pb::Listener) -> Result<Metadata, Refusal> {
-    let metadata = wire::metadata(message.metadata.as_ref())?;
-    if metadata.deny_all_sources {
-        return refuse(wire::metadata_field("denyAllSources"), SOURCES);
-    }
-    Ok(metadata)
+    wire::metadata(message.metadata.as_ref())
 }
 
 fn half_open_budget(metadata: &Metadata, protocol: Protocol) -> Result<Option<NonZeroU32>, Refusal> {
@@ -92,9 +95,6 @@ fn half_open_budget(metadata: &Metadata, protocol: Protocol) -> Result<Option<No
         },
     }
 }
-
-/// What is said of source ranges, wherever they are.
-const SOURCES: &str = "this agent does not filter by source address; serve this listener by Envoy";
 
 fn frontend(address: Address) -> Result<(IpAddr, NonZeroU16, Protocol), Refusal> {
     const FIELD: &str = "address.socket_address";
@@ -122,7 +122,13 @@ fn port_value(socket: &SocketAddress) -> u32 {
     }
 }
 
-type Targets = (Vec<(String, u32)>, Option<Duration>);
+/// What a proxy's configuration says of flows.
+struct Targets {
+    clusters: Vec<(String, u32)>,
+    source_ranges: Option<Vec<IpNet>>,
+    hashes_source: bool,
+    idle: Option<Duration>,
+}
 
 fn tcp(message: &mut pb::Listener) -> Result<Targets, Refusal> {
     let chains = std::mem::take(&mut message.filter_chains);
@@ -130,11 +136,14 @@ fn tcp(message: &mut pb::Listener) -> Result<Targets, Refusal> {
         return refuse("filter_chains", "exactly one is needed for TCP");
     };
     const CHAIN: &str = "filter_chains[0]";
+    let mut source_ranges = None;
     if let Some(mut criteria) = chain.filter_chain_match.take() {
-        if !std::mem::take(&mut criteria.source_prefix_ranges).is_empty() {
-            return refuse(format!("{CHAIN}.filter_chain_match.source_prefix_ranges"), SOURCES);
+        let path = format!("{CHAIN}.filter_chain_match");
+        let ranges = std::mem::take(&mut criteria.source_prefix_ranges);
+        if !ranges.is_empty() {
+            source_ranges = Some(wire::networks(&format!("{path}.source_prefix_ranges"), &ranges)?);
         }
-        nothing_else(&format!("{CHAIN}.filter_chain_match"), &criteria)?;
+        nothing_else(&path, &criteria)?;
     }
     let field = format!("{CHAIN}.filters");
     let Ok([filter]) = <[pb::Filter; 1]>::try_from(std::mem::take(&mut chain.filters)) else {
@@ -153,20 +162,27 @@ fn tcp(message: &mut pb::Listener) -> Result<Targets, Refusal> {
         Some(ClusterSpecifier::WeightedClusters(several)) => weighted(several, &path)?,
         None => Vec::new(),
     };
-    if !proxy.hash_policy.is_empty() {
-        return refuse(format!("{path}.hash_policy"), AFFINITY);
-    }
+    let hashes_source = match std::mem::take(&mut proxy.hash_policy).as_slice() {
+        [] => false,
+        [policy] if matches!(policy.policy_specifier, Some(hash_policy::PolicySpecifier::SourceIp(_))) => true,
+        _ => return refuse(format!("{path}.hash_policy"), SOURCE_ONLY),
+    };
     let idle = match proxy.idle_timeout.take() {
         Some(time) => Some(wire::duration(&format!("{path}.idle_timeout"), time)?),
         None => None,
     };
     proxy.stat_prefix.clear();
     nothing_else(&path, &proxy)?;
-    some_target(clusters, &path).map(|clusters| (clusters, idle))
+    Ok(Targets {
+        clusters: some_target(clusters, &path)?,
+        source_ranges,
+        hashes_source,
+        idle,
+    })
 }
 
-/// What is said of affinity, wherever it is.
-const AFFINITY: &str = "this agent does not keep a client address with its backend; serve this listener by Envoy";
+/// What is said of hash policies, wherever they are.
+const SOURCE_ONLY: &str = "this agent hashes by the source address or by the 5-tuple; use one source_ip policy or none";
 
 fn weighted(several: tcp_proxy::WeightedCluster, path: &str) -> Result<Vec<(String, u32)>, Refusal> {
     let mut clusters = Vec::new();
@@ -190,39 +206,29 @@ fn udp(message: &mut pb::Listener) -> Result<Targets, Refusal> {
         return refuse(path, "is missing; a UDP proxy is needed");
     };
     let mut proxy: UdpProxyConfig = typed(&any, path)?;
-    let cluster = match proxy.route_specifier.take() {
+    let (cluster, source_ranges) = match proxy.route_specifier.take() {
         #[expect(deprecated, reason = "control planes still send it, and it is clear enough")]
-        Some(RouteSpecifier::Cluster(name)) => name,
-        Some(RouteSpecifier::Matcher(matcher)) => route(matcher, &format!("{path}.matcher"))?,
-        None => String::new(),
+        Some(RouteSpecifier::Cluster(name)) => (name, None),
+        Some(RouteSpecifier::Matcher(matcher)) => matcher::route(matcher, &format!("{path}.matcher"))?,
+        None => (String::new(), None),
     };
-    if !proxy.hash_policies.is_empty() {
-        return refuse(format!("{path}.hash_policies"), AFFINITY);
-    }
+    let hashes_source = match std::mem::take(&mut proxy.hash_policies).as_slice() {
+        [] => false,
+        [policy] if matches!(policy.policy_specifier, Some(UdpHash::SourceIp(true))) => true,
+        _ => return refuse(format!("{path}.hash_policies"), SOURCE_ONLY),
+    };
     let idle = match proxy.idle_timeout.take() {
         Some(time) => Some(wire::duration(&format!("{path}.idle_timeout"), time)?),
         None => None,
     };
     proxy.stat_prefix.clear();
     nothing_else(path, &proxy)?;
-    some_target(vec![(cluster, 1)], path).map(|clusters| (clusters, idle))
-}
-
-/// The cluster of a matcher that sends everybody there.
-fn route(mut matcher: Matcher, path: &str) -> Result<String, Refusal> {
-    if matcher.matcher_type.take().is_some() {
-        return refuse(path, SOURCES);
-    }
-    let action = matcher.on_no_match.take().and_then(|otherwise| otherwise.on_match);
-    nothing_else(path, &matcher)?;
-    let path = format!("{path}.on_no_match.action.typed_config");
-    match action {
-        Some(OnMatch::Action(extension)) => match extension.typed_config {
-            Some(any) => typed::<Route>(&any, &path).map(|route| route.cluster),
-            None => refuse(path, "is missing; a route to a cluster is needed"),
-        },
-        _ => refuse(path, "is missing; a route to a cluster is needed"),
-    }
+    Ok(Targets {
+        clusters: some_target(vec![(cluster, 1)], path)?,
+        source_ranges,
+        hashes_source,
+        idle,
+    })
 }
 
 fn some_target(clusters: Vec<(String, u32)>, path: &str) -> Result<Vec<(String, u32)>, Refusal> {
@@ -230,16 +236,6 @@ fn some_target(clusters: Vec<(String, u32)>, path: &str) -> Result<Vec<(String, 
         return refuse(format!("{path}.cluster"), "is missing; name the cluster to forward to");
     }
     Ok(clusters)
-}
-
-fn typed<M: Message + Name + Default>(any: &Any, path: &str) -> Result<M, Refusal> {
-    if any.type_url.rsplit('/').next() != Some(M::full_name().as_str()) {
-        return refuse(
-            path,
-            format!("is a {}; the kernel path knows {} here", any.type_url, M::full_name()),
-        );
-    }
-    wire::decode(&any.value, path)
 }
 
 /// Those of the metadata; what they leave open is as the proxy's own idle timeout says, then as the agent's defaults.

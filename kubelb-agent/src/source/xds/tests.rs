@@ -1,3 +1,5 @@
+mod new_flows;
+
 use std::time::Duration;
 
 use kubelb_xds::contract::{FlowTimeouts, Metadata, OnUnhealthy as WireOnUnhealthy};
@@ -350,7 +352,7 @@ fn listeners_that_ask_for_more_are_refused() {
             ..lds::FilterChainMatch::default()
         });
     };
-    assert!(with(&chain_match).starts_with("filter_chains[0].filter_chain_match.source_prefix_ranges: "));
+    assert!(with(&chain_match).starts_with("filter_chains[0].filter_chain_match.source_prefix_ranges[0]: "));
     let server_names = |listener: &mut lds::Listener| {
         listener.filter_chains[0].filter_chain_match = Some(lds::FilterChainMatch {
             server_names: vec!["a".to_owned()],
@@ -374,13 +376,6 @@ fn listeners_that_ask_for_more_are_refused() {
     let mut affinity = to("c");
     affinity.hash_policy.push(HashPolicy::default());
     assert!(refused(ResourceType::Listener, &tcp_listener(affinity)).contains("hash_policy: "));
-    let mut denied = tcp_listener(to("c"));
-    denied.metadata = Metadata {
-        deny_all_sources: true,
-        ..Metadata::default()
-    }
-    .encode();
-    assert!(refused(ResourceType::Listener, &denied).contains("denyAllSources: "));
     assert!(refused(ResourceType::Listener, &tcp_listener(to(""))).contains("cluster: is missing"));
 }
 
@@ -391,7 +386,11 @@ fn clusters_that_ask_for_more_are_refused() {
         change(&mut cluster);
         refused(ResourceType::Cluster, &cluster)
     };
-    assert!(with(&|cluster| cluster.lb_policy = cds::cluster::LbPolicy::Maglev.into()).starts_with("lb_policy: "));
+    assert!(with(&|cluster| cluster.lb_policy = cds::cluster::LbPolicy::RingHash.into()).starts_with("lb_policy: "));
+    let affinity = |cluster: &mut cds::Cluster| {
+        cluster.metadata = affinity_metadata(Duration::from_millis(1));
+    };
+    assert!(with(&affinity).contains("affinityTimeout: 1ms is not from 1s"));
     assert!(with(&|cluster| cluster.health_checks.push(tcp_check())).starts_with("health_checks: "));
     assert!(with(&|cluster| cluster.health_checks[0].interval = None).starts_with("health_checks[0].interval: "));
     assert!(with(&|cluster| cluster.health_checks[0].alt_port = number(1)).starts_with("health_checks[0].alt_port: "));
@@ -545,6 +544,14 @@ fn endpoints_are_of_one_kind() {
     group.endpoints[0].lb_endpoints[0] = endpoint("10.0.0.1", 1, 1, core::HealthStatus::Unknown);
     group.endpoints[0].priority = 1;
     assert!(refused(ResourceType::Endpoints, &group).starts_with("endpoints[0].priority: "));
+}
+
+fn affinity_metadata(timeout: Duration) -> Option<core::Metadata> {
+    Metadata {
+        affinity_timeout: Some(timeout),
+        ..Metadata::default()
+    }
+    .encode()
 }
 
 proptest! {

@@ -4,15 +4,28 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use kubelb_xds::contract::{Metadata, metadata};
-use kubelb_xds::pb::envoy::config::core::v3::Metadata as EnvoyMetadata;
-use kubelb_xds::pb::google::protobuf::Duration as WireDuration;
-use prost::Message;
+use kubelb_xds::pb::envoy::config::core::v3::{CidrRange, Metadata as EnvoyMetadata};
+use kubelb_xds::pb::google::protobuf::{Any, Duration as WireDuration};
+use prost::{Message, Name};
 
 use super::refusal::{Refusal, refuse};
+use crate::source::limits::MAX_SOURCE_RANGES;
 
 pub(super) fn decode<M: Message + Default>(bytes: &[u8], path: &str) -> Result<M, Refusal> {
     M::decode(bytes).or_else(|error| refuse(path, format!("cannot be decoded: {error}")))
+}
+
+/// What an `Any` holds, if that is an `M`.
+pub(super) fn typed<M: Message + Name + Default>(any: &Any, path: &str) -> Result<M, Refusal> {
+    if any.type_url.rsplit('/').next() != Some(M::full_name().as_str()) {
+        return refuse(
+            path,
+            format!("is a {}; the kernel path knows {} here", any.type_url, M::full_name()),
+        );
+    }
+    decode(&any.value, path)
 }
 
 pub(super) fn metadata(metadata: Option<&EnvoyMetadata>) -> Result<Metadata, Refusal> {
@@ -61,6 +74,37 @@ pub(super) fn within(
     } else {
         refuse(field, format!("{time:?} is not from {shortest:?} to {longest:?}"))
     }
+}
+
+/// Networks, host bits cut off as Envoy does.
+///
+/// # Errors
+/// With the first that is none, or when there are too many.
+pub(super) fn networks(field: &str, ranges: &[CidrRange]) -> Result<Vec<IpNet>, Refusal> {
+    if ranges.len() > MAX_SOURCE_RANGES {
+        return refuse(
+            field,
+            format!("are {}; at most {MAX_SOURCE_RANGES} are possible", ranges.len()),
+        );
+    }
+    let one = |(index, range): (usize, &CidrRange)| {
+        // Left out, it is 0.
+        let length = range.prefix_len.map_or(0, |length| length.value);
+        let network = range
+            .address_prefix
+            .parse()
+            .ok()
+            .zip(u8::try_from(length).ok())
+            .and_then(|(address, length)| IpNet::new(address, length).ok());
+        match network {
+            Some(network) => Ok(network.trunc()),
+            None => refuse(
+                format!("{field}[{index}]"),
+                format!("{}/{length} is not a network", range.address_prefix),
+            ),
+        }
+    };
+    ranges.iter().enumerate().map(one).collect()
 }
 
 /// # Errors

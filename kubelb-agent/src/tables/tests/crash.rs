@@ -1,6 +1,7 @@
 //! Death between any two operations: what packets meet is sound at each point, and the next agent gets where the dead
 //! one was going.
 
+use ipnet::IpNet;
 use proptest::prelude::*;
 
 use super::*;
@@ -10,7 +11,15 @@ const ADDRESSES: u8 = 6;
 /// A small world, so that random configurations meet each other.
 fn any_inputs() -> impl Strategy<Value = Inputs> {
     let backends = prop::collection::btree_map(0..ADDRESSES, 0u16..4, 0..5);
-    let shape = (0u8..3, prop::bool::ANY, prop::bool::ANY, prop::bool::ANY, backends);
+    let sources = prop::option::of(prop::collection::btree_set(0u8..3, 0..3));
+    let shape = (
+        0u8..3,
+        prop::bool::ANY,
+        prop::bool::ANY,
+        prop::bool::ANY,
+        backends,
+        (sources, 0u8..12, prop::bool::ANY),
+    );
     let frontends = prop::collection::btree_map(0u8..5, shape, 0..4);
     let hops = prop::collection::btree_map(0..ADDRESSES, (1u32..3, prop::option::of(0u8..2)), 0..5);
     let unhealthy = prop::collection::btree_set(0..ADDRESSES, 0..4);
@@ -19,13 +28,21 @@ fn any_inputs() -> impl Strategy<Value = Inputs> {
         let mut inputs = Inputs::default();
         inputs.xdp_interfaces.insert(1);
         let mut taken = BTreeSet::new();
-        for (name, (vip, udp, check, reset, backends)) in frontends {
+        for (name, (vip, udp, check, reset, backends, (sources, algorithm, affinity))) in frontends {
             let mut frontend = frontend(&format!("203.0.113.{vip}"), 80, &[]);
             frontend.protocol = if udp { Protocol::Udp } else { Protocol::Tcp };
             frontend.health_check = checked(&[]).desired.frontends["web"]
                 .health_check
                 .clone()
                 .filter(|_| check);
+            // Tables are long, and looked at after each operation: a few will do.
+            frontend.algorithm = match algorithm {
+                0 => Algorithm::Maglev,
+                1 => Algorithm::MaglevBySource,
+                _ => Algorithm::RoundRobin,
+            };
+            frontend.affinity = affinity.then_some(Duration::from_secs(10));
+            frontend.source_ranges = sources.map(|networks| networks.into_iter().map(network).collect());
             for (address, weight) in backends {
                 frontend.backends.push(Backend {
                     on_unhealthy: if reset { OnUnhealthy::Reset } else { OnUnhealthy::Drain },
@@ -51,6 +68,11 @@ fn any_inputs() -> impl Strategy<Value = Inputs> {
     })
 }
 
+/// One of three networks of which the last two are next to each other.
+fn network(n: u8) -> IpNet {
+    format!("10.{}.0.0/16", [0, 6, 7][usize::from(n)]).parse().unwrap()
+}
+
 fn ip(last: u8) -> IpAddr {
     IpAddr::from([10, 0, 0, last])
 }
@@ -59,8 +81,14 @@ fn is_in(addresses: &BTreeSet<u8>, backend: &Backend) -> bool {
     addresses.iter().any(|address| ip(*address) == backend.address.ip())
 }
 
-/// Name, turn and timeouts.
-type Served = (String, Vec<(Addr, u16)>, [u32; timeout::COUNT]);
+/// Name, turn, timeouts, what becomes of new flows, and whose are refused.
+type Served = (
+    String,
+    Vec<(Addr, u16)>,
+    [u32; timeout::COUNT],
+    Policy,
+    Option<Vec<Span>>,
+);
 /// Flags, weight, SNAT row and next hop.
 type Reached = (u16, u16, Option<u8>, Option<NextHopView>);
 
@@ -82,9 +110,12 @@ fn meaning(tables: &Tables) -> Meaning {
             .iter()
             .map(|(key, row)| {
                 let mut turn: Vec<_> = row.turn.iter().map(identity).collect();
-                // Who begins depends on the numbers.
-                turn.sort_unstable();
-                (*key, (row.name.clone(), turn, row.timeouts))
+                if row.policy.selection == Selection::RoundRobin {
+                    // Who begins depends on the numbers.
+                    turn.sort_unstable();
+                }
+                let admitted = row.sources.as_ref().map(|set| set.spans.clone());
+                (*key, (row.name.clone(), turn, row.timeouts, row.policy, admitted))
             })
             .collect(),
         backends: tables

@@ -9,13 +9,16 @@ use kubelb_common::frontend::{ECHO_ONLY, Frontend, FrontendKey, timeout};
 use kubelb_common::next_hop::{NextHop, NextHopView};
 
 use crate::diff::MapOp;
-use crate::tables::{BackendRow, FrontendRow, Tables};
+use crate::tables::{BackendRow, FrontendRow, SourceSet, Span, Tables};
 
 #[derive(Default)]
 pub(crate) struct Image {
     frontends: BTreeMap<u32, Frontend>,
     names: BTreeMap<u32, String>,
     slots: BTreeMap<u32, u32>,
+    ranges: BTreeMap<u32, Span>,
+    /// What each frontend was last told to let in.
+    asked: BTreeMap<u32, Option<Vec<Span>>>,
     backends: BTreeMap<u32, Backend>,
     hops: BTreeMap<u32, NextHop>,
     keys: BTreeMap<FrontendKey, u32>,
@@ -55,6 +58,16 @@ impl Image {
             MapOp::SetTimeouts { row, jiffies } => self.frontend(row).set_timeouts(jiffies),
             MapOp::SetMaxFlows { row, flows } => self.frontend(row).set_max_flows(flows),
             MapOp::SetHalfOpenBudget { row, flows } => self.frontend(row).set_half_open_budget(flows),
+            MapOp::SetPolicy { row, policy } => self.frontend(row).set_policy(policy),
+            MapOp::PublishSources { row, sources } => {
+                let spans = sources.as_ref().map(|set| set.spans.clone());
+                if let Some(set) = &sources {
+                    self.ranges.extend((set.offset..).zip(set.spans.iter().copied()));
+                }
+                let place = sources.map(|set| (set.offset, u32::try_from(set.spans.len()).unwrap()));
+                self.frontend(row).publish_sources(place);
+                self.asked.insert(row, spans);
+            }
             MapOp::PublishTurn { row, offset, turn } => {
                 for (slot, backend) in (offset..).zip(&turn) {
                     self.slots.insert(slot, *backend);
@@ -132,11 +145,20 @@ impl Image {
             timeouts: std::array::from_fn::<u32, { timeout::COUNT }, _>(|class| row.timeout(class)),
             max_flows: row.max_flows(),
             half_open_budget: row.half_open_budget(),
+            policy: row.policy(),
+            sources: row.sources().map(|(offset, length)| SourceSet {
+                offset,
+                spans: self.spans(offset, length),
+            }),
             turn: (offset..offset + length)
                 .map(|slot| self.slots.get(&slot).copied().unwrap_or_default())
                 .collect(),
             offset,
         })
+    }
+
+    fn spans(&self, offset: u32, length: u32) -> Vec<Span> {
+        (offset..offset + length).map(|row| self.ranges[&row]).collect()
     }
 
     /// What a packet may rely on between any two operations.
@@ -150,6 +172,12 @@ impl Image {
             assert!(
                 row.is(key.vip(), key.port(), key.protocol()),
                 "{key:?} leads to row {number}, which is another frontend or out of service"
+            );
+            let admitted = row.sources().map(|(offset, length)| self.spans(offset, length));
+            assert_eq!(
+                Some(&admitted),
+                self.asked.get(number),
+                "row {number} admits others than it was told to, or was never told"
             );
         }
         for (number, row) in self.frontends.iter().filter(|(_, row)| row.is_active()) {

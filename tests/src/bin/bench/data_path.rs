@@ -97,6 +97,8 @@ impl Kind {
             port,
             protocol: self.protocol(),
             algorithm: Algorithm::RoundRobin,
+            affinity: None,
+            source_ranges: None,
             health_check: None,
             timeouts: Timeouts::default(),
             half_open_budget: None,
@@ -222,6 +224,7 @@ impl DataPath {
             // Not half of it is spent by any cell: flows are noted, and none has to give way.
             half_open_budget: 1 << 20,
             drained: &BTreeSet::new(),
+            backend_slots: self.store.maps.slot_capacity(),
         };
         let actual = self.store.read_back();
         let (wanted, problems) = tables::build(&desired, &context, &actual, &mut Cursors::default());

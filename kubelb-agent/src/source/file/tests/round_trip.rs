@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use proptest::prelude::*;
 
 use super::super::node::format_duration;
@@ -30,7 +31,11 @@ fn render(desired: &Desired) -> String {
         "frontends:\n"
     };
     for (name, frontend) in &desired.frontends {
-        let Algorithm::RoundRobin = frontend.algorithm;
+        let algorithm = match frontend.algorithm {
+            Algorithm::RoundRobin => "RoundRobin",
+            Algorithm::Maglev => "Maglev",
+            Algorithm::MaglevBySource => "MaglevBySource",
+        };
         let Timeouts {
             tcp_half_open,
             tcp_established,
@@ -41,7 +46,7 @@ fn render(desired: &Desired) -> String {
         let [a, b, c, d, e] =
             [tcp_half_open, tcp_established, tcp_closing, udp_unreplied, udp_replied].map(format_duration);
         text += &format!(
-            "- name: {}\n  vip: {}\n  port: {}\n  protocol: {}\n  algorithm: RoundRobin\n  healthCheck: {}\n  \
+            "- name: {}\n  vip: {}\n  port: {}\n  protocol: {}\n  algorithm: {algorithm}\n  healthCheck: {}\n  \
              timeouts: {{tcpHalfOpen: {a}, tcpEstablished: {b}, tcpClosing: {c}, udpUnreplied: {d}, udpReplied: {e}}}\n",
             serde_json::to_string(name).unwrap(),
             frontend.vip,
@@ -61,6 +66,13 @@ fn render(desired: &Desired) -> String {
         }
         if let Some(backend) = frontend.backends.first() {
             text += &format!("  onUnhealthy: {:?}\n", backend.on_unhealthy);
+        }
+        if let Some(timeout) = frontend.affinity {
+            text += &format!("  affinityTimeout: {}\n", format_duration(timeout));
+        }
+        if let Some(ranges) = &frontend.source_ranges {
+            let ranges: Vec<_> = ranges.iter().map(|range| format!("\"{range}\"")).collect();
+            text += &format!("  sourceRanges: [{}]\n", ranges.join(", "));
         }
         text += if frontend.backends.is_empty() {
             "  backends: []\n"
@@ -162,6 +174,12 @@ fn any_port() -> impl Strategy<Value = NonZeroU16> {
 
 fn any_frontend() -> impl Strategy<Value = Frontend> {
     let backends = proptest::collection::btree_map((1_u32..1 << 24, 1..=u16::MAX), 0..=MAX_WEIGHT, 0..5);
+    const ALGORITHMS: [Algorithm; 3] = [Algorithm::RoundRobin, Algorithm::Maglev, Algorithm::MaglevBySource];
+    let new_flows = (
+        proptest::sample::select(&ALGORITHMS[..]),
+        proptest::option::of((1_u64..=86_400).prop_map(Duration::from_secs)),
+        proptest::option::of(proptest::collection::vec((any::<u32>(), 0_u8..=32), 1..4)),
+    );
     (
         any::<bool>(),
         any::<bool>(),
@@ -171,9 +189,10 @@ fn any_frontend() -> impl Strategy<Value = Frontend> {
         backends,
         proptest::option::of(1_u32..=MAX_HALF_OPEN),
         any::<bool>().prop_map(|reset| if reset { OnUnhealthy::Reset } else { OnUnhealthy::Drain }),
+        new_flows,
     )
         .prop_flat_map(
-            |(v4, tcp, vip, port, timeouts, backends, half_open_budget, on_unhealthy)| {
+            |(v4, tcp, vip, port, timeouts, backends, half_open_budget, on_unhealthy, new_flows)| {
                 let check_port = if tcp {
                     proptest::option::of(any_port()).boxed()
                 } else {
@@ -190,11 +209,15 @@ fn any_frontend() -> impl Strategy<Value = Frontend> {
                     if let Some(first) = backends.first_mut() {
                         first.weight = first.weight.max(1);
                     }
+                    let (algorithm, affinity, source_ranges) = new_flows.clone();
+                    let network = |(address, length)| IpNet::new(address_of(v4, address), length).unwrap().trunc();
                     Frontend {
                         vip: address_of(v4, vip),
                         port,
                         protocol: if tcp { Protocol::Tcp } else { Protocol::Udp },
-                        algorithm: Algorithm::RoundRobin,
+                        algorithm,
+                        affinity,
+                        source_ranges: source_ranges.map(|ranges| ranges.into_iter().map(network).collect()),
                         health_check,
                         timeouts,
                         half_open_budget: half_open_budget.filter(|_| tcp).and_then(NonZeroU32::new),
