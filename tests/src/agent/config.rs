@@ -70,7 +70,6 @@ impl Frontend {
             format!("  port: {}", self.address.port()),
             format!("  protocol: {}", self.protocol),
         ];
-        lines.extend(self.more.iter().map(|line| format!("  {line}")));
         if let Some(check) = &self.health_check {
             lines.push(format!("  healthCheck: {check}"));
         }
@@ -140,8 +139,8 @@ frontends:
   vip: \"2001:db8::10\"
   port: 80
   protocol: TCP
-  algorithm: RoundRobin
   healthCheck: {type: TCP, port: 30700, interval: 200ms, timeout: 200ms, healthyThreshold: 1, unhealthyThreshold: 2}
+  algorithm: RoundRobin
   backends:
   - {address: \"fd02:1::2\", port: 8080, weight: 1}
 - name: default/none
