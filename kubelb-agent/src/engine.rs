@@ -58,6 +58,8 @@ pub struct Engine {
     half_open: HalfOpenCounts,
     sender: Option<Sender>,
     suspects: Option<(Suspects, BTreeMap<u8, SnatView>)>,
+    /// Frontends that are not served as they should be since the last round, and why.
+    unserved: BTreeMap<String, String>,
     random: fastrand::Rng,
 }
 
@@ -115,6 +117,7 @@ impl Engine {
                 .inspect_err(|error| tracing::warn!("idle ends of connections that are over are not told: {error}"))
                 .ok(),
             suspects: None,
+            unserved: BTreeMap::new(),
             random,
         };
         let snat = engine.snat_views();
@@ -204,6 +207,10 @@ impl Engine {
         };
         let (wanted, missing) = tables::build(desired, &context, &actual, &mut self.cursors);
         problems.extend(missing.iter().map(ToString::to_string));
+        self.unserved = missing
+            .iter()
+            .map(|problem| (problem.frontend().to_owned(), problem.to_string()))
+            .collect();
         self.note_draining(&wanted, now);
         self.left_now = false;
         for op in diff(&actual, &wanted) {
@@ -302,6 +309,12 @@ impl Engine {
                 passes,
             });
         }
+    }
+
+    /// Frontends that the last round could not serve as they should be, and why.
+    #[must_use]
+    pub fn unserved(&self) -> &BTreeMap<String, String> {
+        &self.unserved
     }
 
     /// True while removed backends, frontends or SNAT addresses wait for their flows: then another round is due after a

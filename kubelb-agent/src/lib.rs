@@ -11,6 +11,7 @@ pub mod args;
 pub mod bpf;
 pub mod diff;
 pub mod engine;
+pub mod feedback;
 pub mod health;
 pub mod metrics;
 pub mod model;

@@ -6,11 +6,12 @@ mod standing;
 
 use std::collections::BTreeSet;
 use std::io::Write;
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
-use kubelb_runtime::{admin, shutdown, telemetry};
+use kubelb_runtime::{admin, error_chain, shutdown, telemetry};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +23,7 @@ use crate::bpf::pins::{self, PinDirectory, Removal};
 use crate::bpf::store::Store;
 use crate::bpf::{BpfError, attach};
 use crate::engine::{Attachments, Engine};
+use crate::feedback::{Feedback, State};
 use crate::net::{self, NextHopView};
 use crate::report::{self, Reader};
 use crate::source::Source;
@@ -90,11 +92,12 @@ async fn agent(args: RunArgs) -> anyhow::Result<()> {
             .await
             .context("following routes and neighbours")
     });
-    let (source, managers) = source.start(shutdown.clone());
+    let (state, feedback) = feedback(args.bpffs.clone());
+    let (source, managers) = source.start(feedback, shutdown.clone());
     if let Some(managers) = managers {
         shared.follow_managers(managers);
     }
-    tasks.spawn(Rounds::new(engine, shared, source, wanted_out, hops_in, shutdown.clone()).run());
+    tasks.spawn(Rounds::new(engine, shared, source, wanted_out, hops_in, state, shutdown.clone()).run());
 
     let mut result = Ok(());
     while let Some(done) = tasks.join_next().await {
@@ -115,6 +118,24 @@ fn source(args: &RunArgs) -> anyhow::Result<Source> {
     }
     let path = args.config.clone().context("--config or --xds is needed")?;
     Ok(Source::File(path))
+}
+
+/// What those are told who configure: the state that is sent here, and the counters of the maps that are pinned there.
+fn feedback(bpffs: PathBuf) -> (watch::Sender<Option<State>>, Feedback) {
+    let (sender, state) = watch::channel(None);
+    let reader: Mutex<Option<Reader>> = Mutex::new(None);
+    let traffic = move || {
+        let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
+        if reader.is_none() {
+            let opened = Reader::open(&bpffs);
+            *reader = opened
+                .inspect_err(|error| tracing::warn!("counters are not reported: {}", error_chain::chain(error)))
+                .ok();
+        }
+        reader.as_ref().map(Reader::traffic).unwrap_or_default()
+    };
+    let traffic = Arc::new(traffic);
+    (sender, Feedback { state, traffic })
 }
 
 /// Loads the programs, or takes over what is pinned, and attaches them. Takes about half a second.

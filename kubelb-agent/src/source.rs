@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::feedback::Feedback;
 use crate::model::Desired;
 use crate::status::xds::XdsReport;
 use file::ConfigErrors;
@@ -38,12 +39,17 @@ pub enum Source {
 impl Source {
     /// Starts delivering: the present state at once, then every change, until `shutdown`. Two updates may collapse into
     /// one when the receiver is slow; the last state always arrives. Beside them, where there are any, how the managers are doing.
+    /// Whoever can be told how it goes is told what `feedback` says.
     #[must_use]
-    pub fn start(self, shutdown: CancellationToken) -> (mpsc::Receiver<Update>, Option<watch::Receiver<XdsReport>>) {
+    pub fn start(
+        self,
+        feedback: Feedback,
+        shutdown: CancellationToken,
+    ) -> (mpsc::Receiver<Update>, Option<watch::Receiver<XdsReport>>) {
         match self {
             Self::File(path) => (file::watch(path, shutdown), None),
             Self::Xds(settings) => {
-                let (updates, managers) = xds::stream::watch(settings, shutdown);
+                let (updates, managers) = xds::stream::watch(settings, feedback, shutdown);
                 (updates, Some(managers))
             }
         }

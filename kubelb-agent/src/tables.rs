@@ -108,6 +108,16 @@ pub enum Problem {
     },
 }
 
+impl Problem {
+    /// The frontend.
+    #[must_use]
+    pub fn frontend(&self) -> &str {
+        match self {
+            Self::Full { frontend, .. } | Self::NoSnatAddress { frontend, .. } => frontend,
+        }
+    }
+}
+
 /// What the rows depend on besides the configuration.
 pub struct Context<'a> {
     /// What the checks say.

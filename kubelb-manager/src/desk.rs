@@ -2,6 +2,8 @@
 //!
 //! Must not know: how the answers come about; it shows what it was last given.
 
+mod peers;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -13,7 +15,7 @@ use serde::Serialize;
 use crate::ir::Ir;
 use crate::object::Kind;
 use crate::problem::Problem;
-use crate::xds::server::Server;
+use crate::xds::server::{Server, clock};
 
 /// What is known.
 #[derive(Clone, Debug, Default)]
@@ -46,6 +48,8 @@ struct Summary<'a> {
     objects: BTreeMap<&'static str, usize>,
     resources: BTreeMap<&'static str, usize>,
     problems: &'a [Problem],
+    peers: Vec<peers::PeerSummary>,
+    agents: Vec<peers::AgentSummary>,
 }
 
 impl Desk {
@@ -99,6 +103,12 @@ impl Answers for Desk {
                 .unwrap_or_default(),
             resources: shown.map(|view| counts(&view.snapshot).collect()).unwrap_or_default(),
             problems: shown.map_or(&[], |view| view.problems.as_slice()),
+            peers: self.server.get().map(|server| peers::peers(server)).unwrap_or_default(),
+            agents: self
+                .server
+                .get()
+                .map(|server| peers::agents(server, clock()))
+                .unwrap_or_default(),
         };
         serde_json::to_string_pretty(&summary).map_err(|error| error.to_string())
     }

@@ -31,6 +31,8 @@ pub struct Settled {
     pub gone: BTreeSet<ObjectKey>,
     /// Objects whose problems changed.
     pub problems: BTreeSet<ObjectKey>,
+    /// LoadBalancers whose part of the configuration changed: what data planes told of them is about the one before.
+    pub load_balancers: BTreeSet<ObjectName>,
 }
 
 /// Keeps the configuration of all objects.
@@ -84,9 +86,26 @@ impl Hub {
         self.store.delete(key)
     }
 
-    /// Takes in what data planes tell. `about` are the objects for which it differs.
+    /// Data planes are about to connect: that none is there is not said of objects that were told otherwise, until [`Self::report`] says more.
+    pub fn await_peers(&mut self) {
+        self.reports.awaits = true;
+    }
+
+    /// Takes in what data planes tell of the objects `about`, and of themselves.
     pub fn report(&mut self, reports: Reports, about: &BTreeSet<ObjectName>, now: &Time) -> Vec<StatusPatch> {
-        self.reports = reports;
+        let Reports {
+            agents,
+            fleets,
+            awaits,
+            load_balancers,
+        } = reports;
+        for name in about {
+            self.reports.load_balancers.remove(name);
+        }
+        self.reports.load_balancers.extend(load_balancers);
+        self.reports.agents = agents;
+        self.reports.fleets = fleets;
+        self.reports.awaits = awaits;
         let objects = about.iter().map(|name| ObjectKey {
             kind: Kind::LoadBalancer,
             name: name.clone(),
@@ -106,6 +125,12 @@ impl Hub {
         let update = self.builder.update(&self.store, &changed);
         self.snapshot = xds::follow(&self.snapshot, &before, self.builder.ir(), &update);
         settled.problems.extend(update.problems);
+        settled.load_balancers = update.load_balancers.clone();
+        for name in &update.load_balancers {
+            if let Some(report) = self.reports.load_balancers.get_mut(name) {
+                report.awaited = true;
+            }
+        }
         let served = update.load_balancers.into_iter().map(|name| ObjectKey {
             kind: Kind::LoadBalancer,
             name,

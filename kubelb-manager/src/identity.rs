@@ -27,6 +27,8 @@ pub struct Identity {
     pub subject: String,
     /// What it may see.
     pub scope: Scope,
+    /// The node that the proof says an agent is on. Not what the agent says.
+    pub node: Option<String>,
     /// When the proof ends, and with it every stream.
     pub expires: SystemTime,
 }

@@ -22,6 +22,7 @@ pub mod problem;
 pub mod run;
 pub mod serve;
 pub mod source;
+pub mod standing;
 pub mod state;
 pub mod status;
 pub mod store;

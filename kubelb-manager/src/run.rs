@@ -2,6 +2,8 @@
 //!
 //! Owns the order of writing: claims are on the disk before a resource is published that uses their addresses.
 
+mod telling;
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
@@ -24,6 +26,7 @@ use crate::serve;
 use crate::source::catalog::{Catalog, Files};
 use crate::source::directory;
 use crate::state::{StateDirectory, StateError};
+use telling::Telling;
 
 /// Carries a command out.
 ///
@@ -80,6 +83,12 @@ pub async fn start(
     if let Some(serving) = &serving {
         desk.serves(Arc::clone(serving.server()));
     }
+    let telling = serving
+        .as_ref()
+        .map(|serving| Telling::new(Arc::clone(serving.server())));
+    if telling.is_some() {
+        hub.await_peers();
+    }
     let Source::Directory(path) = args.source;
     let files = directory::watch(path, shutdown.clone());
     let (publish, snapshots) = watch::channel(None);
@@ -96,6 +105,7 @@ pub async fn start(
         catalog: Catalog::default(),
         desk,
         publish,
+        telling,
         settled: 0,
     };
     tasks.spawn(follower.follow(files, shutdown.clone()));
@@ -121,6 +131,8 @@ struct Follower {
     catalog: Catalog,
     desk: Arc<Desk>,
     publish: watch::Sender<Option<Arc<Snapshot>>>,
+    /// What peers tell, where there can be any.
+    telling: Option<Telling>,
     settled: u64,
 }
 
@@ -134,6 +146,10 @@ impl Follower {
             let update = tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
                 update = files.recv() => update,
+                () = telling::due(self.telling.as_mut()) => {
+                    self.tell().await?;
+                    continue;
+                }
             };
             match update {
                 Some(Ok(files)) => self.take(files).await?,
@@ -160,16 +176,41 @@ impl Follower {
         for key in &settled.problems {
             self.complain(key);
         }
+        let changed = settled.load_balancers.clone();
+        self.write(settled).await?;
+        self.settled += 1;
+        let snapshot = Arc::new(self.hub.snapshot().clone());
+        self.desk.show(self.view(Snapshot::clone(&snapshot)));
+        if let Some(telling) = &mut self.telling {
+            telling.published(&snapshot, changed);
+        }
+        self.publish.send_replace(Some(snapshot));
+        Ok(())
+    }
+
+    /// Brings the statuses up with what peers tell.
+    async fn tell(&mut self) -> anyhow::Result<()> {
+        let Some(telling) = &mut self.telling else {
+            return Ok(());
+        };
+        let (reports, about) = telling.look(self.hub.ir());
+        let statuses = self.hub.report(reports, &about, &Time(Timestamp::now()));
+        if statuses.is_empty() {
+            return Ok(());
+        }
+        self.write(Settled {
+            statuses,
+            ..Settled::default()
+        })
+        .await
+    }
+
+    async fn write(&self, settled: Settled) -> anyhow::Result<()> {
         let state = Arc::clone(&self.state);
         tokio::task::spawn_blocking(move || write(&state, &settled))
             .await
             .context("writing state panicked")?
-            .context("--state-dir")?;
-        self.settled += 1;
-        let snapshot = self.hub.snapshot().clone();
-        self.desk.show(self.view(snapshot.clone()));
-        self.publish.send_replace(Some(Arc::new(snapshot)));
-        Ok(())
+            .context("--state-dir")
     }
 
     /// Says what is wrong with an object, and where in the files.

@@ -41,6 +41,8 @@ pub struct Reports {
     pub agents: usize,
     /// Tenants with an Envoy that is connected.
     pub fleets: BTreeSet<TenantName>,
+    /// Somebody who is not there is expected to come: that nobody is there is not said yet of objects that were told otherwise.
+    pub awaits: bool,
     /// What is known of each object.
     pub load_balancers: BTreeMap<ObjectName, Report>,
 }
@@ -52,8 +54,12 @@ pub struct Report {
     pub programmed: usize,
     /// Peers that have not answered yet.
     pub pending: usize,
+    /// Those that have not answered may do so at any moment: an object that was told that it is served is not told otherwise yet.
+    pub awaited: bool,
     /// What peers refused, and why.
     pub rejected: Vec<String>,
+    /// Why peers do not forward what they took.
+    pub failed: Vec<String>,
     /// Endpoints that are checked, and how many of them are healthy.
     pub health: Option<Health>,
 }
@@ -65,6 +71,8 @@ pub struct Health {
     pub healthy: usize,
     /// All that are checked.
     pub checked: usize,
+    /// Those of which agents do not say the same.
+    pub disputed: usize,
 }
 
 /// Computes the status of `objects`, and says where it differs from what they have.

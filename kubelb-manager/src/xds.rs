@@ -15,6 +15,8 @@ use std::sync::Arc;
 use kubelb_xds::contract::messages::{LocalPort, LocalPortProtocol};
 use kubelb_xds::{Audience, Resource, ResourceType, Snapshot, contract};
 
+pub(crate) use wire::{listener_name, object_of};
+
 use crate::ir::{ClusterId, DataPlane, Ir, LoadBalancer, Protocol, Update, VirtualAddress};
 
 /// Translates everything.

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::desk::Shared;
 use super::standing::listed;
 use crate::engine::Engine;
+use crate::feedback::State;
 use crate::health::probe::ProbeBind;
 use crate::health::{self, Assignment, Settings, SocketProber};
 use crate::model::{Desired, HealthView};
@@ -43,7 +44,9 @@ pub(super) struct Rounds {
     wanted: watch::Sender<BTreeSet<IpAddr>>,
     hops: watch::Receiver<NextHopView>,
     checks: Option<Checks>,
-    desired: Option<Desired>,
+    desired: Option<Arc<Desired>>,
+    /// What was carried out last, for those who report it.
+    state: watch::Sender<Option<State>>,
     shutdown: CancellationToken,
 }
 
@@ -54,6 +57,7 @@ impl Rounds {
         source: mpsc::Receiver<Update>,
         wanted: watch::Sender<BTreeSet<IpAddr>>,
         hops: watch::Receiver<NextHopView>,
+        state: watch::Sender<Option<State>>,
         shutdown: CancellationToken,
     ) -> Self {
         Self {
@@ -64,6 +68,7 @@ impl Rounds {
             hops,
             checks: None,
             desired: None,
+            state,
             shutdown,
         }
     }
@@ -158,7 +163,7 @@ impl Rounds {
         }
         self.assign(&desired);
         tracing::info!(frontends = desired.frontends.len(), "configuration accepted");
-        self.desired = Some(desired);
+        self.desired = Some(Arc::new(desired));
         self.want_hops();
         true
     }
@@ -245,7 +250,7 @@ impl Rounds {
             .checks
             .as_mut()
             .map(|checks| checks.results.borrow_and_update().clone());
-        let health = results.unwrap_or_default();
+        let health = Arc::new(results.unwrap_or_default());
         match self.engine.reconcile(desired, &health, hops, Instant::now()) {
             Ok(problems) => {
                 let is_done = problems.is_empty() && !self.engine.is_draining();
@@ -256,6 +261,11 @@ impl Rounds {
                 if standing.carried_out(problems) {
                     tracing::info!(snat = ?self.engine.capacity().snat, "configuration applied");
                 }
+                self.state.send_replace(Some(State {
+                    desired: Arc::clone(desired),
+                    health,
+                    problems: Arc::new(self.engine.unserved().clone()),
+                }));
                 is_done
             }
             Err(error) => {

@@ -189,6 +189,10 @@ pub(super) fn identity(certificate: &CertificateDer<'_>, now: SystemTime) -> Res
     Ok(Identity {
         subject: id.to_string(),
         scope: id.scope(),
+        node: match &id {
+            SpiffeId::Agent(node) => Some(node.clone()),
+            SpiffeId::Fleet(_) => None,
+        },
         expires,
     })
 }

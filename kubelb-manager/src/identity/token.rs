@@ -182,9 +182,11 @@ impl Tokens {
         let Some(scope) = self.accounts.scopes.get(&review.username) else {
             return Err(Refusal::Stranger(review.username));
         };
+        let Claims { end, node } = claims(token);
         Ok(Identity {
             scope: scope.clone(),
-            expires: end(token).unwrap_or(now + UNLIMITED),
+            node: node.filter(|_| *scope == Scope::Agent),
+            expires: end.unwrap_or(now + UNLIMITED),
             subject: review.username,
         })
     }
@@ -231,16 +233,42 @@ impl Remembered {
     }
 }
 
-/// The end that a JSON Web Token states (RFC 7519, section 4.1.4). It is believed only of a token that was found good.
-fn end(token: &str) -> Option<SystemTime> {
+/// What a token says of itself. It is believed only of a token that was found good.
+#[derive(Default)]
+struct Claims {
+    /// RFC 7519, section 4.1.4.
+    end: Option<SystemTime>,
+    /// The node of the Pod that the token is bound to, where the API server names it (KEP-4193, Kubernetes 1.32).
+    node: Option<String>,
+}
+
+fn claims(token: &str) -> Claims {
     #[derive(Deserialize)]
-    struct Claims {
+    struct Payload {
         exp: f64,
+        #[serde(default, rename = "kubernetes.io")]
+        kubernetes: Bound,
     }
-    let payload = token.split('.').nth(1)?;
-    let claims: Claims = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).ok()?).ok()?;
-    let since = Duration::try_from_secs_f64(claims.exp).ok()?;
-    SystemTime::UNIX_EPOCH.checked_add(since)
+    #[derive(Default, Deserialize)]
+    struct Bound {
+        #[serde(default)]
+        node: Option<Node>,
+    }
+    #[derive(Deserialize)]
+    struct Node {
+        name: String,
+    }
+    let payload = token.split('.').nth(1);
+    let decoded = payload.and_then(|payload| URL_SAFE_NO_PAD.decode(payload).ok());
+    let Some(payload) = decoded.and_then(|bytes| serde_json::from_slice::<Payload>(&bytes).ok()) else {
+        return Claims::default();
+    };
+    Claims {
+        end: Duration::try_from_secs_f64(payload.exp)
+            .ok()
+            .and_then(|since| SystemTime::UNIX_EPOCH.checked_add(since)),
+        node: payload.kubernetes.node.map(|node| node.name),
+    }
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use kubelb_api::names::AddressName;
 use kubelb_api::v1alpha1 as api;
 use serde_json::Value;
 
-use super::{Health, Report, Reports, is_fatal, of, sentences};
+use super::{Health, MAX_MESSAGE, MAX_SHOWN, Report, Reports, is_fatal, of, sentences};
 use crate::ir::{DataPlane, Ir, LoadBalancer};
 use crate::object::ObjectName;
 use crate::problem::{Problem, Reason};
@@ -23,6 +23,8 @@ struct Answer {
     status: ConditionStatus,
     reason: &'static str,
     message: String,
+    /// It may be another one in a moment: an answer that was given stays for now.
+    is_early: bool,
 }
 
 impl Answer {
@@ -37,7 +39,13 @@ impl Answer {
             status: status.into(),
             reason,
             message,
+            is_early: false,
         }
+    }
+
+    fn early(mut self, is_early: bool) -> Self {
+        self.is_early = is_early;
+        self
     }
 }
 
@@ -60,9 +68,12 @@ pub(super) fn status(
         resolved(problems),
         assigned(object, served, problems),
         programmed(served, reports, report),
-        healthy(served, problems, report),
+        healthy(served, problems, reports, report),
     ];
     for answer in &answers {
+        if answer.is_early && conditions::get(&status.conditions, answer.condition).is_some() {
+            continue;
+        }
         let observation = Observation {
             condition: answer.condition,
             status: answer.status,
@@ -189,9 +200,14 @@ fn programmed(served: Option<&LoadBalancer>, reports: &Reports, report: &Report)
         }),
     };
     if let Some((reason, message)) = missing {
-        answer(ConditionStatus::False, reason, message)
+        answer(ConditionStatus::False, reason, message).early(reports.awaits)
     } else if !report.rejected.is_empty() {
-        answer(ConditionStatus::False, "Rejected", report.rejected.join("; "))
+        answer(ConditionStatus::False, "Rejected", joined(&report.rejected))
+    } else if report.awaited {
+        let message = "the data planes have not answered yet".to_owned();
+        answer(ConditionStatus::False, "Pending", message).early(true)
+    } else if !report.failed.is_empty() {
+        answer(ConditionStatus::False, "NotForwarded", joined(&report.failed))
     } else if report.pending > 0 || report.programmed == 0 {
         let message = format!(
             "{} of {} data planes serve it",
@@ -205,7 +221,21 @@ fn programmed(served: Option<&LoadBalancer>, reports: &Reports, report: &Report)
     }
 }
 
-fn healthy(served: Option<&LoadBalancer>, problems: &[Problem], report: &Report) -> Answer {
+/// As many as are read, and no more than a condition takes.
+fn joined(texts: &[String]) -> String {
+    let mut message = texts.iter().take(MAX_SHOWN).cloned().collect::<Vec<_>>().join("; ");
+    if let Some(more) = texts.len().checked_sub(MAX_SHOWN).filter(|more| *more > 0) {
+        message.push_str(&format!("; and {more} more"));
+    }
+    let mut end = message.len().min(MAX_MESSAGE);
+    while !message.is_char_boundary(end) {
+        end -= 1;
+    }
+    message.truncate(end);
+    message
+}
+
+fn healthy(served: Option<&LoadBalancer>, problems: &[Problem], reports: &Reports, report: &Report) -> Answer {
     let condition = ConditionType::BackendsHealthy;
     let ours = || problems.iter().filter(of(condition));
     let none = ours().find(|problem| problem.reason == Reason::NoEndpoints);
@@ -213,19 +243,36 @@ fn healthy(served: Option<&LoadBalancer>, problems: &[Problem], report: &Report)
     match (served, none, report.health) {
         (None, _, _) => Answer::new(condition, ConditionStatus::Unknown, "NotServed", String::new()),
         (Some(_), Some(problem), _) => Answer::new(condition, false, problem.reason.as_str(), said(String::new())),
+        (Some(served), None, None) if served.clusters.iter().all(|cluster| cluster.health_check.is_none()) => {
+            let message = said("no health check is configured".to_owned());
+            Answer::new(condition, ConditionStatus::Unknown, "NotChecked", message)
+        }
         (Some(_), None, None | Some(Health { checked: 0, .. })) => {
             let message = said("no data plane has said anything about them".to_owned());
-            Answer::new(condition, ConditionStatus::Unknown, "NoReports", message)
+            let is_early = reports.awaits || report.awaited;
+            Answer::new(condition, ConditionStatus::Unknown, "NoReports", message).early(is_early)
         }
-        (Some(_), None, Some(Health { healthy: 0, checked })) => {
+        (
+            Some(_),
+            None,
+            Some(Health {
+                healthy: 0, checked, ..
+            }),
+        ) => {
             let message = format!("none of {checked} is healthy, so all of them get traffic");
             Answer::new(condition, false, "NoneHealthy", message)
         }
-        (Some(_), None, Some(Health { healthy, checked })) => Answer::new(
-            condition,
-            true,
-            "BackendsHealthy",
-            said(format!("{healthy} of {checked} are healthy")),
-        ),
+        (Some(_), None, Some(health)) => {
+            let Health {
+                healthy,
+                checked,
+                disputed,
+            } = health;
+            let mut text = format!("{healthy} of {checked} are healthy");
+            if disputed > 0 {
+                text.push_str(&format!(", and nodes do not agree about {disputed}"));
+            }
+            Answer::new(condition, true, "BackendsHealthy", said(text))
+        }
     }
 }

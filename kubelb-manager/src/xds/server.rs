@@ -3,10 +3,12 @@
 //! Owns connections, streams, limits and what is known of peers. What a peer is sent is decided by its
 //! [`kubelb_xds::server::Session`]; who it is, by [`crate::identity`]; what there is to send comes by a watch.
 
+pub mod agents;
 mod connection;
 mod frame;
 pub mod metrics;
 pub mod registry;
+mod reports;
 mod rpc;
 mod stream;
 
@@ -18,6 +20,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
+pub use agents::Agents;
 pub use metrics::{Count, Metrics};
 pub use registry::Registry;
 
@@ -67,6 +70,7 @@ pub struct Server {
     authenticator: Authenticator,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     registry: Registry,
+    agents: Agents,
     metrics: Arc<Metrics>,
     options: Options,
     streams: Arc<Semaphore>,
@@ -81,11 +85,13 @@ impl Server {
         snapshots: watch::Receiver<Arc<Snapshot>>,
         options: Options,
     ) -> Self {
+        let registry = Registry::default();
         Self {
             tls,
             authenticator,
             snapshots,
-            registry: Registry::default(),
+            agents: Agents::new(registry.clone()),
+            registry,
             metrics: Arc::default(),
             streams: Arc::new(Semaphore::new(options.max_streams)),
             options,
@@ -98,6 +104,18 @@ impl Server {
         &self.registry
     }
 
+    /// What agents report of themselves.
+    #[must_use]
+    pub fn agents(&self) -> &Agents {
+        &self.agents
+    }
+
+    /// The snapshot that peers are brought to.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshots.borrow())
+    }
+
     /// What happened.
     #[must_use]
     pub fn metrics(&self) -> &Arc<Metrics> {
@@ -107,7 +125,9 @@ impl Server {
     /// All figures as text.
     #[must_use]
     pub fn render_metrics(&self) -> String {
-        self.metrics.render(&self.registry.counts())
+        let mut text = self.metrics.render(&self.registry.counts());
+        text.push_str(&self.agents.render_metrics(clock()));
+        text
     }
 
     /// Serves until `shutdown`, then ends the streams and lets the connections finish for a bounded time. `renewal` is when the
@@ -141,6 +161,6 @@ fn wall_clock() -> SystemTime {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the edge: sessions get their time from here")]
-fn clock() -> std::time::Instant {
+pub(crate) fn clock() -> std::time::Instant {
     std::time::Instant::now()
 }

@@ -14,12 +14,13 @@ use kubelb_xds::{Owner, contract};
 use prost::{Message, Name};
 
 use crate::ir::{ClusterId, Family, Frontend, LoadBalancer, Protocol};
+use crate::object::ObjectName;
 
 pub(super) fn owner(tenant: &TenantName) -> Owner {
     Owner::tenant(tenant.as_str())
 }
 
-pub(super) fn listener_name(load_balancer: &LoadBalancer, frontend: &Frontend) -> String {
+pub(crate) fn listener_name(load_balancer: &LoadBalancer, frontend: &Frontend) -> String {
     let name = contract::ListenerName {
         namespace: load_balancer.name.namespace.to_string(),
         object: load_balancer.name.name.to_string(),
@@ -28,6 +29,15 @@ pub(super) fn listener_name(load_balancer: &LoadBalancer, frontend: &Frontend) -
         protocol: protocol(frontend.protocol),
     };
     name.to_string()
+}
+
+/// The object that a resource of this name is made of; `None` for those that are of no one object.
+pub(crate) fn object_of(resource: &str) -> Option<ObjectName> {
+    let mut parts = resource.splitn(3, '/');
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some(namespace), Some(name), Some(_)) => Some(ObjectName::new(namespace, name)),
+        _ => None,
+    }
 }
 
 /// The contract's name; a cluster with names for Envoy only has the same form with `dns` at its end.

@@ -118,7 +118,11 @@ fn resources(ir: &ir::Ir) -> Vec<serde_json::Value> {
 fn reports(store: &Store) -> Reports {
     let report = Report {
         programmed: 1,
-        health: Some(Health { healthy: 1, checked: 2 }),
+        health: Some(Health {
+            healthy: 1,
+            checked: 2,
+            disputed: 0,
+        }),
         ..Report::default()
     };
     let names: Vec<ObjectName> = store.load_balancers().keys().cloned().collect();

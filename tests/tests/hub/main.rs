@@ -4,6 +4,7 @@
 mod failover;
 #[cfg(feature = "soak")]
 mod go;
+mod reports;
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;

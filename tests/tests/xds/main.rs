@@ -18,6 +18,7 @@ mod peer;
 mod quarantine;
 mod relay;
 mod replicas;
+mod reports;
 mod rotation;
 #[cfg(feature = "soak")]
 mod scale;

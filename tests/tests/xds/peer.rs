@@ -11,6 +11,7 @@ use hyper::http::uri::PathAndQuery;
 use hyper_util::rt::TokioIo;
 use kubelb_manager::identity::authority::Issued;
 use kubelb_xds::ResourceType;
+use kubelb_xds::contract::reports::{METHOD, Report, ReportsEnd};
 use kubelb_xds::pb::envoy::config::core::v3::Node;
 use kubelb_xds::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use kubelb_xds::pb::envoy::service::discovery::v3::{
@@ -19,6 +20,7 @@ use kubelb_xds::pb::envoy::service::discovery::v3::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
@@ -187,6 +189,51 @@ pub(crate) fn call(hub: &Hub<'_>, credential: &Credential<'_>, path: &'static st
         let answer = client.unary(request, PathAndQuery::from_static(path), codec).await;
         answer.expect_err("it was served").code()
     })
+}
+
+/// An agent's reports.
+pub(crate) struct Reporting {
+    runtime: Runtime,
+    reports: mpsc::Sender<Report>,
+    ended: JoinHandle<Status>,
+}
+
+impl Reporting {
+    pub(crate) fn open(hub: &Hub<'_>, credential: &Credential<'_>) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let (reports, queue) = mpsc::channel(16);
+        let channel = runtime
+            .block_on(channel(hub, credential, &Gate::default(), 1 << 20))
+            .unwrap();
+        let ended = runtime.spawn(async move {
+            let mut grpc = tonic::client::Grpc::new(channel);
+            grpc.ready().await.unwrap();
+            let request = tonic::Request::new(tokio_stream::wrappers::ReceiverStream::new(queue));
+            let codec = tonic_prost::ProstCodec::<Report, ReportsEnd>::default();
+            let path = PathAndQuery::from_static(METHOD);
+            let ended = grpc.client_streaming(request, path, codec).await;
+            ended.err().unwrap_or_else(|| Status::ok(""))
+        });
+        Self {
+            runtime,
+            reports,
+            ended,
+        }
+    }
+
+    pub(crate) fn send(&self, report: Report) {
+        self.reports.try_send(report).unwrap();
+    }
+
+    /// How the manager ends the stream.
+    pub(crate) fn end(self) -> Status {
+        let ended = async { tokio::time::timeout(SOON, self.ended).await };
+        self.runtime.block_on(ended).unwrap().unwrap()
+    }
 }
 
 async fn connect(hub: &Hub<'_>, credential: &Credential<'_>, gate: &Gate, window: u32) -> anyhow::Result<Client> {

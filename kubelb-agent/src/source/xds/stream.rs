@@ -6,6 +6,7 @@
 mod connect;
 mod credential;
 mod kept;
+mod reporting;
 mod shown;
 mod standing;
 
@@ -23,11 +24,14 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::{Decoded, Resources, decode};
+use crate::feedback::Feedback;
 use crate::model::Snat;
 use crate::source::Update;
 use crate::status::xds::XdsReport;
+use connect::Connection;
 pub use connect::{Credential, Manager};
 use kept::Kept;
+use reporting::{Reporting, Waiting};
 pub use shown::read as read_shown;
 use standing::Standing;
 
@@ -58,16 +62,29 @@ const KEEP_EVERY: Duration = Duration::from_secs(1);
 const TOLD: usize = 20;
 
 /// Starts a task that delivers configurations until `shutdown`, or until the receiver is dropped. While the receiver is busy, changes collapse
-/// into the last one. Beside them, how the managers are doing.
+/// into the last one. Beside them, how the managers are doing. The manager that configures is told what `feedback` says.
 #[must_use]
-pub fn watch(settings: Settings, shutdown: CancellationToken) -> (mpsc::Receiver<Update>, watch::Receiver<XdsReport>) {
+pub fn watch(
+    settings: Settings,
+    feedback: Feedback,
+    shutdown: CancellationToken,
+) -> (mpsc::Receiver<Update>, watch::Receiver<XdsReport>) {
     let (updates, receiver) = mpsc::channel(1);
     let state_dir = settings.state_dir.clone();
-    let mut follower = Follower::new(settings, updates.clone());
+    let (connection_out, connection) = watch::channel(None);
+    let (waiting_out, waiting) = watch::channel(Waiting::default());
+    let mut follower = Follower::new(settings, updates.clone(), connection_out, waiting_out);
     let standing = follower.standing.watch();
     if let Some(directory) = state_dir {
         tokio::spawn(shown::keep(standing.clone(), directory));
     }
+    let reporting = Reporting {
+        feedback,
+        waiting,
+        connection,
+    };
+    // Ends when the follower, which has the other ends, does.
+    tokio::spawn(reporting.run());
     tokio::spawn(async move {
         tokio::select! {
             () = shutdown.cancelled() => {}
@@ -96,6 +113,9 @@ struct Follower {
     is_whole: bool,
     /// Something is not yet delivered.
     is_dirty: bool,
+    /// For those who report.
+    connection: watch::Sender<Option<Connection>>,
+    waiting: watch::Sender<Waiting>,
     /// Why there is no stream, by manager. Empty while there is one.
     outage: BTreeMap<String, String>,
     keep_at: Option<Instant>,
@@ -103,7 +123,12 @@ struct Follower {
 }
 
 impl Follower {
-    fn new(settings: Settings, updates: mpsc::Sender<Update>) -> Self {
+    fn new(
+        settings: Settings,
+        updates: mpsc::Sender<Update>,
+        connection: watch::Sender<Option<Connection>>,
+        waiting: watch::Sender<Waiting>,
+    ) -> Self {
         let node = Node {
             id: NodeId::Agent(settings.node.clone()).to_string(),
             user_agent_name: env!("CARGO_PKG_NAME").to_owned(),
@@ -126,6 +151,8 @@ impl Follower {
             rejected: BTreeMap::new(),
             is_whole: false,
             is_dirty: false,
+            connection,
+            waiting,
             outage: BTreeMap::new(),
             keep_at: None,
         };
@@ -172,6 +199,7 @@ impl Follower {
                 End::Receiver => return,
                 End::Stream(status) => {
                     self.session.disconnect();
+                    self.connection.send_replace(None);
                     let text = said(&status);
                     self.standing.ended(turn, &text, unix_now());
                     // Once for each manager and reason: an outage may last for days.
@@ -207,7 +235,10 @@ impl Follower {
             end = self.deliver_forever() => return end,
         };
         let mut incoming = match opened {
-            Ok(incoming) => incoming,
+            Ok((incoming, connection)) => {
+                self.connection.send_replace(Some(connection));
+                incoming
+            }
             Err(status) => return End::Stream(status),
         };
         self.standing.opened(turn, unix_now());
@@ -342,6 +373,7 @@ impl Follower {
     fn update(&mut self) -> Update {
         self.is_dirty = false;
         let (desired, waiting) = self.resources.desired(self.settings.snat.clone());
+        self.tell_waiting(&waiting);
         let refused = self
             .rejected
             .iter()
@@ -357,6 +389,19 @@ impl Follower {
             desired: Some(desired),
             problem: (!lines.is_empty()).then(|| lines.join("\n")),
         }
+    }
+
+    /// Says which listeners are not served, if these are others than before.
+    fn tell_waiting(&self, waiting: &[super::Waiting]) {
+        let reasons = waiting
+            .iter()
+            .map(|waiting| (waiting.listener.clone(), waiting.to_string()));
+        let next: BTreeMap<String, String> = reasons.collect();
+        self.waiting.send_if_modified(|now| {
+            let changed = **now != next;
+            *now = next.into();
+            changed
+        });
     }
 
     /// Delivers what there is while there is no stream. Ends with the receiver only.

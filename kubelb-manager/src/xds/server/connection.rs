@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -35,6 +36,10 @@ const JITTER: u32 = 10;
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) server: Arc<Server>,
+    /// Another one for each.
+    pub(super) id: u64,
+    /// An agent reports on it.
+    pub(super) is_reporting: AtomicBool,
     pub(super) address: SocketAddr,
     /// End entity of the verified chain.
     pub(super) certificate: Option<CertificateDer<'static>>,
@@ -48,6 +53,7 @@ pub(super) async fn accept(server: Arc<Server>, listener: TcpListener, shutdown:
     let places = Arc::new(Semaphore::new(server.options.max_connections));
     let tasks = TaskTracker::new();
     let mut serial: u32 = 0;
+    let mut id: u64 = 0;
     loop {
         let accepted = tokio::select! {
             () = shutdown.cancelled() => break,
@@ -62,11 +68,12 @@ pub(super) async fn accept(server: Arc<Server>, listener: TcpListener, shutdown:
                     continue;
                 };
                 serial = serial.wrapping_add(1);
+                id += 1;
                 let age = age(server.options.max_connection_age, serial);
                 let serving = serve(
                     Arc::clone(&server),
                     stream,
-                    address,
+                    (id, address),
                     age,
                     shutdown.clone(),
                     tasks.clone(),
@@ -100,7 +107,7 @@ fn age(limit: Duration, serial: u32) -> Duration {
 async fn serve(
     server: Arc<Server>,
     stream: TcpStream,
-    address: SocketAddr,
+    (id, address): (u64, SocketAddr),
     age: Duration,
     shutdown: CancellationToken,
     tasks: TaskTracker,
@@ -129,6 +136,8 @@ async fn serve(
     let connection = Arc::new(Connection {
         certificate: certificate.map(|certificate| certificate.clone().into_owned()),
         server,
+        id,
+        is_reporting: AtomicBool::new(false),
         address,
         ending: CancellationToken::new(),
         tasks,

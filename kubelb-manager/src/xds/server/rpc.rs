@@ -1,10 +1,13 @@
 //! Which method a request is for, and whether its peer may call it. Everything that is refused is logged and counted here.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use hyper::{Request, Response};
+use kubelb_xds::Scope;
+use kubelb_xds::contract::reports::{self as contract, Report};
 use kubelb_xds::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use tonic::codec::Streaming;
 use tonic::{Code, Status};
@@ -13,6 +16,7 @@ use tonic_prost::ProstDecoder;
 use super::connection::Connection;
 use super::frame::{self, ResponseBody};
 use super::registry::Protocol;
+use super::reports::{self, OpenReports};
 use super::stream::{self, Open};
 use super::{Count, wall_clock};
 use crate::identity::{Identity, Refusal};
@@ -26,6 +30,8 @@ const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const MAX_PATH: usize = 256;
 /// Largest request, in bytes: an Envoy with very many resources lists them all when it comes back.
 const MAX_REQUEST: usize = 64 << 20;
+/// Largest report, in bytes: agents keep to a quarter of it, unless one listener alone has more to tell.
+const MAX_REPORT: usize = 1 << 20;
 
 /// Answers with a stream, or with the status that says why not.
 pub(super) async fn respond(request: Request<Incoming>, connection: &Arc<Connection>) -> Response<ResponseBody> {
@@ -43,6 +49,9 @@ pub(super) async fn respond(request: Request<Incoming>, connection: &Arc<Connect
 }
 
 async fn open(request: Request<Incoming>, connection: &Arc<Connection>) -> Result<ResponseBody, Status> {
+    if request.uri().path() == contract::METHOD {
+        return open_reports(request, connection).await;
+    }
     let protocol = match request.uri().path().strip_prefix(SERVICE) {
         Some(DELTA) => Protocol::Delta,
         Some(SOTW) => Protocol::Sotw,
@@ -85,6 +94,34 @@ fn unserved(request: &Request<Incoming>, connection: &Connection) -> Status {
     let path: String = request.uri().path().chars().take(MAX_PATH).collect();
     tracing::warn!(address = %connection.address, reason = "method", path, "xDS request refused: only aggregated discovery is served");
     Status::unimplemented("only aggregated discovery (ADS) is served")
+}
+
+/// An agent's reports about itself: whose they are is in its proof, and nowhere in them.
+async fn open_reports(request: Request<Incoming>, connection: &Arc<Connection>) -> Result<ResponseBody, Status> {
+    let identity = authenticate(&request, connection).await?;
+    let refuse = |reason, status: Status| {
+        connection.server.metrics.add(Count::Refused, reason);
+        tracing::warn!(address = %connection.address, peer = identity.subject, reason, "reports refused");
+        status
+    };
+    if identity.scope != Scope::Agent {
+        let status = Status::permission_denied("only node agents report");
+        return Err(refuse("reports_scope", status));
+    }
+    if connection.is_reporting.swap(true, Ordering::Relaxed) {
+        let status = Status::resource_exhausted("this connection reports already");
+        return Err(refuse("reports_twice", status));
+    }
+    let (responses, body) = frame::channel();
+    let decoder = ProstDecoder::<Report>::default();
+    let requests = Streaming::new_request(decoder, request.into_body(), None, Some(MAX_REPORT));
+    let open = OpenReports {
+        identity,
+        connection: Arc::clone(connection),
+        responses,
+    };
+    connection.tasks.spawn(reports::run(open, requests));
+    Ok(body)
 }
 
 async fn authenticate(request: &Request<Incoming>, connection: &Connection) -> Result<Identity, Status> {

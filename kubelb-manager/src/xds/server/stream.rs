@@ -15,7 +15,7 @@ use tonic::codec::Streaming;
 
 use super::connection::Connection;
 use super::frame::{Gone, Responses};
-use super::registry::{Entry, Peer, PeerRejection, Protocol};
+use super::registry::{Behind, Entry, MAX_BEHIND, Peer, PeerRejection, Protocol};
 use super::{Count, clock, wall_clock};
 use crate::identity::Identity;
 
@@ -72,6 +72,7 @@ pub(super) async fn run<R: Request>(open: Open, requests: Streaming<R>) {
     let server = &connection.server;
     let entry = server.registry.enter(Peer {
         identity: identity.clone(),
+        connection: connection.id,
         address: connection.address,
         protocol,
         node: String::new(),
@@ -79,7 +80,8 @@ pub(super) async fn run<R: Request>(open: Open, requests: Streaming<R>) {
         types: [].into(),
         snapshot: std::sync::Weak::new(),
         synced: false,
-        rejections: BTreeMap::new(),
+        behind: Behind::Everything,
+        rejections: Arc::default(),
     });
     let variant = match protocol {
         Protocol::Delta => Variant::Delta,
@@ -118,7 +120,7 @@ impl Stream<'_> {
     async fn serve<R: Request>(&mut self, mut requests: Streaming<R>) -> Status {
         let mut snapshots = self.connection.server.snapshots.clone();
         let first = Arc::clone(&snapshots.borrow_and_update());
-        self.entry.bring_to(&first);
+        self.entry.bring_to(&first, Behind::Everything);
         let output = self.session.on_snapshot(first, clock());
         let mut delivered = self.deliver(output).await;
         let mut expiry = std::pin::pin!(tokio::time::sleep(left(self.identity.expires)));
@@ -177,12 +179,21 @@ impl Stream<'_> {
     fn snapshot(&mut self, snapshot: Arc<Snapshot>) -> Output {
         let now = clock();
         self.changed.get_or_insert(now);
-        self.entry.bring_to(&snapshot);
+        let output = self.session.on_snapshot(Arc::clone(&snapshot), now);
+        self.entry.bring_to(&snapshot, self.behind());
         self.entry.forget_rejections(|kind, name, version| {
             let current = snapshot.get(kind, name);
             current.is_none_or(|current| current.version().to_string() != version)
         });
-        self.session.on_snapshot(snapshot, now)
+        output
+    }
+
+    /// What the peer has not taken yet. One that has not asked for anything has nothing.
+    fn behind(&self) -> Behind {
+        if self.session.node().is_none() {
+            return Behind::Everything;
+        }
+        self.session.outstanding(MAX_BEHIND).into()
     }
 
     /// Sends what there is, and notes what happened.
@@ -200,8 +211,8 @@ impl Stream<'_> {
                 .metrics
                 .pushed(WHOLE, clock().saturating_duration_since(since));
         }
-        self.entry
-            .update(|peer| std::mem::replace(&mut peer.synced, settled) != settled);
+        let behind = self.behind();
+        self.entry.progressed(settled, behind);
         Ok(())
     }
 
@@ -282,6 +293,6 @@ impl Stream<'_> {
 /// Longest node id that is kept, in characters.
 const MAX_NODE_ID: usize = 256;
 
-fn left(until: SystemTime) -> Duration {
+pub(super) fn left(until: SystemTime) -> Duration {
     until.duration_since(wall_clock()).unwrap_or_default().min(FAR)
 }

@@ -8,8 +8,8 @@ use futures_util::stream;
 use kubelb_xds::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use kubelb_xds::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use tokio::sync::mpsc;
-use tonic::metadata::MetadataValue;
-use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Request, Status, Streaming};
 
 /// Largest message that is taken, in bytes: a state of tens of thousands of resources in one response.
@@ -51,27 +51,37 @@ impl fmt::Display for Manager {
     }
 }
 
+/// A connection that streams can be opened on, and what they show.
+#[derive(Clone, Debug)]
+pub(super) struct Connection {
+    pub(super) channel: Channel,
+    pub(super) authorization: Option<MetadataValue<Ascii>>,
+}
+
 /// Connects and opens a stream; `requests` are its messages.
 pub(super) async fn open(
     manager: &Manager,
     mut requests: mpsc::Receiver<DeltaDiscoveryRequest>,
-) -> Result<Streaming<DeltaDiscoveryResponse>, Status> {
+) -> Result<(Streaming<DeltaDiscoveryResponse>, Connection), Status> {
     let endpoint = endpoint(manager).await?;
     // Also what accepts and then says nothing: another manager may be well.
     let channel = tokio::time::timeout(2 * CONNECT_TIMEOUT, endpoint.connect())
         .await
         .map_err(|_elapsed| Status::deadline_exceeded("the manager does not answer"))?
         .map_err(|error| Status::from_error(Box::new(error)))?;
-    let mut client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
+    let mut client = AggregatedDiscoveryServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE);
     let mut request = Request::new(stream::poll_fn(move |context| requests.poll_recv(context)));
+    let mut authorization = None;
     if let Credential::Token(path) = &manager.credential {
         let token = read(path).await?;
         let value = format!("Bearer {}", String::from_utf8_lossy(&token).trim());
-        let value = MetadataValue::try_from(value)
+        let value: MetadataValue<Ascii> = MetadataValue::try_from(value)
             .map_err(|_invalid| Status::unauthenticated(format!("{} holds no token", path.display())))?;
-        request.metadata_mut().insert("authorization", value);
+        request.metadata_mut().insert("authorization", value.clone());
+        authorization = Some(value);
     }
-    Ok(client.delta_aggregated_resources(request).await?.into_inner())
+    let responses = client.delta_aggregated_resources(request).await?.into_inner();
+    Ok((responses, Connection { channel, authorization }))
 }
 
 async fn endpoint(manager: &Manager) -> Result<Endpoint, Status> {
