@@ -11,8 +11,11 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use kubelb_common::maps::DEFAULT_BACKENDS;
 use kubelb_runtime::telemetry::LogFormat;
 use serde::Serialize;
+
+use crate::health::DEFAULT_CHECKS_PER_SECOND;
 
 pub use xds::{XdsArgs, XdsArgsError};
 
@@ -24,6 +27,10 @@ pub const DEFAULT_MAX_FLOWS: u32 = 262_144;
 pub const MIN_MAX_FLOWS: u32 = 1_024;
 /// Most flow records that can be asked for; keeps the maps' memory within a few GiB.
 pub const MAX_MAX_FLOWS: u32 = 16_777_216;
+/// Fewest backends that room can be made for.
+pub const MIN_MAX_BACKENDS: u32 = 1_024;
+/// Most backends that room can be made for; their rows and slots then take 128 MiB, and their counters 40 MiB for each CPU.
+pub const MAX_MAX_BACKENDS: u32 = 1_048_576;
 /// Longest interface name, in bytes (`IFNAMSIZ` of `linux/if.h` less the terminating zero).
 const MAX_INTERFACE_NAME: usize = 15;
 
@@ -79,6 +86,12 @@ pub struct RunArgs {
     /// Flow records to make room for (1024 to 16777216).
     #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_FLOWS, value_parser = max_flows)]
     pub max_flows: u32,
+    /// Backends to make room for, of all frontends together (1024 to 1048576). Each takes some 100 bytes, and 40 more for each CPU.
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_BACKENDS, value_parser = max_backends)]
+    pub max_backends: u32,
+    /// Health checks to start in a second at most (1 to 100000). Where backends ask for more, their intervals are longer, which the status shows.
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_CHECKS_PER_SECOND, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub max_checks_per_second: u32,
 }
 
 /// Flags of `status`.
@@ -269,6 +282,13 @@ fn max_flows(text: &str) -> Result<u32, String> {
         .ok_or_else(|| format!("use a number from {MIN_MAX_FLOWS} to {MAX_MAX_FLOWS}"))
 }
 
+fn max_backends(text: &str) -> Result<u32, String> {
+    text.parse()
+        .ok()
+        .filter(|backends| (MIN_MAX_BACKENDS..=MAX_MAX_BACKENDS).contains(backends))
+        .ok_or_else(|| format!("use a number from {MIN_MAX_BACKENDS} to {MAX_MAX_BACKENDS}"))
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -293,6 +313,7 @@ mod tests {
         let args = run(&["--interface", "eth0"]).unwrap();
         assert_eq!(args.bpffs, PathBuf::from("/sys/fs/bpf/kubelb"));
         assert_eq!(args.max_flows, 262_144);
+        assert_eq!(args.max_backends, 131_072);
         assert_eq!(args.log_format, LogFormat::Text);
         assert_eq!(args.admin_address, None);
         assert_eq!(args.attachments().unwrap(), [("eth0".to_owned(), AttachMode::Auto)]);

@@ -6,6 +6,7 @@
 pub mod attach;
 pub mod clock;
 pub mod drops;
+mod grow;
 mod link;
 pub mod load;
 pub mod mapped;
@@ -129,6 +130,9 @@ pub enum BpfError {
     /// The clock program gave nothing sensible.
     #[error("cannot read the data path's clock: {0}")]
     Clock(&'static str),
+    /// Nobody knows how many CPUs there may be.
+    #[error("cannot tell how many CPUs this machine may have")]
+    Cpus(#[source] io::Error),
     /// A hash map refused an update.
     #[error("cannot update map {name}")]
     Update {

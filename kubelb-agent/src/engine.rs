@@ -161,10 +161,14 @@ impl Engine {
             let Some(row) = actual.frontends.get(&tables::key_of(frontend)) else {
                 continue;
             };
+            let Some(check) = frontend.check() else {
+                continue;
+            };
             for backend in &frontend.backends {
                 let identity = (row.number, backend.address.ip().into(), backend.address.port().to_be());
-                if let (Some(target), Some(unhealthy)) = (frontend.check_target(backend), known.get(&identity)) {
-                    health.insert(target, if *unhealthy { Health::Unhealthy } else { Health::Healthy });
+                if let Some(unhealthy) = known.get(&identity) {
+                    let known = if *unhealthy { Health::Unhealthy } else { Health::Healthy };
+                    health.insert(check.target(backend), known);
                 }
             }
         }
@@ -203,7 +207,7 @@ impl Engine {
             max_flows: u32::try_from(flows).unwrap_or(u32::MAX),
             half_open_budget: default_half_open_budget(self.store.maps.flow_capacity(), desired.snat.ports.count()),
             drained: &drained,
-            backend_slots: self.store.maps.slot_capacity(),
+            room: self.store.maps.room(),
         };
         let (wanted, missing) = tables::build(desired, &context, &actual, &mut self.cursors);
         problems.extend(missing.iter().map(ToString::to_string));

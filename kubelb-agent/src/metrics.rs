@@ -43,6 +43,12 @@ fn agent(report: &Report, out: &mut String) {
         let help = "Health checks that started late because too many were running.";
         let mut family = Family::new(out, "kubelb_health_checks_delayed_total", Kind::Counter, help);
         family.sample(&[], checks.delayed);
+        let help = "What is checked; identical checks of several frontends count once.";
+        let mut family = Family::new(out, "kubelb_health_check_targets", Kind::Gauge, help);
+        family.sample(&[], checks.targets);
+        let help = "By how much check intervals are longer than asked for, in thousandths; 1000 when they are not.";
+        let mut family = Family::new(out, "kubelb_health_check_stretch_thousandths", Kind::Gauge, help);
+        family.sample(&[], checks.stretch_thousandths);
     }
 }
 

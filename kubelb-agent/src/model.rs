@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU16, NonZeroU32};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -224,20 +225,45 @@ impl Default for Timeouts {
 pub struct CheckTarget {
     /// Address and port that the probe connects to.
     pub address: SocketAddr,
-    /// The check, its `port` already applied to `address` and set to `None`.
-    pub check: HealthCheck,
+    /// The check, its `port` already applied to `address` and set to `None`. Shared by the targets of a frontend.
+    pub check: Arc<HealthCheck>,
+}
+
+/// The check of a frontend, from which those of its backends are made.
+#[derive(Clone, Debug)]
+pub struct FrontendCheck {
+    check: Arc<HealthCheck>,
+    port: Option<NonZeroU16>,
 }
 
 impl Frontend {
+    /// The check of its backends, `None` when they are not checked.
+    #[must_use]
+    pub fn check(&self) -> Option<FrontendCheck> {
+        let mut check = self.health_check.clone()?;
+        let port = check.port.take();
+        Some(FrontendCheck {
+            check: Arc::new(check),
+            port,
+        })
+    }
+
     /// The check that decides about `backend`, `None` when it is not checked.
     #[must_use]
     pub fn check_target(&self, backend: &Backend) -> Option<CheckTarget> {
-        let mut check = self.health_check.clone()?;
-        let port = check.port.take().map_or(backend.address.port(), NonZeroU16::get);
-        Some(CheckTarget {
+        Some(self.check()?.target(backend))
+    }
+}
+
+impl FrontendCheck {
+    /// The check that decides about `backend`.
+    #[must_use]
+    pub fn target(&self, backend: &Backend) -> CheckTarget {
+        let port = self.port.map_or(backend.address.port(), NonZeroU16::get);
+        CheckTarget {
             address: SocketAddr::new(backend.address.ip(), port),
-            check,
-        })
+            check: Arc::clone(&self.check),
+        }
     }
 }
 

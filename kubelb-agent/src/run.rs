@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{self, Command, DetachArgs, OutputFormat, RunArgs, StatusArgs};
-use crate::bpf::load::Programs;
+use crate::bpf::load::{Programs, Sizes};
 use crate::bpf::maps::Maps;
 use crate::bpf::pins::{self, PinDirectory, Removal};
 use crate::bpf::store::Store;
@@ -97,7 +97,8 @@ async fn agent(args: RunArgs) -> anyhow::Result<()> {
     if let Some(managers) = managers {
         shared.follow_managers(managers);
     }
-    tasks.spawn(Rounds::new(engine, shared, source, wanted_out, hops_in, state, shutdown.clone()).run());
+    let rounds = Rounds::new(engine, shared, source, wanted_out, hops_in, state, shutdown.clone());
+    tasks.spawn(rounds.with_checks_per_second(args.max_checks_per_second).run());
 
     let mut result = Ok(());
     while let Some(done) = tasks.join_next().await {
@@ -144,7 +145,11 @@ fn load(args: &RunArgs, pins: PinDirectory) -> anyhow::Result<(Programs, Maps, A
     let hairpin = wanted
         .iter()
         .any(|(interface, _)| attach::wants_hairpin_by_redirect(interface));
-    let mut programs = Programs::load(&pins, args.max_flows, hairpin)?;
+    let sizes = Sizes {
+        flows: args.max_flows,
+        backends: args.max_backends,
+    };
+    let mut programs = Programs::load(&pins, sizes, hairpin)?;
     let mut maps = Maps::open(&pins::existing_maps(&args.bpffs)?, true)?;
     let attached = attach::attach_all(&mut programs, &mut maps, &pins, &wanted)?;
     let attachments = Attachments { pins, wanted, attached };

@@ -101,6 +101,10 @@ pub struct ChecksReport {
     pub local_errors: u64,
     /// Checks that started late because too many were running.
     pub delayed: u64,
+    /// What is checked: identical checks of several frontends count once.
+    pub targets: u64,
+    /// By how much intervals are longer than asked for, in thousandths, because the node may not check more in a second; 1,000 when they are not.
+    pub stretch_thousandths: u64,
 }
 
 /// One frontend.

@@ -14,7 +14,7 @@ use kubelb_common::maps as size;
 use kubelb_common::next_hop::{MacWord, NextHopView, flag as hop_flag};
 
 use crate::model::{
-    Algorithm, Backend, Desired, Frontend, Health, HealthView, NextHop, OnUnhealthy, Protocol, Timeouts,
+    Algorithm, Backend, Desired, Frontend, FrontendCheck, Health, HealthView, NextHop, OnUnhealthy, Protocol, Timeouts,
 };
 
 mod maglev;
@@ -138,8 +138,21 @@ pub struct Context<'a> {
     pub half_open_budget: u32,
     /// Rows of removed backends whose time is up.
     pub drained: &'a BTreeSet<u32>,
-    /// How many backend slots the map has.
-    pub backend_slots: u32,
+    /// Rows of the maps.
+    pub room: Room,
+}
+
+/// How many rows the maps have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Frontends.
+    pub frontends: u32,
+    /// Backends.
+    pub backends: u32,
+    /// Backend slots.
+    pub slots: u32,
+    /// Next hops.
+    pub hops: u32,
 }
 
 /// Where the search for free rows goes on, so that a row that was freed just now is given out last; and tables that are costly to make.
@@ -238,9 +251,9 @@ impl<'a, 'b> Builder<'a, 'b> {
                 leaving: actual.leaving.clone(),
                 ..Tables::default()
             },
-            frontend_rows: Rows::new(size::MAX_FRONTENDS, frontends),
-            backend_rows: Rows::new(size::MAX_BACKENDS, actual.backends.keys().copied()),
-            next_hop_rows: Rows::new(size::MAX_NEXT_HOPS, actual.hops.keys().copied()),
+            frontend_rows: Rows::new(context.room.frontends, frontends),
+            backend_rows: Rows::new(context.room.backends, actual.backends.keys().copied()),
+            next_hop_rows: Rows::new(context.room.hops, actual.hops.keys().copied()),
             slots: BTreeMap::new(),
             sources: sources::Places::default(),
             hops: BTreeMap::new(),
@@ -279,6 +292,7 @@ impl<'a, 'b> Builder<'a, 'b> {
             map,
             capacity,
         };
+        let room = self.context.room;
         let before = self.actual.frontends.get(&key);
         let number = match before {
             Some(row) => row.number,
@@ -286,7 +300,7 @@ impl<'a, 'b> Builder<'a, 'b> {
                 .frontend_rows
                 .take(&mut self.cursors.frontend)
                 .inspect(|row| taken.frontend = Some(*row))
-                .ok_or_else(|| full(size::FRONTENDS, size::MAX_FRONTENDS))?,
+                .ok_or_else(|| full(size::FRONTENDS, room.frontends))?,
         };
         let mut known = before
             .and_then(|row| self.known.get(&row.number))
@@ -294,6 +308,7 @@ impl<'a, 'b> Builder<'a, 'b> {
             .unwrap_or_default();
         let mut rows = BTreeMap::new();
         let mut to_reset = BTreeSet::new();
+        let check = frontend.check();
         for backend in &frontend.backends {
             let identity = identity_of(backend);
             let row = match known.remove(&identity) {
@@ -302,14 +317,11 @@ impl<'a, 'b> Builder<'a, 'b> {
                     .backend_rows
                     .take(&mut self.cursors.backend)
                     .inspect(|row| taken.backends.push(*row))
-                    .ok_or_else(|| full(size::BACKENDS, size::MAX_BACKENDS))?,
+                    .ok_or_else(|| full(size::BACKENDS, room.backends))?,
             };
             let snat = self.snat_row(name, backend)?;
-            let backend_row = self.backend_row(number, frontend, backend, snat);
-            rows.insert(
-                row,
-                backend_row.ok_or_else(|| full(size::NEXT_HOPS, size::MAX_NEXT_HOPS))?,
-            );
+            let backend_row = self.backend_row(number, check.as_ref(), backend, snat);
+            rows.insert(row, backend_row.ok_or_else(|| full(size::NEXT_HOPS, room.hops))?);
             if backend.on_unhealthy == OnUnhealthy::Reset {
                 to_reset.insert(row);
             }
@@ -318,7 +330,7 @@ impl<'a, 'b> Builder<'a, 'b> {
         let takers = turn::takers(&rows);
         let (offset, turn) = self
             .turn(frontend.algorithm, &takers, before)
-            .ok_or_else(|| full(size::BACKEND_SLOTS, self.context.backend_slots))?;
+            .ok_or_else(|| full(size::BACKEND_SLOTS, room.slots))?;
         let sources = self
             .source_set(frontend, before)
             .ok_or_else(|| full(size::SOURCE_RANGES, size::MAX_SOURCE_RANGES))?;
@@ -336,7 +348,7 @@ impl<'a, 'b> Builder<'a, 'b> {
                     flags: gone.flags | flag::DRAINING,
                     next_hop: self
                         .hop_of_draining(gone)
-                        .ok_or_else(|| full(size::NEXT_HOPS, size::MAX_NEXT_HOPS))?,
+                        .ok_or_else(|| full(size::NEXT_HOPS, room.hops))?,
                     ..gone.clone()
                 };
                 rows.insert(row, draining);
@@ -407,14 +419,12 @@ impl<'a, 'b> Builder<'a, 'b> {
     fn backend_row(
         &mut self,
         number: u32,
-        frontend: &Frontend,
+        check: Option<&FrontendCheck>,
         backend: &Backend,
         snat: Option<u8>,
     ) -> Option<BackendRow> {
-        let target = frontend.check_target(backend);
-        let health = target
-            .as_ref()
-            .map(|target| self.context.health.get(target).copied().unwrap_or_default());
+        let target = check.map(|check| check.target(backend));
+        let health = target.map(|target| self.context.health.get(&target).copied().unwrap_or_default());
         let flags = flag::IN_USE
             | match health {
                 None => 0,
@@ -513,7 +523,7 @@ impl<'a, 'b> Builder<'a, 'b> {
     /// Room for a turn that overlaps with no published one, nor with one that was published until now.
     fn free_slots(&mut self, length: usize) -> Option<u32> {
         let wanted = u32::try_from(length).ok()?;
-        let capacity = self.context.backend_slots;
+        let capacity = self.context.room.slots;
         let found = turn::gap(&self.slots, self.cursors.slot, wanted, capacity)
             .or_else(|| turn::gap(&self.slots, 0, wanted, capacity))?;
         self.cursors.slot = found + wanted;

@@ -79,11 +79,12 @@ pub const PINNED: &[&str] = &[
 
 /// Frontend rows.
 pub const MAX_FRONTENDS: u32 = 16_384;
-/// Backend rows.
-pub const MAX_BACKENDS: u32 = 65_536;
-/// Backend slots: room for every set twice, for weights and for Maglev tables. A map that was pinned by an earlier version has fewer, so
-/// ask the map.
-pub const MAX_BACKEND_SLOTS: u32 = 1 << 21;
+/// Backend rows, unless the agent is asked for others.
+pub const DEFAULT_BACKENDS: u32 = 131_072;
+/// Backend slots for each backend row: room for every set twice and for weights.
+pub const SLOTS_PER_BACKEND: u32 = 8;
+/// Backend slots at the least: room for Maglev tables. A map that was pinned by an earlier version may have fewer, so ask the map.
+pub const MIN_BACKEND_SLOTS: u32 = 1 << 21;
 /// Source ranges: room for sets old and new.
 pub const MAX_SOURCE_RANGES: u32 = 1 << 17;
 /// Clients whose backend is remembered.

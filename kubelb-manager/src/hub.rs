@@ -47,8 +47,8 @@ pub struct Hub {
     allocation: Problems,
     /// The LoadBalancers that the last allocation saw.
     allocated: Objects<kubelb_api::v1alpha1::LoadBalancer>,
-    /// Statuses as they were last written.
-    statuses: BTreeMap<ObjectKey, Value>,
+    /// Statuses as they were last written, as JSON: a tree of values would take several times the memory.
+    statuses: BTreeMap<ObjectKey, Box<str>>,
 }
 
 impl Hub {
@@ -72,7 +72,8 @@ impl Hub {
         for claim in claims {
             self.store.apply(Ok(Object::AddressClaim(claim.into())));
         }
-        self.statuses = statuses;
+        let statuses = statuses.into_iter();
+        self.statuses = statuses.map(|(key, status)| (key, status.to_string().into())).collect();
     }
 
     /// Takes in an object of a source that keeps no status: it has the one that was last written.
@@ -263,7 +264,8 @@ impl Hub {
         let problems: Problems = objects.iter().map(|key| (key.clone(), self.problems_of(key))).collect();
         let patches = status::compute(&self.store, self.builder.ir(), &problems, &self.reports, objects, now);
         for patch in &patches {
-            self.statuses.insert(patch.object.clone(), patch.status.clone());
+            self.statuses
+                .insert(patch.object.clone(), patch.status.to_string().into());
             if let Some(object) = self.store.get(&patch.object) {
                 let object = self.with_status(object);
                 self.store.apply(Ok(object));
@@ -287,7 +289,7 @@ impl Hub {
                 let mut object = kubelb_api::v1alpha1::LoadBalancer::clone(&object);
                 let given = object.status.take().and_then(|status| status.load_balancer);
                 let mut status: kubelb_api::v1alpha1::LoadBalancerStatus =
-                    serde_json::from_value(written.clone()).unwrap_or_default();
+                    serde_json::from_str(written).unwrap_or_default();
                 let ingress = status
                     .load_balancer
                     .as_ref()
@@ -306,12 +308,12 @@ impl Hub {
             }
             Object::Addresses(object) => {
                 let mut object = kubelb_api::v1alpha1::Addresses::clone(&object);
-                object.status = serde_json::from_value(written.clone()).ok();
+                object.status = serde_json::from_str(written).ok();
                 Object::Addresses(object.into())
             }
             Object::Config(object) => {
                 let mut object = kubelb_api::v1alpha1::Config::clone(&object);
-                object.status = serde_json::from_value(written.clone()).ok();
+                object.status = serde_json::from_str(written).ok();
                 Object::Config(object.into())
             }
             other @ (Object::Tenant(_)

@@ -177,7 +177,7 @@ impl Follower {
             self.complain(key);
         }
         let changed = settled.load_balancers.clone();
-        self.write(settled).await?;
+        let settled = self.write(settled, write_claims).await?.context("--state-dir")?;
         self.settled += 1;
         let snapshot = Arc::new(self.hub.snapshot().clone());
         self.desk.show(self.view(Snapshot::clone(&snapshot)));
@@ -185,7 +185,7 @@ impl Follower {
             telling.published(&snapshot, changed);
         }
         self.publish.send_replace(Some(snapshot));
-        Ok(())
+        self.write(settled, write_statuses).await
     }
 
     /// Brings the statuses up with what peers tell.
@@ -198,19 +198,22 @@ impl Follower {
         if statuses.is_empty() {
             return Ok(());
         }
-        self.write(Settled {
+        let settled = Settled {
             statuses,
             ..Settled::default()
-        })
-        .await
+        };
+        self.write(settled, write_statuses).await
     }
 
-    async fn write(&self, settled: Settled) -> anyhow::Result<()> {
+    async fn write<T: Send + 'static>(
+        &self,
+        settled: Settled,
+        write: impl FnOnce(&StateDirectory, Settled) -> T + Send + 'static,
+    ) -> anyhow::Result<T> {
         let state = Arc::clone(&self.state);
-        tokio::task::spawn_blocking(move || write(&state, &settled))
+        tokio::task::spawn_blocking(move || write(&state, settled))
             .await
-            .context("writing state panicked")?
-            .context("--state-dir")
+            .context("writing state panicked")
     }
 
     /// Says what is wrong with an object, and where in the files.
@@ -231,7 +234,7 @@ impl Follower {
     }
 
     fn view(&self, snapshot: Snapshot) -> View {
-        let count = |kind: &Kind| (*kind, self.hub.store().keys(*kind).len());
+        let count = |kind: &Kind| (*kind, self.hub.store().count(*kind));
         View {
             ir: self.hub.ir().clone(),
             snapshot,
@@ -242,15 +245,17 @@ impl Follower {
     }
 }
 
-/// A claim that cannot be written is an error that ends the process: it would be given to somebody else after the next start. A status is
-/// only told later.
-fn write(state: &StateDirectory, settled: &Settled) -> Result<(), StateError> {
+/// A claim that cannot be written is an error that ends the process: it would be given to somebody else after the next start.
+fn write_claims(state: &StateDirectory, settled: Settled) -> Result<Settled, StateError> {
     for name in &settled.claims_over {
         state.remove_claim(*name)?;
     }
-    for claim in &settled.claims {
-        state.write_claim(claim)?;
-    }
+    state.write_claims(&settled.claims)?;
+    Ok(settled)
+}
+
+/// A status that cannot be written is told later.
+fn write_statuses(state: &StateDirectory, settled: Settled) {
     let told = settled
         .statuses
         .iter()
@@ -259,5 +264,4 @@ fn write(state: &StateDirectory, settled: &Settled) -> Result<(), StateError> {
     for error in told.chain(untold).filter_map(Result::err) {
         tracing::warn!(error = %kubelb_runtime::error_chain::chain(&error), "a status could not be written");
     }
-    Ok(())
 }

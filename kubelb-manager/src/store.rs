@@ -109,6 +109,26 @@ impl Store {
         read.chain(unread).collect()
     }
 
+    /// How many objects of a kind there are, those that cannot be read included.
+    #[must_use]
+    pub fn count(&self, kind: Kind) -> usize {
+        let unread = self
+            .malformed
+            .keys()
+            .filter(|key| key.kind == kind && self.get(key).is_none())
+            .count();
+        let read = match kind {
+            Kind::Config => self.configs.len(),
+            Kind::Tenant => self.tenants.len(),
+            Kind::Addresses => self.addresses.len(),
+            Kind::LoadBalancer => self.load_balancers.len(),
+            Kind::AddressClaim => self.address_claims.len(),
+            Kind::VirtualAddressOwner => self.virtual_address_owners.len(),
+            Kind::SyncSecret => self.sync_secrets.len(),
+        };
+        read + unread
+    }
+
     /// Whether there is such an object, also when it cannot be read.
     #[must_use]
     pub fn contains(&self, key: &ObjectKey) -> bool {
@@ -277,6 +297,7 @@ mod tests {
         let problems: Vec<Problem> = store.problems().collect();
         assert_eq!(problems[0].field, "spec.ports[0].port");
         assert_eq!(store.load_balancers().len(), 1);
+        assert_eq!(store.count(Kind::LoadBalancer), 1);
         assert!(store.apply(seen("a", "4", 80)), "the problem is gone");
         assert_eq!(store.problems().count(), 0);
     }

@@ -157,6 +157,11 @@ impl<'a> Agent<'a> {
         Ok(())
     }
 
+    /// Other arguments of `run` from the next start on.
+    pub fn set_flags(&mut self, more: &[&str]) {
+        self.setup.more = more.iter().map(|flag| (*flag).to_owned()).collect();
+    }
+
     /// Waits until it says that it is ready.
     ///
     /// # Errors

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
 use aya::programs::{SchedClassifier, TcAttachType};
-use kubelb_tests::agent::Config;
 use kubelb_tests::agent::config::QUICK_CHECK;
+use kubelb_tests::agent::{Agent, Config, Setup};
 use kubelb_tests::tool;
 use kubelb_tests::traffic::{Conversations, Iperf, ask_many, client};
 use kubelb_tests::world::{BULK_PORT, Mode, Way, World, ensure_round_robin};
@@ -162,4 +162,54 @@ fn detach_removes_everything() {
             client::ask(&world.net.client, way.transport, way.address()).expect("an answer");
         }
     }
+}
+
+/// Restarts with more room for backends, and with less again, under open flows.
+#[test]
+fn tables_of_backends_grow_under_open_flows() {
+    let world = World::new(Mode::Tcx).expect("a world");
+    let frontends: Vec<_> = world
+        .frontends()
+        .into_iter()
+        .map(|frontend| frontend.checked(QUICK_CHECK))
+        .collect();
+    let setup = Setup {
+        more: vec!["--max-backends=1024".to_owned()],
+        ..Setup::new(&world.net.node_interfaces(), Mode::Tcx.flag())
+    };
+    let config = Config::new(frontends).yaml();
+    let mut agent = Agent::start(&world.net.node, setup, &config).expect("an agent");
+    let rows = |agent: &Agent<'_>| {
+        let status = agent.status().expect("a status");
+        let maps = status.get("/maps").and_then(serde_json::Value::as_array).cloned();
+        let maps = maps.expect("maps");
+        let backends = maps.iter().find(|map| map["name"] == "BACKENDS").expect("the backends");
+        (backends["used"].as_u64(), backends["capacity"].as_u64())
+    };
+    assert_eq!(rows(&agent), (Some(12), Some(1_024)));
+    let way = Way::ALL[0];
+    let flows = Conversations::open(&world.net.client, way.transport, way.address(), CONNECTIONS).expect("flows");
+    let answered = |agent: &Agent<'_>| {
+        let status = agent.status().expect("a status");
+        let frontends = status.get("/frontends").and_then(serde_json::Value::as_array).cloned();
+        let frontends = frontends.expect("frontends");
+        let found = frontends
+            .iter()
+            .find(|frontend| frontend["name"] == way.name().as_str());
+        found.expect("a frontend")["flows_total"].as_u64().expect("a number")
+    };
+    let before = answered(&agent);
+    for (room, capacity) in [("4096", 4_096), ("2048", 4_096)] {
+        agent.kill().expect("killed");
+        flows.keep_talking(3).expect("life without the agent");
+        agent.set_flags(&["--max-backends", room]);
+        agent.restart().expect("an agent");
+        assert_eq!(rows(&agent), (Some(12), Some(capacity)), "asked for {room}");
+        flows.keep_talking(3).expect("life with other tables");
+        let counts = ask_many(&world.net.client, way.transport, way.address(), 6).expect("new flows");
+        ensure_round_robin(&counts, 3).expect("each has its turn");
+    }
+    assert_eq!(answered(&agent), before + 12, "what was counted is kept");
+    let ledger = flows.finish().expect("they were open");
+    assert!(ledger.failures.is_empty(), "{:#?}", ledger.failures);
 }

@@ -52,6 +52,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Measure the control plane with many LoadBalancers and peers (root)
+    BenchXds {
+        /// Passed on to the bench
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Measure the testbed's API server
     BenchApi {
         /// Passed on to the bench
@@ -96,6 +102,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
         Task::Test(options) => test::run(&workspace, &options),
         Task::Demo { args } => demo::run(&workspace, demo::Show::Demo, &args),
         Task::Bench { args } => demo::run(&workspace, demo::Show::Bench, &args),
+        Task::BenchXds { args } => demo::run(&workspace, demo::Show::BenchXds, &args),
         Task::BenchApi { args } => demo::run(&workspace, demo::Show::BenchApi, &args),
     }
 }

@@ -1,6 +1,9 @@
 //! The programs that show the system to a person: demo and benches, binaries of the testbed package.
 
+use anyhow::Context as _;
+
 use crate::agent::{self, Profile};
+use crate::clients::ENVOY;
 use crate::ebpf::Object;
 use crate::step::Steps;
 use crate::workspace::Workspace;
@@ -15,6 +18,8 @@ pub(crate) enum Show {
     Bench,
     /// What the testbed's API server does in a second.
     BenchApi,
+    /// What the control plane costs with many objects and peers.
+    BenchXds,
 }
 
 impl Show {
@@ -23,6 +28,7 @@ impl Show {
             Self::Demo => "demo",
             Self::Bench => "bench",
             Self::BenchApi => "bench-api",
+            Self::BenchXds => "bench-xds",
         }
     }
 
@@ -30,14 +36,14 @@ impl Show {
     fn profile(self) -> Profile {
         match self {
             Self::Demo => Profile::Dev,
-            Self::Bench | Self::BenchApi => Profile::Release,
+            Self::Bench | Self::BenchApi | Self::BenchXds => Profile::Release,
         }
     }
 
     /// Programs that it starts, beside itself.
     fn beside(self) -> &'static [&'static str] {
         match self {
-            Self::Demo | Self::Bench => &[],
+            Self::Demo | Self::Bench | Self::BenchXds => &[],
             Self::BenchApi => &["--bin", "apiserver"],
         }
     }
@@ -55,10 +61,14 @@ pub(crate) fn run(workspace: &Workspace, show: Show, args: &[String]) -> anyhow:
     steps.run("setup", || setup::ensure(workspace))?;
     let object = steps.run("build-ebpf", || ebpf::build(workspace, Object::Product))?;
     let bench_object = match show {
-        Show::Demo | Show::BenchApi => None,
+        Show::Demo | Show::BenchApi | Show::BenchXds => None,
         Show::Bench => Some(steps.run("build the bench's programs", || ebpf::build(workspace, Object::Bench))?),
     };
     let binary = steps.run("build the agent", || agent::build(workspace, &object, show.profile()))?;
+    let envoy = match show {
+        Show::Demo | Show::Bench | Show::BenchApi => None,
+        Show::BenchXds => Some(ENVOY.find()?.with_context(|| format!("no {}", ENVOY.wanted()))?),
+    };
     let cargo = || {
         let mut command = process::cargo();
         command
@@ -67,6 +77,9 @@ pub(crate) fn run(workspace: &Workspace, show: Show, args: &[String]) -> anyhow:
             .env(agent::BINARY_VARIABLE, &binary);
         if let Some(object) = &bench_object {
             command.env(ebpf::BENCH_OBJECT_VARIABLE, object);
+        }
+        if let Some(program) = &envoy {
+            command.env(ENVOY.variable, program);
         }
         command
     };

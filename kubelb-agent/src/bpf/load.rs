@@ -8,6 +8,7 @@ use kubelb_common::flow_table::Layout;
 use kubelb_common::maps as names;
 
 use super::BpfError;
+use super::grow::Growth;
 use super::pins::PinDirectory;
 
 /// The object that `cargo xtask build-ebpf` built.
@@ -28,14 +29,32 @@ pub struct Programs {
     ebpf: Ebpf,
 }
 
+/// How much there is to be room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Flows.
+    pub flows: u32,
+    /// Backends of all frontends together.
+    pub backends: u32,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self {
+            flows: names::DEFAULT_FLOWS,
+            backends: names::DEFAULT_BACKENDS,
+        }
+    }
+}
+
 impl Programs {
-    /// Loads the programs. `flows` sizes the flow table where it is not pinned yet; one that is keeps its size.
+    /// Loads the programs. A flow table that is pinned keeps its size; the tables of backends grow where they are pinned and smaller.
     /// `hairpin_by_redirect`: see [`super::attach::wants_hairpin_by_redirect`].
     ///
     /// # Errors
     /// When the kernel refuses, or a pinned map differs from what the object wants.
-    pub fn load(pins: &PinDirectory, flows: u32, hairpin_by_redirect: bool) -> Result<Self, BpfError> {
-        let wanted = Layout::for_flows(flows).buckets();
+    pub fn load(pins: &PinDirectory, sizes: Sizes, hairpin_by_redirect: bool) -> Result<Self, BpfError> {
+        let wanted = Layout::for_flows(sizes.flows).buckets();
         let buckets = pinned_rows(&pins.map(names::FLOWS)).unwrap_or(wanted);
         if buckets != wanted {
             tracing::warn!(
@@ -46,9 +65,13 @@ impl Programs {
         }
         let main = buckets.saturating_sub(names::STASH_BUCKETS);
         let hairpin = u32::from(hairpin_by_redirect);
+        let growth = Growth::plan(pins, sizes.backends)?;
         let mut loader = EbpfLoader::new();
         for name in names::PINNED {
-            loader.map_pin_path(name, pins.map(name));
+            loader.map_pin_path(name, growth.pin(name));
+        }
+        for (name, rows) in growth.rows() {
+            loader.map_max_entries(name, rows);
         }
         let ebpf = loader
             .map_max_entries(names::FLOWS, buckets)
@@ -66,6 +89,7 @@ impl Programs {
         programs.xdp()?.load().map_err(failed(program::XDP))?;
         programs.tc()?.load().map_err(failed(program::TC))?;
         programs.load_clock()?;
+        growth.finish()?;
         Ok(programs)
     }
 
@@ -137,7 +161,7 @@ impl Programs {
 }
 
 /// Rows of a pinned array, `None` when it is not pinned.
-fn pinned_rows(path: &Path) -> Option<u32> {
+pub(super) fn pinned_rows(path: &Path) -> Option<u32> {
     aya::maps::MapData::from_pin(path)
         .ok()?
         .info()

@@ -18,6 +18,7 @@ use kubelb_common::stats::{Drops, Scratch, Traffic};
 
 use super::BpfError;
 use super::mapped::{Mapped, Row};
+use crate::tables::Room;
 
 /// All maps.
 pub struct Maps {
@@ -128,12 +129,16 @@ impl Maps {
         u64::from(self.layout().main) * 2
     }
 
-    /// Backend slots.
+    /// Rows of the tables that the configuration fills.
     #[must_use]
-    pub fn slot_capacity(&self) -> u32 {
-        u32::try_from(self.slots.len())
-            .unwrap_or(u32::MAX)
-            .saturating_mul(Line::WORDS)
+    pub fn room(&self) -> Room {
+        let rows = |rows: usize| u32::try_from(rows).unwrap_or(u32::MAX);
+        Room {
+            frontends: rows(self.frontends.len()),
+            backends: rows(self.backends.len()),
+            slots: rows(self.slots.len()).saturating_mul(Line::WORDS),
+            hops: rows(self.hops.len()),
+        }
     }
 
     /// A frontend's counters, all CPUs together.

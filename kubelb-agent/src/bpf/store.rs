@@ -27,6 +27,8 @@ pub struct Store {
     /// The maps.
     pub maps: Maps,
     keys: BTreeMap<FrontendKey, u32>,
+    /// CPUs that counters are kept for.
+    cpus: usize,
 }
 
 impl Store {
@@ -40,7 +42,8 @@ impl Store {
             source: Box::new(source),
         };
         let keys = maps.keys.iter().collect::<Result<_, _>>().map_err(failed)?;
-        Ok(Self { maps, keys })
+        let cpus = aya::util::nr_cpus().map_err(|(_, source)| BpfError::Cpus(source))?;
+        Ok(Self { maps, keys, cpus })
     }
 
     /// What the maps hold. Keys and rows that contradict each other, as after a death between two operations, come out
@@ -141,10 +144,15 @@ impl Store {
     pub fn apply(&mut self, op: &MapOp) -> Result<(), BpfError> {
         // A row that changes hands does not show what its former owner counted.
         if let MapOp::OccupyBackend { row, .. } = op {
-            clear(&mut self.maps.backend_traffic, names::BACKEND_TRAFFIC, *row)?;
+            clear(&mut self.maps.backend_traffic, names::BACKEND_TRAFFIC, *row, self.cpus)?;
         } else if let MapOp::ActivateFrontend { row, .. } = op {
-            clear(&mut self.maps.frontend_traffic, names::FRONTEND_TRAFFIC, *row)?;
-            clear(&mut self.maps.frontend_drops, names::FRONTEND_DROPS, *row)?;
+            clear(
+                &mut self.maps.frontend_traffic,
+                names::FRONTEND_TRAFFIC,
+                *row,
+                self.cpus,
+            )?;
+            clear(&mut self.maps.frontend_drops, names::FRONTEND_DROPS, *row, self.cpus)?;
         }
         let maps = &self.maps;
         match op {
@@ -357,12 +365,12 @@ fn clear<V: aya::Pod + Default>(
     counters: &mut PerCpuArray<MapData, V>,
     name: &'static str,
     row: u32,
+    cpus: usize,
 ) -> Result<(), BpfError> {
     let failed = |source| BpfError::Update {
         name,
         source: Box::new(source),
     };
-    let cpus = aya::util::nr_cpus().map_err(|(_, error)| failed(error.into()))?;
     let zeros = std::iter::repeat_with(V::default).take(cpus).collect::<Vec<V>>();
     let zeros = PerCpuValues::try_from(zeros).map_err(|error| failed(error.into()))?;
     counters.set(row, zeros, 0).map_err(failed)

@@ -10,11 +10,16 @@
 //!   a backend is back at most one interval after it recovered (0.55 + 0.44) unless a check hangs over its recovery.
 //!
 //! A check that runs past its next due time is not started twice: the next one starts when it ends.
+//!
+//! Where the targets together ask for more checks than the node may run, the spacing of those whose health is settled stretches, and the
+//! first checks spread over a longer time. One that has just failed, or just passed again, is asked at its own pace: few are in doubt, and
+//! they are what matters. When many are, no more are started than the budget has.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use super::budget::Budget;
 use super::probe::ProbeError;
 use crate::model::{CheckTarget, Health, HealthView, Probe};
 
@@ -64,6 +69,7 @@ pub struct Checker {
     entries: BTreeMap<Token, Entry>,
     due: BTreeSet<(Instant, Token)>,
     view: HealthView,
+    budget: Budget,
 }
 
 #[derive(Debug)]
@@ -91,7 +97,27 @@ impl Checker {
             entries: BTreeMap::new(),
             due: BTreeSet::new(),
             view: HealthView::new(),
+            budget: Budget::UNLIMITED,
         }
+    }
+
+    /// Starts no more checks in a second than this.
+    #[must_use]
+    pub fn with_budget(mut self, checks_per_second: u32) -> Self {
+        self.budget = Budget::new(checks_per_second);
+        self
+    }
+
+    /// By how much the intervals of targets are longer than they ask for, 1 or more.
+    #[must_use]
+    pub fn stretch(&self) -> f64 {
+        self.budget.stretch()
+    }
+
+    /// Number of targets.
+    #[must_use]
+    pub fn targets(&self) -> usize {
+        self.tokens.len()
     }
 
     /// Makes `targets` the ones to check, and says whether [`Self::view`] changed. Targets that stay keep state and
@@ -111,9 +137,17 @@ impl Checker {
             self.remove(&target);
             if let Some(health) = self.view.remove(&target) {
                 changed = true;
-                left.insert((target.address, target.check.probe), health);
+                left.insert((target.address, target.check.probe.clone()), health);
             }
         }
+        let stretched = self.budget.stretch();
+        self.budget.ask(targets.iter().map(|target| target.check.interval));
+        self.catch_up(stretched, now);
+        let new = targets
+            .iter()
+            .filter(|target| !self.tokens.contains_key(*target))
+            .count();
+        let first_within = self.budget.time_for(new).max(MAX_FIRST_WAIT);
         for target in targets {
             if self.tokens.contains_key(target) {
                 continue;
@@ -124,7 +158,7 @@ impl Checker {
                 self.view.insert(target.clone(), health);
                 changed = true;
             }
-            self.add(target.clone(), now);
+            self.add(target.clone(), first_within, now);
         }
         changed || before != self.view.len()
     }
@@ -132,13 +166,17 @@ impl Checker {
     /// When [`Self::handle_timeout`] wants to be called next; `None` while every check is running or there is none.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.due.first().map(|(due, _)| *due)
+        let (due, _) = self.due.first()?;
+        Some(self.budget.next().map_or(*due, |affordable| affordable.max(*due)))
     }
 
     /// The checks that are due. Each is running until [`Self::on_result`].
     pub fn handle_timeout(&mut self, now: Instant) -> Vec<Start> {
         let mut starts = Vec::new();
         while let Some((due, token)) = self.due.first().copied().filter(|(due, _)| *due <= now) {
+            if !self.budget.take(now) {
+                break;
+            }
             self.due.remove(&(due, token));
             if let Some(entry) = self.entries.get_mut(&token) {
                 entry.phase = Phase::Running { started: now };
@@ -182,8 +220,10 @@ impl Checker {
                 to = seen;
             }
         }
+        let is_settled = entry.streak == 0 && (from == to || to == Health::Healthy);
+        let stretch = if is_settled { self.budget.stretch() } else { 1.0 };
         let spacing = spacing(check.interval, check.healthy_threshold, to, entry.streak);
-        let spacing = spacing.mul_f64(1.0 - JITTER + 2.0 * JITTER * self.rng.f64());
+        let spacing = spacing.mul_f64(stretch * (1.0 - JITTER + 2.0 * JITTER * self.rng.f64()));
         let due = (started + spacing).max(now);
         entry.phase = Phase::Waiting { due };
         self.due.insert((due, token));
@@ -207,10 +247,30 @@ impl Checker {
         self.entries.contains_key(&token)
     }
 
-    fn add(&mut self, target: CheckTarget, now: Instant) {
+    /// Brings checks forward whose turn was set when there were more targets.
+    fn catch_up(&mut self, stretched: f64, now: Instant) {
+        let share = self.budget.stretch() / stretched;
+        if share > 0.99 {
+            return;
+        }
+        for (due, token) in std::mem::take(&mut self.due) {
+            let sooner = now + due.saturating_duration_since(now).mul_f64(share);
+            if let Some(entry) = self.entries.get_mut(&token) {
+                entry.phase = Phase::Waiting { due: sooner };
+                self.due.insert((sooner, token));
+            }
+        }
+    }
+
+    fn add(&mut self, target: CheckTarget, first_within: Duration, now: Instant) {
         let token = Token(self.next_token);
         self.next_token += 1;
-        let due = now + target.check.interval.min(MAX_FIRST_WAIT).mul_f64(self.rng.f64());
+        let within = if first_within > MAX_FIRST_WAIT {
+            first_within
+        } else {
+            target.check.interval.min(MAX_FIRST_WAIT)
+        };
+        let due = now + within.mul_f64(self.rng.f64());
         self.due.insert((due, token));
         self.tokens.insert(target.clone(), token);
         let phase = Phase::Waiting { due };

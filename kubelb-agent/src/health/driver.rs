@@ -21,6 +21,8 @@ use crate::model::{CheckTarget, Health, HealthView};
 
 /// Checks at once unless told otherwise: one socket each, which leaves half of the usual 1,024 open files to the rest.
 pub const DEFAULT_CONCURRENCY: NonZeroUsize = NonZeroUsize::MIN.saturating_add(511);
+/// Checks started in a second unless told otherwise: what a part of one CPU does.
+pub const DEFAULT_CHECKS_PER_SECOND: u32 = 4_000;
 
 /// What to check, and from where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +40,8 @@ pub struct Settings {
     pub seed: u64,
     /// Most checks at once; more wait their turn.
     pub concurrency: NonZeroUsize,
+    /// Most checks started in a second; where targets ask for more, intervals stretch.
+    pub per_second: u32,
 }
 
 /// What the driver did, for metrics.
@@ -51,6 +55,10 @@ pub struct Counters {
     pub local_errors: AtomicU64,
     /// Checks that started late because too many were running.
     pub delayed: AtomicU64,
+    /// Targets that are checked now.
+    pub targets: AtomicU64,
+    /// By how much their intervals are longer than asked for, in thousandths: 1,000 when they are not.
+    pub stretch: AtomicU64,
 }
 
 /// Asks a backend; [`SocketProber`] in the agent, something quicker in tests.
@@ -81,7 +89,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) {
     let mut driver = Driver {
-        checker: Checker::new(settings.seed),
+        checker: Checker::new(settings.seed).with_budget(settings.per_second),
         prober,
         counters,
         limit: settings.concurrency.get(),
@@ -89,25 +97,32 @@ pub async fn run(
         waiting: VecDeque::new(),
         running: JoinSet::new(),
         tokens: HashMap::new(),
+        changes: Vec::new(),
     };
-    let mut changed = driver.assign(&assignments.borrow_and_update(), &initial);
+    if driver.assign(&assignments.borrow_and_update(), &initial) {
+        results.send_replace(driver.checker.view().clone());
+    }
     loop {
-        if changed {
-            results.send_replace(driver.checker.view().clone());
+        let changes = std::mem::take(&mut driver.changes);
+        if !changes.is_empty() {
+            // In place: a copy of the view for every result would be most of the work where there are many targets.
+            results.send_modify(|view| view.extend(changes));
         }
         driver.start_waiting();
         let due = driver.checker.poll_timeout().map(Instant::from_std);
-        changed = tokio::select! {
+        tokio::select! {
             () = shutdown.cancelled() => return,
             assigned = assignments.changed() => {
                 if assigned.is_err() {
                     return;
                 }
-                driver.assign(&assignments.borrow_and_update(), &HealthView::new())
+                if driver.assign(&assignments.borrow_and_update(), &HealthView::new()) {
+                    results.send_replace(driver.checker.view().clone());
+                }
             }
             Some(ended) = driver.running.join_next_with_id() => driver.take_results(ended),
             () = sleep_until(due) => driver.start_due(),
-        };
+        }
     }
 }
 
@@ -130,6 +145,8 @@ struct Driver<P> {
     waiting: VecDeque<Start>,
     running: JoinSet<Result<(), ProbeError>>,
     tokens: HashMap<Id, (Token, CheckTarget)>,
+    /// Of health, since the results were told last.
+    changes: Vec<(CheckTarget, Health)>,
 }
 
 impl<P: Prober> Driver<P> {
@@ -137,18 +154,29 @@ impl<P: Prober> Driver<P> {
         if self.bind.replace(assignment.bind) != Some(assignment.bind) {
             report_overlap(assignment.bind);
         }
-        self.checker
-            .set_targets(&assignment.targets, initial, Instant::now().into_std())
+        let changed = self
+            .checker
+            .set_targets(&assignment.targets, initial, Instant::now().into_std());
+        let targets = u64::try_from(self.checker.targets()).unwrap_or(u64::MAX);
+        self.counters.targets.store(targets, Ordering::Relaxed);
+        let stretch = thousandths(self.checker.stretch());
+        if self.counters.stretch.swap(stretch, Ordering::Relaxed) != stretch && stretch > 1_000 {
+            tracing::warn!(
+                targets,
+                stretch = %format_args!("{}.{:03}", stretch / 1_000, stretch % 1_000),
+                "there is more to check than this node may check: intervals are longer by this factor (--max-checks-per-second)"
+            );
+        }
+        changed
     }
 
-    /// Queues what is due; health does not change by it.
-    fn start_due(&mut self) -> bool {
+    /// Queues what is due.
+    fn start_due(&mut self) {
         let due = self.checker.handle_timeout(Instant::now().into_std());
         let places = self.limit.saturating_sub(self.running.len() + self.waiting.len());
         let late = u64::try_from(due.len().saturating_sub(places)).unwrap_or(u64::MAX);
         self.counters.delayed.fetch_add(late, Ordering::Relaxed);
         self.waiting.extend(due);
-        false
     }
 
     fn start_waiting(&mut self) {
@@ -166,22 +194,21 @@ impl<P: Prober> Driver<P> {
     }
 
     /// Takes every result that is there, so that an outage of many backends is one change of the view.
-    fn take_results(&mut self, first: Ended) -> bool {
-        let mut changed = self.take_result(first);
+    fn take_results(&mut self, first: Ended) {
+        self.take_result(first);
         while let Some(ended) = self.running.try_join_next_with_id() {
-            changed |= self.take_result(ended);
+            self.take_result(ended);
         }
-        changed
     }
 
-    fn take_result(&mut self, ended: Ended) -> bool {
+    fn take_result(&mut self, ended: Ended) {
         let (id, result) = match ended {
             Ok(ended) => ended,
             // A panic must not leave the target running forever.
             Err(error) => (error.id(), Err(ProbeError::Local(io::Error::other(error)))),
         };
         let Some((token, target)) = self.tokens.remove(&id) else {
-            return false;
+            return;
         };
         let counter = match &result {
             Ok(()) => &self.counters.passed,
@@ -196,11 +223,18 @@ impl<P: Prober> Driver<P> {
             .checker
             .on_result(token, Instant::now().into_std(), result.as_ref().copied())
         else {
-            return false;
+            return;
         };
         log(&transition, result.as_ref().err());
-        true
+        self.changes.push((transition.target, transition.to));
     }
+}
+
+/// Of a factor, which is 1 or more.
+fn thousandths(factor: f64) -> u64 {
+    // A second's worth for each, so that the conversion is the standard library's.
+    let scaled = std::time::Duration::try_from_secs_f64(factor).unwrap_or(std::time::Duration::MAX);
+    u64::try_from(scaled.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn log(Transition { target, from, to }: &Transition, error: Option<&ProbeError>) {
@@ -209,6 +243,8 @@ fn log(Transition { target, from, to }: &Transition, error: Option<&ProbeError>)
         (Health::Unhealthy, Some(error)) => {
             tracing::warn!(%address, ?from, error = %chain(error), "backend is unhealthy: it gets no new flows");
         }
+        // The first result of each: thousands at every start.
+        (Health::Healthy, _) if *from == Health::Unknown => tracing::debug!(%address, "backend is healthy"),
         (Health::Unhealthy | Health::Healthy | Health::Unknown, _) => {
             tracing::info!(%address, ?from, ?to, "backend health changed");
         }

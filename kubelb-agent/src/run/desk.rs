@@ -91,6 +91,8 @@ impl Desk {
             failed: load(&counters.failed),
             local_errors: load(&counters.local_errors),
             delayed: load(&counters.delayed),
+            targets: load(&counters.targets),
+            stretch_thousandths: load(&counters.stretch).max(1_000),
         });
         if let Some((earlier, at)) = &earlier {
             report::add_rates(earlier, &mut report, now.duration_since(*at));

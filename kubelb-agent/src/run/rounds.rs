@@ -29,6 +29,9 @@ const SWEEP: Duration = Duration::from_millis(250);
 /// Time between two rounds while something drains, and after a round that left something undone.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
+/// A round that takes longer than this is followed by a pause.
+const LONG_ROUND: Duration = Duration::from_millis(20);
+
 /// Health checks, once there is something to check.
 struct Checks {
     assignment: watch::Sender<Assignment>,
@@ -44,6 +47,7 @@ pub(super) struct Rounds {
     wanted: watch::Sender<BTreeSet<IpAddr>>,
     hops: watch::Receiver<NextHopView>,
     checks: Option<Checks>,
+    checks_per_second: u32,
     desired: Option<Arc<Desired>>,
     /// What was carried out last, for those who report it.
     state: watch::Sender<Option<State>>,
@@ -67,10 +71,17 @@ impl Rounds {
             wanted,
             hops,
             checks: None,
+            checks_per_second: health::DEFAULT_CHECKS_PER_SECOND,
             desired: None,
             state,
             shutdown,
         }
+    }
+
+    /// Starts no more health checks in a second than this.
+    pub(super) fn with_checks_per_second(mut self, checks: u32) -> Self {
+        self.checks_per_second = checks;
+        self
     }
 
     /// Runs until the shutdown, or until something that it cannot do without has ended.
@@ -93,14 +104,19 @@ impl Rounds {
         let mut again: Option<tokio::time::Instant> = None;
         let mut dirty = false;
         let mut patient = true;
+        // A round takes longer the more there is. So that results of checks that trickle in do not take all of a CPU, as long a pause follows.
+        let mut resting: Option<tokio::time::Instant> = None;
         loop {
             self.beat();
             // A round without the ways to the backends would take from the data path what it has from the agent before.
-            if dirty && (!patient || covers(&self.hops.borrow(), &self.wanted.borrow())) {
+            if dirty && resting.is_none() && (!patient || covers(&self.hops.borrow(), &self.wanted.borrow())) {
                 dirty = false;
                 patient = true;
+                let started = tokio::time::Instant::now();
                 again = self.round().then(|| tokio::time::Instant::now() + LOOK_AGAIN);
-            } else if dirty && again.is_none() {
+                let taken = started.elapsed();
+                resting = (taken > LONG_ROUND).then(|| tokio::time::Instant::now() + taken.min(LOOK_AGAIN));
+            } else if dirty && resting.is_none() && again.is_none() {
                 again = Some(tokio::time::Instant::now() + LOOK_AGAIN);
             }
             tokio::select! {
@@ -118,6 +134,7 @@ impl Rounds {
                     Ok(()) => dirty = true,
                     Err(_) => return self.ended("the health checks"),
                 },
+                () = due(resting), if resting.is_some() => resting = None,
                 () = due(again) => {
                     again = None;
                     patient = !dirty;
@@ -182,12 +199,16 @@ impl Rounds {
     }
 
     fn assign(&mut self, desired: &Desired) {
-        let targets = desired.frontends.values().flat_map(|frontend| {
-            let backends = frontend.backends.iter();
-            backends.filter_map(|backend| frontend.check_target(backend))
-        });
+        let checked = desired
+            .frontends
+            .values()
+            .filter_map(|frontend| Some((frontend.check()?, frontend)));
+        let mut targets = BTreeSet::new();
+        for (check, frontend) in checked {
+            targets.extend(frontend.backends.iter().map(|backend| check.target(backend)));
+        }
         let assignment = Assignment {
-            targets: targets.collect(),
+            targets,
             bind: ProbeBind {
                 exclude: desired.snat.ports,
             },
@@ -202,6 +223,7 @@ impl Rounds {
         let settings = Settings {
             seed: fastrand::u64(..),
             concurrency: health::DEFAULT_CONCURRENCY,
+            per_second: self.checks_per_second,
         };
         let task = tokio::spawn(health::run(
             settings,

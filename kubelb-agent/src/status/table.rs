@@ -60,6 +60,16 @@ fn agent(report: &Report, out: &mut String) {
                 text += &format!(", {} {what}", count(value));
             }
         }
+        if checks.stretch_thousandths > 1_000 {
+            let (whole, rest) = (
+                checks.stretch_thousandths / 1_000,
+                checks.stretch_thousandths % 1_000 / 100,
+            );
+            text += &format!(
+                "; {} targets are too many for --max-checks-per-second, intervals are {whole}.{rest} times as long",
+                count(checks.targets)
+            );
+        }
         line(out, &text);
     }
 }

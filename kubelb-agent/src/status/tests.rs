@@ -121,6 +121,8 @@ pub(crate) fn example() -> Report {
             failed: 10,
             local_errors: 2,
             delayed: 0,
+            targets: 5,
+            stretch_thousandths: 1_000,
         }),
         frontends: vec![
             first,

@@ -13,6 +13,14 @@ use crate::diff::{MapOp, diff};
 use crate::model::{Algorithm, CheckTarget, HealthCheck, Probe};
 use image::Image;
 
+/// Rows of the maps.
+const ROOM: Room = Room {
+    frontends: size::MAX_FRONTENDS,
+    backends: 65_536,
+    slots: size::MIN_BACKEND_SLOTS,
+    hops: size::MAX_NEXT_HOPS,
+};
+
 /// All that a round depends on but the maps.
 #[derive(Clone, Debug, Default)]
 struct Inputs {
@@ -39,7 +47,10 @@ impl Inputs {
             max_flows: 1_000,
             half_open_budget: 500,
             drained: &self.drained,
-            backend_slots: self.backend_slots.unwrap_or(size::MAX_BACKEND_SLOTS),
+            room: Room {
+                slots: self.backend_slots.unwrap_or(ROOM.slots),
+                ..ROOM
+            },
         };
         build(&self.desired, &context, actual, cursors)
     }
@@ -315,7 +326,7 @@ fn checked(health: &[(&str, Health)]) -> Inputs {
     for (address, health) in health {
         let target = CheckTarget {
             address: address.parse().unwrap(),
-            check: check.clone(),
+            check: check.clone().into(),
         };
         inputs.health.insert(target, *health);
     }

@@ -34,14 +34,14 @@ pub(super) static FRONTENDS: Array<Frontend> = Array::with_max_entries(size::MAX
 #[map]
 pub(super) static FRONTEND_NAMES: Array<Name> = Array::with_max_entries(size::MAX_FRONTENDS, BPF_F_MMAPABLE);
 #[map]
-pub(super) static BACKEND_SLOTS: Array<Line> =
-    Array::with_max_entries(size::MAX_BACKEND_SLOTS / Line::WORDS, BPF_F_MMAPABLE);
+pub(super) static BACKEND_SLOTS: Array<Line> = 
+    Array::with_max_entries(size::MIN_BACKEND_SLOTS / Line::WORDS, BPF_F_MMAPABLE);
 #[map]
 pub(super) static SOURCE_RANGES: Array<SourceRange> = Array::with_max_entries(size::MAX_SOURCE_RANGES, BPF_F_MMAPABLE);
 #[map]
 pub(super) static AFFINITIES: LruHashMap<AffinityKey, Affinity> = LruHashMap::with_max_entries(size::MAX_AFFINITIES, 0);
 #[map]
-pub(super) static BACKENDS: Array<Backend> = Array::with_max_entries(size::MAX_BACKENDS, BPF_F_MMAPABLE);
+pub(super) static BACKENDS: Array<Backend> = Array::with_max_entries(size::DEFAULT_BACKENDS, BPF_F_MMAPABLE);
 #[map]
 pub(super) static NEXT_HOPS: Array<NextHop> = Array::with_max_entries(size::MAX_NEXT_HOPS, BPF_F_MMAPABLE);
 #[map]
@@ -63,7 +63,7 @@ pub(super) static AGENT: Array<Note> = Array::with_max_entries(1, BPF_F_MMAPABLE
 #[map]
 pub(super) static FRONTEND_TRAFFIC: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(size::MAX_FRONTENDS, 0);
 #[map]
-pub(super) static BACKEND_TRAFFIC: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(size::MAX_BACKENDS, 0);
+pub(super) static BACKEND_TRAFFIC: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(size::DEFAULT_BACKENDS, 0);
 #[map]
 pub(super) static FRONTEND_DROPS: PerCpuArray<Drops> = PerCpuArray::with_max_entries(size::MAX_FRONTENDS, 0);
 #[map]

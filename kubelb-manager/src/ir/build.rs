@@ -152,6 +152,7 @@ impl Builder {
     fn stale(&mut self, store: &Store, changed: &BTreeSet<ObjectKey>, update: &mut Update) -> BTreeSet<ObjectName> {
         let mut stale = BTreeSet::new();
         let mut lists = BTreeSet::new();
+        let mut claimed = BTreeSet::new();
         for key in changed {
             match key.kind {
                 Kind::LoadBalancer => {
@@ -176,12 +177,18 @@ impl Builder {
                     lists.extend(store.addresses().keys().cloned());
                     stale.extend(store.load_balancers().keys().cloned());
                 }
-                Kind::AddressClaim => self.claim(store, key, &mut stale),
+                Kind::AddressClaim => claimed.extend(self.claim(store, key, &mut stale)),
                 Kind::Config | Kind::VirtualAddressOwner | Kind::SyncSecret => {}
             }
             if !matches!(key.kind, Kind::LoadBalancer | Kind::Addresses) {
                 self.note(key.clone(), malformed(store, key), update);
             }
+        }
+        if !claimed.is_empty() {
+            self.claimed.retain(|_, addresses| !addresses.is_empty());
+            let mentions = |draft: &Draft| !draft.mentioned.is_disjoint(&claimed);
+            let mentioning = self.drafts.iter().filter(|(_, draft)| mentions(draft));
+            stale.extend(mentioning.map(|(name, _)| name.clone()));
         }
         // All are forgotten before one is read; and those that nobody refers to are read too, so that their owner hears of mistakes.
         for name in &lists {
@@ -203,10 +210,9 @@ impl Builder {
         stale
     }
 
-    fn claim(&mut self, store: &Store, key: &ObjectKey, stale: &mut BTreeSet<ObjectName>) {
-        let Ok(address) = key.name.name.parse::<AddressName>().map(AddressName::address) else {
-            return;
-        };
+    /// Takes in who holds an address now; which one it is.
+    fn claim(&mut self, store: &Store, key: &ObjectKey, stale: &mut BTreeSet<ObjectName>) -> Option<IpAddr> {
+        let address = key.name.name.parse::<AddressName>().ok()?.address();
         let holders: Option<BTreeSet<ObjectName>> = store.address_claims().get(&key.name).map(|claim| {
             let of_tenant = |holder: &&api::Holder| {
                 TenantName::from_namespace(&holder.namespace).is_some_and(|tenant| tenant.as_str() == claim.spec.tenant)
@@ -233,14 +239,9 @@ impl Builder {
         for name in holders.iter().flatten() {
             self.claimed.entry(name.clone()).or_default().insert(address);
         }
-        self.claimed.retain(|_, addresses| !addresses.is_empty());
         stale.extend(old.into_iter().flatten());
         stale.extend(holders.into_iter().flatten());
-        let mentioning = self
-            .drafts
-            .iter()
-            .filter(|(_, draft)| draft.mentioned.contains(&address));
-        stale.extend(mentioning.map(|(name, _)| name.clone()));
+        Some(address)
     }
 
     fn policy(store: &Store, config: &ObjectKey, namespace: &str) -> Result<(TenantName, Policy), (Reason, String)> {

@@ -8,7 +8,7 @@ use super::lines::line_of;
 use crate::object::{Malformed, Unreadable, decode};
 use crate::store::Seen;
 
-/// Most documents of one text.
+/// Most documents of one text; those behind are not read.
 const MAX_DOCUMENTS: usize = 100_000;
 
 /// One document: where it starts, and its text.
@@ -59,30 +59,42 @@ pub struct Manifest {
 #[must_use]
 pub fn read(text: &str, mut adjust: impl FnMut(&mut Value)) -> Manifest {
     let mut manifest = Manifest::default();
-    for document in documents(text).take(MAX_DOCUMENTS) {
-        let values = match serde_saphyr::from_str::<Value>(document.text) {
-            Ok(Value::Null) => continue,
-            Ok(value) => unfold(value),
-            Err(error) => {
-                let line = error
-                    .location()
-                    .and_then(|location| usize::try_from(location.line()).ok());
-                manifest.is_incomplete = true;
-                manifest.faults.push(Fault {
-                    document: document.number,
-                    line: Some(document.line + line.unwrap_or(1).saturating_sub(1)),
-                    field: String::new(),
-                    reason: format!("not valid YAML: {}", first_line(&error.to_string())),
-                });
-                continue;
-            }
-        };
-        for mut value in values {
-            adjust(&mut value);
-            take(&mut manifest, document, value);
-        }
+    for document in documents(text) {
+        take_all(&mut manifest, document, &mut adjust);
     }
     manifest
+}
+
+/// Reads one document of a text.
+#[must_use]
+pub fn read_document(document: Document<'_>) -> Manifest {
+    let mut manifest = Manifest::default();
+    take_all(&mut manifest, document, &mut |_| {});
+    manifest
+}
+
+fn take_all(manifest: &mut Manifest, document: Document<'_>, adjust: &mut impl FnMut(&mut Value)) {
+    let values = match serde_saphyr::from_str::<Value>(document.text) {
+        Ok(Value::Null) => return,
+        Ok(value) => unfold(value),
+        Err(error) => {
+            let line = error
+                .location()
+                .and_then(|location| usize::try_from(location.line()).ok());
+            manifest.is_incomplete = true;
+            manifest.faults.push(Fault {
+                document: document.number,
+                line: Some(document.line + line.unwrap_or(1).saturating_sub(1)),
+                field: String::new(),
+                reason: format!("not valid YAML: {}", first_line(&error.to_string())),
+            });
+            return;
+        }
+    };
+    for mut value in values {
+        adjust(&mut value);
+        take(manifest, document, value);
+    }
 }
 
 fn take(manifest: &mut Manifest, document: Document<'_>, value: Value) {
@@ -150,11 +162,14 @@ pub fn documents(text: &str) -> impl Iterator<Item = Document<'_>> {
         text.lines()
             .any(|line| !line.trim().is_empty() && !line.starts_with('#'))
     });
-    filled.enumerate().map(|(index, (line, text))| Document {
-        number: index + 1,
-        line,
-        text,
-    })
+    filled
+        .take(MAX_DOCUMENTS)
+        .enumerate()
+        .map(|(index, (line, text))| Document {
+            number: index + 1,
+            line,
+            text,
+        })
 }
 
 /// A List is the objects in it.

@@ -1,5 +1,7 @@
 //! A simulated world: a clock that jumps, backends that are up or down.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::model::HealthCheck;
 
@@ -8,14 +10,14 @@ const INTERVAL: Duration = Duration::from_secs(5);
 fn target(port: u16) -> CheckTarget {
     CheckTarget {
         address: SocketAddr::from(([10, 0, 0, 1], port)),
-        check: HealthCheck {
+        check: Arc::new(HealthCheck {
             probe: Probe::Tcp,
             port: None,
             interval: INTERVAL,
             timeout: INTERVAL,
             healthy_threshold: 2,
             unhealthy_threshold: 3,
-        },
+        }),
     }
 }
 
@@ -92,7 +94,7 @@ fn first_checks_are_spread_over_a_second_and_decide_at_once() {
 #[test]
 fn the_first_check_of_a_short_interval_comes_within_it() {
     let mut quick = target(80);
-    quick.check.interval = Duration::from_millis(200);
+    Arc::make_mut(&mut quick.check).interval = Duration::from_millis(200);
     for seed in 0..50 {
         let world = World::new(seed, [quick.clone()]);
         assert!(world.checker.poll_timeout().unwrap() <= world.now + Duration::from_millis(200));
@@ -244,7 +246,99 @@ fn health_survives_a_restart_and_a_change_of_times() {
     assert_eq!(checker.view(), &HealthView::from([(target(1), Health::Unhealthy)]));
 
     let mut faster = target(1);
-    faster.check.interval = Duration::from_secs(1);
+    Arc::make_mut(&mut faster.check).interval = Duration::from_secs(1);
     assert!(checker.set_targets(&BTreeSet::from([faster.clone()]), &HealthView::new(), now));
     assert_eq!(checker.view(), &HealthView::from([(faster, Health::Unhealthy)]));
+}
+
+const BUDGET: u32 = 100;
+
+/// Targets that would be checked 400 times a second, on a node that may check 100 times.
+fn crowded() -> World {
+    let mut world = World::new(1, []);
+    world.checker = Checker::new(1).with_budget(BUDGET);
+    let targets = (1..=2_000).map(target).collect();
+    world.checker.set_targets(&targets, &HealthView::new(), world.now);
+    world
+}
+
+fn most_in_a_second(world: &World) -> usize {
+    let times: Vec<Instant> = world.starts.iter().map(|(at, _)| *at).collect();
+    let in_second = |from: Instant| {
+        let within = |at: &&Instant| (from..from + Duration::from_secs(1)).contains(*at);
+        times.iter().filter(within).count()
+    };
+    times.iter().map(|at| in_second(*at)).max().unwrap()
+}
+
+#[test]
+fn more_targets_than_the_budget_stretch_the_intervals() {
+    let mut world = crowded();
+    assert!((world.checker.stretch() - 4.0).abs() < 1e-9);
+    world.run(Duration::from_secs(20), |_, _| true);
+    let seen: BTreeSet<&CheckTarget> = world.starts.iter().map(|(_, target)| target).collect();
+    assert!(
+        seen.len() > 1_900,
+        "first checks are spread over all of the time: {}",
+        seen.len()
+    );
+    world.run(Duration::from_secs(180), |_, _| true);
+    assert!(most_in_a_second(&world) <= 110, "{}", most_in_a_second(&world));
+    let mut last: BTreeMap<&CheckTarget, Instant> = BTreeMap::new();
+    for (at, target) in &world.starts {
+        if let Some(before) = last.insert(target, *at) {
+            let spacing = at.duration_since(before).as_secs_f64();
+            assert!((17.9..26.0).contains(&spacing), "{spacing}");
+        }
+    }
+}
+
+#[test]
+fn one_in_doubt_is_asked_at_its_own_pace() {
+    let mut world = crowded();
+    world.run(Duration::from_secs(60), |_, _| true);
+    let dead = target(7);
+    let died = world.now;
+    world.run(Duration::from_secs(60), |target, _| *target != dead);
+    let (at, _) = world
+        .transitions
+        .iter()
+        .find(|(_, transition)| transition.target == dead && transition.to == Health::Unhealthy)
+        .unwrap();
+    let took = at.duration_since(died);
+    // One stretched interval at most until the first failure; two of its own for the others.
+    assert!(took <= Duration::from_secs(22 + 12), "{took:?}");
+}
+
+#[test]
+fn an_outage_of_all_does_not_break_the_budget() {
+    let mut world = crowded();
+    world.run(Duration::from_secs(30), |_, _| true);
+    world.starts.clear();
+    world.run(Duration::from_secs(90), |_, _| false);
+    assert!(most_in_a_second(&world) <= 110, "{}", most_in_a_second(&world));
+    let healthy = world
+        .checker
+        .view()
+        .values()
+        .filter(|health| **health == Health::Healthy)
+        .count();
+    assert_eq!(healthy, 0);
+}
+
+#[test]
+fn intervals_are_as_asked_for_again_when_targets_go() {
+    let mut world = crowded();
+    world.run(Duration::from_secs(60), |_, _| true);
+    world.starts.clear();
+    let few: BTreeSet<CheckTarget> = (1..=100).map(target).collect();
+    world.checker.set_targets(&few, &HealthView::new(), world.now);
+    assert!((world.checker.stretch() - 1.0).abs() < 1e-9);
+    world.run(Duration::from_secs(6), |_, _| true);
+    let seen: BTreeSet<&CheckTarget> = world.starts.iter().map(|(_, target)| target).collect();
+    assert_eq!(
+        seen.len(),
+        100,
+        "nobody waits for a turn that was set when there were many"
+    );
 }

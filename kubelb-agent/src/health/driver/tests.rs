@@ -45,14 +45,14 @@ impl Prober for Fake {
 fn target(port: u16) -> CheckTarget {
     CheckTarget {
         address: SocketAddr::from(([10, 0, 0, 1], port)),
-        check: HealthCheck {
+        check: Arc::new(HealthCheck {
             probe: Probe::Tcp,
             port: None,
             interval: Duration::from_secs(5),
             timeout: Duration::from_secs(5),
             healthy_threshold: 2,
             unhealthy_threshold: 3,
-        },
+        }),
     }
 }
 
@@ -84,6 +84,7 @@ fn start(ports: impl IntoIterator<Item = u16>, concurrency: usize, latency: Dura
     let settings = Settings {
         seed: 1,
         concurrency: NonZeroUsize::new(concurrency).unwrap(),
+        per_second: 1_000_000,
     };
     let task = tokio::spawn(run(
         settings,

@@ -30,7 +30,8 @@ fn target(address: SocketAddr, probe: Probe, timeout: Duration) -> CheckTarget {
             timeout,
             healthy_threshold: 2,
             unhealthy_threshold: 3,
-        },
+        }
+        .into(),
     }
 }
 
@@ -102,7 +103,7 @@ async fn a_closed_port_fails_at_once() {
 async fn a_backend_that_accepts_but_never_answers_times_out() {
     let (_listener, address) = listen().await;
     let mut slow = http(address);
-    slow.check.timeout = Duration::from_millis(100);
+    std::sync::Arc::make_mut(&mut slow.check).timeout = Duration::from_millis(100);
     let error = probe(&slow, bind()).await.unwrap_err();
     assert!(matches!(error, ProbeError::Timeout), "{error:?}");
 }

@@ -36,14 +36,14 @@ fn built(inputs: &Inputs, actual: &Tables) -> (Tables, Vec<Problem>) {
 
 #[test]
 fn frontends_beyond_the_last_row_are_named() {
-    let mut inputs = many(size::MAX_FRONTENDS - 1, 0);
+    let mut inputs = many(ROOM.frontends - 1, 0);
     let (all, problems) = built(&inputs, &Tables::default());
     assert_eq!(problems, []);
     assert_eq!(all.frontends.len(), inputs.desired.frontends.len());
     // By name it comes first; those that are there keep their rows all the same.
     one_more(&mut inputs, "a", &[]);
     let (still, problems) = built(&inputs, &all);
-    assert_eq!(problems, [full("a", size::FRONTENDS, size::MAX_FRONTENDS)]);
+    assert_eq!(problems, [full("a", size::FRONTENDS, ROOM.frontends)]);
     assert_eq!(still, all);
 }
 
@@ -52,7 +52,7 @@ fn a_frontend_whose_backends_do_not_fit_takes_no_rows_and_one_that_is_there_stay
     let mut inputs = many(66, 992);
     let (all, problems) = built(&inputs, &Tables::default());
     assert_eq!(problems, [], "{} backends", all.backends.len());
-    let left = size::MAX_BACKENDS - 1 - 66 * 992;
+    let left = ROOM.backends - 1 - 66 * 992;
     let too_many: Vec<String> = (0..=left)
         .map(|n| format!("192.168.{}.{}:80", n / 250, n % 250))
         .collect();
@@ -61,7 +61,7 @@ fn a_frontend_whose_backends_do_not_fit_takes_no_rows_and_one_that_is_there_stay
     let mut small = frontend("198.51.100.2", 80, &too_many[..1]);
     inputs.desired.frontends.insert("b".to_owned(), small.clone());
     let (next, problems) = built(&inputs, &all);
-    assert_eq!(problems, [full("a", size::BACKENDS, size::MAX_BACKENDS)]);
+    assert_eq!(problems, [full("a", size::BACKENDS, ROOM.backends)]);
     assert_eq!(next.frontends.len(), 67, "b finds room, because a took none");
 
     // Now b wants more than there is.
@@ -69,7 +69,7 @@ fn a_frontend_whose_backends_do_not_fit_takes_no_rows_and_one_that_is_there_stay
     inputs.desired.frontends.remove("a");
     inputs.desired.frontends.insert("b".to_owned(), small);
     let (last, problems) = built(&inputs, &next);
-    assert_eq!(problems, [full("b", size::BACKENDS, size::MAX_BACKENDS)]);
+    assert_eq!(problems, [full("b", size::BACKENDS, ROOM.backends)]);
     assert_eq!(last, next, "b goes on with what it has");
 }
 
@@ -95,7 +95,7 @@ fn a_turn_without_room_is_named() {
 #[test]
 fn a_way_without_room_is_named() {
     let mut inputs = many(129, 127);
-    let count = size::MAX_NEXT_HOPS - 1;
+    let count = ROOM.hops - 1;
     assert_eq!(count, 129 * 127);
     for n in 0..count {
         let address = IpAddr::from((0x0a00_0000 + n).to_be_bytes());
@@ -109,6 +109,6 @@ fn a_way_without_room_is_named() {
         .hops
         .insert("192.168.0.1".parse().unwrap(), hop(count + 1, Some(1)));
     let (next, problems) = built(&inputs, &all);
-    assert_eq!(problems, [full("a", size::NEXT_HOPS, size::MAX_NEXT_HOPS)]);
+    assert_eq!(problems, [full("a", size::NEXT_HOPS, ROOM.hops)]);
     assert_eq!(next, all);
 }

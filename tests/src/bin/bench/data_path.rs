@@ -8,7 +8,7 @@ use std::num::NonZeroU16;
 use anyhow::{Context as _, ensure};
 use aya::programs::ProgramFd;
 use kubelb_agent::bpf::clock;
-use kubelb_agent::bpf::load::Programs;
+use kubelb_agent::bpf::load::{Programs, Sizes};
 use kubelb_agent::bpf::maps::Maps;
 use kubelb_agent::bpf::pins::{PinDirectory, existing_maps};
 use kubelb_agent::bpf::store::Store;
@@ -21,7 +21,7 @@ use kubelb_agent::tables::{self, Context, Cursors};
 use kubelb_common::bench::pack;
 use kubelb_common::flow::{ClientHop, Flow, WAYS, tag};
 use kubelb_common::flow_table;
-use kubelb_common::maps::{DEFAULT_FLOWS, MAX_PORT_POOLS, MAX_REVERSE};
+use kubelb_common::maps::{MAX_PORT_POOLS, MAX_REVERSE};
 use kubelb_common::next_hop::MacWord;
 use kubelb_common::stats::{Reason, Traffic};
 use kubelb_common::tcp::state;
@@ -167,7 +167,7 @@ impl DataPath {
         let scratch = Scratch::new()?;
         let bpffs = scratch.bpffs()?.join("kubelb");
         let pins = PinDirectory::open(&bpffs)?;
-        let programs = Programs::load(&pins, DEFAULT_FLOWS, false)?;
+        let programs = Programs::load(&pins, Sizes::default(), false)?;
         let store = Store::new(Maps::open(&existing_maps(&bpffs)?, true)?)?;
         let mut path = Self {
             programs,
@@ -224,7 +224,7 @@ impl DataPath {
             // Not half of it is spent by any cell: flows are noted, and none has to give way.
             half_open_budget: 1 << 20,
             drained: &BTreeSet::new(),
-            backend_slots: self.store.maps.slot_capacity(),
+            room: self.store.maps.room(),
         };
         let actual = self.store.read_back();
         let (wanted, problems) = tables::build(&desired, &context, &actual, &mut Cursors::default());
