@@ -45,7 +45,9 @@ impl Credential {
             ..
         } = authority.issue_peer(id, PEER_LIFETIME, crate::manager::wall_clock())?;
         let mut roots = RootCertStore::empty();
-        roots.add(authority.certificate().clone())?;
+        for trusted in authority.trusted() {
+            roots.add(trusted.clone())?;
+        }
         let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)

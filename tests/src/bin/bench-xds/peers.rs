@@ -239,7 +239,9 @@ impl Crowd {
         while !missing.is_empty() {
             match self.seen.try_recv() {
                 Ok(Seen { peer, name, at }) => {
-                    if name == names[usize::from(peer >= self.agents)] && missing.remove(&peer) {
+                    let [for_agents, for_fleets] = names;
+                    let wanted = if peer < self.agents { for_agents } else { for_fleets };
+                    if name == *wanted && missing.remove(&peer) {
                         times.insert(peer, at);
                     }
                 }

@@ -56,6 +56,7 @@ impl Report {
     }
 
     /// Adds a figure, and tells it at once.
+    #[expect(clippy::indexing_slicing, reason = "the figure was added just now")]
     pub(crate) fn add(
         &mut self,
         part: &'static str,
