@@ -1,9 +1,12 @@
-//! What every binary of the workspace would otherwise copy: logs, the admin server, orderly shutdown, error texts.
+//! What every binary of the workspace would otherwise copy: logs, the admin server, orderly shutdown, leader election, error
+//! texts.
 //!
 //! Knows nothing of load balancing: what `/status` or `/metrics` say is handed in by the binary.
 #![forbid(unsafe_code)]
 
 pub mod admin;
 pub mod error_chain;
+#[cfg(feature = "lease")]
+pub mod lease;
 pub mod shutdown;
 pub mod telemetry;

@@ -1,0 +1,129 @@
+//! The tenant's namespace in the management cluster: what is written there, in bounded time.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::core::Status;
+use kube::{Api, Client};
+use kubelb_api::names::{DEFAULT_ADDRESSES, TenantName};
+use kubelb_api::v1alpha1::{Addresses, AddressesSpec, LoadBalancer};
+use kubelb_runtime::error_chain::chain;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::watch::Link;
+
+/// Who owns the fields that are written here.
+pub(crate) const FIELD_MANAGER: &str = "kubelb-ccm";
+/// Longest time for one request.
+const REQUEST_TIME: Duration = Duration::from_secs(10);
+
+/// Why the management cluster did not do something.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum HubError {
+    /// It said no. The same again would be answered the same.
+    #[error("the management cluster refuses it: {0}")]
+    Refused(String),
+    /// It did not answer, or said to come again.
+    #[error("the management cluster does not answer: {0}")]
+    Unreachable(String),
+}
+
+/// The tenant's namespace in the management cluster.
+#[derive(Clone, Debug)]
+pub(crate) struct Hub {
+    pub(crate) load_balancers: Api<LoadBalancer>,
+    pub(crate) addresses: Api<Addresses>,
+    namespace: String,
+    link: Arc<Link>,
+}
+
+impl Hub {
+    pub(crate) fn new(client: &Client, tenant: &TenantName, link: Arc<Link>) -> Self {
+        let namespace = tenant.namespace();
+        Self {
+            load_balancers: Api::namespaced(client.clone(), &namespace),
+            addresses: Api::namespaced(client.clone(), &namespace),
+            namespace,
+            link,
+        }
+    }
+
+    /// The tenant's namespace.
+    pub(crate) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// Creates or changes it.
+    pub(crate) async fn apply(&self, object: &LoadBalancer) -> Result<LoadBalancer, HubError> {
+        let name = object.metadata.name.as_deref().unwrap_or_default();
+        self.put(&self.load_balancers, name, object).await
+    }
+
+    /// Creates or changes `Addresses/default`.
+    pub(crate) async fn apply_addresses(&self, spec: AddressesSpec) -> Result<Addresses, HubError> {
+        let object = Addresses::new(DEFAULT_ADDRESSES, spec);
+        self.put(&self.addresses, DEFAULT_ADDRESSES, &object).await
+    }
+
+    /// Deletes it; that it is gone already is as good.
+    pub(crate) async fn delete(&self, name: &str) -> Result<(), HubError> {
+        let parameters = DeleteParams::default();
+        match self.ask(self.load_balancers.delete(name, &parameters)).await {
+            Ok(_) => Ok(()),
+            Err(Failure::Gone) => Ok(()),
+            Err(Failure::Other(error)) => Err(error),
+        }
+    }
+
+    async fn put<K>(&self, api: &Api<K>, name: &str, object: &K) -> Result<K, HubError>
+    where
+        K: Clone + Debug + Serialize + DeserializeOwned,
+    {
+        // Forced: what another CCM has written before, this one takes over.
+        let parameters = PatchParams::apply(FIELD_MANAGER).force();
+        let patch = Patch::Apply(object);
+        match self.ask(api.patch(name, &parameters, &patch)).await {
+            Ok(written) => Ok(written),
+            Err(Failure::Gone) => Err(HubError::Refused(
+                "the tenant's namespace, or the kind, does not exist there".to_owned(),
+            )),
+            Err(Failure::Other(error)) => Err(error),
+        }
+    }
+
+    async fn ask<T>(&self, request: impl Future<Output = kube::Result<T>>) -> Result<T, Failure> {
+        let unreachable = |why: String| {
+            self.link.fails(&why);
+            Failure::Other(HubError::Unreachable(why))
+        };
+        match tokio::time::timeout(REQUEST_TIME, request).await {
+            Ok(Ok(value)) => {
+                self.link.works();
+                Ok(value)
+            }
+            Ok(Err(kube::Error::Api(status))) if status.code == 404 => {
+                self.link.works();
+                Err(Failure::Gone)
+            }
+            Ok(Err(kube::Error::Api(status))) if is_final(&status) => {
+                self.link.works();
+                Err(Failure::Other(HubError::Refused(status.message.clone())))
+            }
+            Ok(Err(error)) => Err(unreachable(chain(&error).to_string())),
+            Err(_) => Err(unreachable(format!("no answer within {} s", REQUEST_TIME.as_secs()))),
+        }
+    }
+}
+
+enum Failure {
+    Gone,
+    Other(HubError),
+}
+
+/// Whether the same request would be answered the same: 4xx, but not those that ask to come again.
+fn is_final(status: &Status) -> bool {
+    (400..500).contains(&status.code) && !matches!(status.code, 408 | 409 | 429)
+}

@@ -1,0 +1,87 @@
+//! Keeps `Addresses/default` up with the tenant's nodes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Node;
+use kube::runtime::reflector::{ObjectRef, Store};
+use kubelb_api::names::DEFAULT_ADDRESSES;
+use kubelb_api::v1alpha1::Addresses;
+use tokio::sync::Notify;
+
+use crate::hub::Hub;
+use crate::plan::{AddressType, Nodes, addresses};
+
+/// Pause after a failed write.
+const RETRY: Duration = Duration::from_secs(2);
+/// Pause before looking, so that many changes at once are one.
+const DEBOUNCE: Duration = Duration::from_millis(20);
+
+/// What it works with.
+#[derive(Clone, Debug)]
+pub(crate) struct NodeAddresses {
+    pub(crate) hub: Hub,
+    pub(crate) type_: AddressType,
+    pub(crate) nodes: Store<Node>,
+    pub(crate) present: Store<Addresses>,
+    /// Rung when a node, or the Addresses, may have changed.
+    pub(crate) changed: Arc<Notify>,
+}
+
+impl NodeAddresses {
+    /// Follows the nodes for ever.
+    pub(crate) async fn follow(self) {
+        // Nothing is written before the nodes were listed once: half of them are not all.
+        if self.nodes.wait_until_ready().await.is_err() {
+            return;
+        }
+        loop {
+            let failed = self.write().await;
+            let retry = async {
+                if failed {
+                    tokio::time::sleep(RETRY).await;
+                } else {
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                () = self.changed.notified() => tokio::time::sleep(DEBOUNCE).await,
+                () = retry => {}
+            }
+        }
+    }
+
+    /// Whether it failed.
+    async fn write(&self) -> bool {
+        let nodes = Nodes::choose(self.nodes.state().iter().map(AsRef::as_ref), self.type_);
+        if !nodes.without_address.is_empty() {
+            let names: Vec<&str> = nodes.without_address.iter().map(String::as_str).collect();
+            tracing::debug!(
+                type_ = %self.type_,
+                nodes = names.join(", "),
+                "have no address of this type and take no traffic",
+            );
+        }
+        let Some(wanted) = addresses(&nodes) else {
+            tracing::warn!(
+                type_ = %self.type_,
+                "no node that takes traffic has an address of this type; the addresses stay as they were. See --node-address-type",
+            );
+            return false;
+        };
+        let key = ObjectRef::new(DEFAULT_ADDRESSES).within(self.hub.namespace());
+        if self.present.get(&key).is_some_and(|present| present.spec == wanted) {
+            return false;
+        }
+        match self.hub.apply_addresses(wanted).await {
+            Ok(_) => {
+                tracing::info!(nodes = nodes.len(), "wrote the nodes' addresses");
+                false
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the nodes' addresses could not be written");
+                true
+            }
+        }
+    }
+}

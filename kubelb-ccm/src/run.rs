@@ -1,0 +1,234 @@
+//! `kubelb-ccm`: the one place that builds clients and spawns tasks.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use futures_util::{Stream, StreamExt as _};
+use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::core::ObjectMeta;
+use kube::runtime::Controller;
+use kube::runtime::controller::Config as ControllerConfig;
+use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::reflector::ObjectRef;
+use kube::runtime::watcher;
+use kube::{Api, Client, Config};
+use kubelb_api::labels::Label;
+use kubelb_api::v1alpha1::LoadBalancer;
+use kubelb_runtime::lease::{self, Election, Timing};
+use kubelb_runtime::{admin, shutdown, telemetry};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::args::{Cli, identity, log_filter};
+use crate::desk::{Desk, View};
+use crate::hub::Hub;
+use crate::nodes::NodeAddresses;
+use crate::orphans::Orphans;
+use crate::service::{self, Context};
+use crate::watch::{Link, follow};
+
+/// Name of the Lease of several replicas, as KubeLB's CCM has it, so that one of the two works at a time.
+const LEASE: &str = "19f32e7b.ccm.kubelb.k8c.io";
+/// Services looked at in parallel.
+const CONCURRENCY: u16 = 16;
+/// Label of an EndpointSlice with the name of its Service.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When it cannot start: a kubeconfig is missing or wrong, an address is taken. That the management cluster does not answer is none.
+pub fn run(cli: Cli) -> anyhow::Result<()> {
+    telemetry::init(cli.log_format, &log_filter())?;
+    let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
+    runtime.block_on(async {
+        let shutdown = shutdown::on_signals().context("waiting for signals")?;
+        start(cli, shutdown).await
+    })
+}
+
+/// Runs until `shutdown`.
+///
+/// # Errors
+/// As [`run`].
+pub async fn start(cli: Cli, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let desk = Arc::new(Desk::default());
+    let mut tasks = JoinSet::new();
+    let addresses = [cli.metrics_addr.0, cli.health_probe_bind_address.0];
+    for address in addresses.into_iter().flatten() {
+        let listener = admin::bind(address).await.with_context(|| format!("listening at {address}"))?;
+        tracing::info!(address = %listener.local_addr()?, "admin server listening");
+        let answers: Arc<dyn admin::Answers> = desk.clone();
+        tasks.spawn(admin::serve(listener, answers, shutdown.clone()));
+    }
+    let tenant = client(cli.kubeconfig.as_deref()).await.context("--kubeconfig")?;
+    let management = client(Some(&cli.kubelb_kubeconfig)).await.context("--kubelb-kubeconfig")?;
+    let held = if cli.enable_leader_election {
+        let election = Election {
+            namespace: cli
+                .leader_election_namespace
+                .clone()
+                .unwrap_or_else(|| tenant.default_namespace().to_owned()),
+            name: LEASE.to_owned(),
+            identity: identity(),
+            timing: Timing::DEFAULT,
+        };
+        let Some(held) = lease::acquire(tenant.clone(), election, shutdown.clone()).await else {
+            return Ok(());
+        };
+        Some(held)
+    } else {
+        None
+    };
+    desk.leads();
+    work(&cli, &tenant, &management, &desk, &mut tasks);
+    let lost = held.as_ref().map(|held| held.lost().clone()).unwrap_or_default();
+    let result = tokio::select! {
+        () = shutdown.cancelled() => Ok(()),
+        () = lost.cancelled() => Err(anyhow::anyhow!("another replica may lead now")),
+    };
+    // What is under way is level-triggered: the next start goes on from what the servers hold.
+    tasks.shutdown().await;
+    if let Some(held) = held.filter(|_| result.is_ok()) {
+        held.released().await;
+    }
+    result
+}
+
+async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
+    let config = match kubeconfig {
+        Some(path) => {
+            let file = Kubeconfig::read_from(path).with_context(|| path.display().to_string())?;
+            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+                .await
+                .with_context(|| path.display().to_string())?
+        }
+        None => Config::infer().await.context("no kubeconfig is given, and this is no Pod")?,
+    };
+    Client::try_from(config).context("making a client")
+}
+
+/// Spawns everything that follows the two clusters.
+fn work(cli: &Cli, tenant: &Client, management: &Client, desk: &Arc<Desk>, tasks: &mut JoinSet<()>) {
+    let settings = cli.settings();
+    let (here, there) = (Link::new("tenant"), Link::new("management"));
+    let hub = Hub::new(management, &settings.tenant, Arc::clone(&there));
+    let any = watcher::Config::default;
+    let selected = match &cli.node_address_label_selector {
+        Some(selector) => any().labels(selector),
+        None => any(),
+    };
+    let (services, service_news) = follow(Api::<Service>::all(tenant.clone()), any(), Arc::clone(&here));
+    let (nodes, node_news) = follow(Api::<Node>::all(tenant.clone()), selected, Arc::clone(&here));
+    let (slices, slice_news) = follow(Api::<EndpointSlice>::all(tenant.clone()), any(), Arc::clone(&here));
+    let (load_balancers, load_balancer_news) = follow(hub.load_balancers.clone(), any(), Arc::clone(&there));
+    let (present, address_news) = follow(hub.addresses.clone(), any(), Arc::clone(&there));
+
+    let nodes_changed = Arc::new(Notify::new());
+    let (look_again, all_again) = tokio::sync::watch::channel(());
+    let (rung, again) = (Arc::clone(&nodes_changed), look_again.clone());
+    tasks.spawn(drain(node_news, move || {
+        rung.notify_one();
+        again.send_replace(());
+    }));
+    let rung = Arc::clone(&nodes_changed);
+    tasks.spawn(drain(address_news, move || rung.notify_one()));
+    if settings.to_nodes {
+        let addresses = NodeAddresses {
+            hub: hub.clone(),
+            type_: cli.node_address_type,
+            nodes: nodes.clone(),
+            present,
+            changed: nodes_changed,
+        };
+        tasks.spawn(addresses.follow());
+    }
+
+    let copies_changed = Arc::new(Notify::new());
+    let orphans = Orphans {
+        hub: hub.clone(),
+        services: services.clone(),
+        load_balancers: load_balancers.clone(),
+        changed: Arc::clone(&copies_changed),
+    };
+    tasks.spawn(orphans.follow());
+
+    // All Services are looked at again when the management cluster is back.
+    let mut state = there.subscribe();
+    tasks.spawn(async move {
+        let mut was_down = true;
+        while state.changed().await.is_ok() {
+            let is_down = state.borrow_and_update().error.is_some();
+            if was_down && !is_down {
+                look_again.send_replace(());
+            }
+            was_down = is_down;
+        }
+    });
+
+    desk.show(View {
+        settings: settings.clone(),
+        address_type: cli.node_address_type,
+        services: services.clone(),
+        nodes: nodes.clone(),
+        load_balancers: load_balancers.clone(),
+        tenant: here,
+        hub: there,
+    });
+    let reporter = Reporter {
+        controller: "kubelb-ccm".to_owned(),
+        instance: Some(identity()),
+    };
+    let context = Arc::new(Context {
+        client: tenant.clone(),
+        hub,
+        settings,
+        address_type: cli.node_address_type,
+        cleanup_timeout: cli.cleanup_timeout,
+        nodes,
+        slices,
+        load_balancers,
+        recorder: Recorder::new(tenant.clone(), reporter),
+        desk: Arc::clone(desk),
+        failures: Default::default(),
+    });
+    let rung = Arc::clone(&copies_changed);
+    let service_news = service_news.inspect(move |_| rung.notify_one());
+    let load_balancer_news = load_balancer_news.inspect(move |_| copies_changed.notify_one());
+    let controller = Controller::for_stream(service_news, services)
+        .with_config(ControllerConfig::default().concurrency(CONCURRENCY))
+        .watches_stream(slice_news, |slice| service_of_slice(&slice.metadata))
+        .watches_stream(load_balancer_news, |copy: LoadBalancer| service_of_copy(&copy.metadata))
+        .reconcile_all_on(news_of(all_again))
+        .run(service::reconcile, service::retry, context);
+    tasks.spawn(controller.for_each(|_| std::future::ready(())));
+}
+
+async fn drain<T>(stream: impl Stream<Item = T> + Send, mut seen: impl FnMut() + Send) {
+    let mut stream = std::pin::pin!(stream);
+    while stream.next().await.is_some() {
+        seen();
+    }
+}
+
+/// What came while nobody looked is one item.
+fn news_of(receiver: tokio::sync::watch::Receiver<()>) -> impl Stream<Item = ()> + Send {
+    futures_util::stream::unfold(receiver, |mut receiver| async move {
+        receiver.changed().await.ok()?;
+        Some(((), receiver))
+    })
+}
+
+fn service_of_slice(slice: &ObjectMeta) -> Option<ObjectRef<Service>> {
+    let name = slice.labels.as_ref()?.get(SERVICE_NAME)?;
+    Some(ObjectRef::new(name).within(slice.namespace.as_deref()?))
+}
+
+fn service_of_copy(copy: &ObjectMeta) -> Option<ObjectRef<Service>> {
+    let name = Label::ORIGIN_NAME.get(copy)?;
+    Some(ObjectRef::new(name).within(Label::ORIGIN_NAMESPACE.get(copy)?))
+}

@@ -1,0 +1,128 @@
+//! One kind of one cluster, followed: a store of what there is, and a stream of what changes.
+//!
+//! Owns what is known about the connection to each cluster. A cluster that does not answer costs nothing but its own news: errors are told
+//! here and never reach the streams, because whoever reads several of them would slow down for all.
+
+use std::fmt::Debug;
+use std::hash::Hash;
+use std::sync::Arc;
+
+use futures_util::{Stream, StreamExt as _};
+use kube::runtime::reflector::{self, Store};
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::{WatchStreamExt as _, utils::Backoff};
+use kube::{Api, Resource, ResourceExt as _};
+use kubelb_runtime::error_chain::chain;
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+
+/// What is known of the connection to a cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct State {
+    /// Why the last request failed; `None` when it did not.
+    pub(crate) error: Option<String>,
+    /// How many times a kind was listed whole.
+    pub(crate) lists: u64,
+}
+
+/// The connection to a cluster.
+#[derive(Debug)]
+pub(crate) struct Link {
+    name: &'static str,
+    state: watch::Sender<State>,
+}
+
+impl Link {
+    pub(crate) fn new(name: &'static str) -> Arc<Self> {
+        Arc::new(Self {
+            name,
+            state: watch::Sender::new(State::default()),
+        })
+    }
+
+    /// What is known now, and news of it.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.state.borrow().clone()
+    }
+
+    /// Something was answered.
+    pub(crate) fn works(&self) {
+        self.state.send_if_modified(|state| {
+            let was_down = state.error.take().is_some();
+            if was_down {
+                tracing::info!(cluster = self.name, "answers again");
+            }
+            was_down
+        });
+    }
+
+    fn listed(&self) {
+        self.works();
+        self.state.send_modify(|state| state.lists = state.lists.saturating_add(1));
+    }
+
+    /// A request failed in a way that is the connection's.
+    pub(crate) fn fails(&self, why: &str) {
+        self.state.send_if_modified(|state| {
+            let is_news = state.error.as_deref() != Some(why);
+            if state.error.is_none() {
+                tracing::warn!(cluster = self.name, why, "does not answer; tried again until it does");
+            }
+            state.error = Some(why.to_owned());
+            is_news
+        });
+    }
+}
+
+/// Follows a kind. The stream ends never, and has to be read for the store to be kept up.
+pub(crate) fn follow<K>(
+    api: Api<K>,
+    config: watcher::Config,
+    link: Arc<Link>,
+) -> (Store<K>, impl Stream<Item = Result<K, watcher::Error>> + Send + 'static)
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    K::DynamicType: Eq + Hash + Clone + Default,
+{
+    let (store, writer) = reflector::store();
+    let stream = watcher(api, config)
+        .backoff(Pace::default())
+        // Who owns which field is never looked at, and is half of an object.
+        .modify(|object| object.managed_fields_mut().clear())
+        .reflect(writer)
+        .inspect(move |event| match event {
+            Ok(Event::InitDone) => link.listed(),
+            Ok(Event::Apply(_) | Event::Delete(_)) => link.works(),
+            Ok(Event::Init | Event::InitApply(_)) => {}
+            Err(error) => link.fails(&chain(error).to_string()),
+        })
+        .touched_objects()
+        .filter(|object| std::future::ready(object.is_ok()));
+    (store, stream)
+}
+
+/// Pauses between attempts to reach a cluster: doubling from half a second to five, so that an outage is over soon after it is over.
+#[derive(Clone, Debug, Default)]
+struct Pace {
+    failures: u32,
+}
+
+impl Iterator for Pace {
+    type Item = std::time::Duration;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let pause = std::time::Duration::from_millis(500 << self.failures.min(4));
+        self.failures = self.failures.saturating_add(1);
+        Some(pause.min(std::time::Duration::from_secs(5)))
+    }
+}
+
+impl Backoff for Pace {
+    fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
