@@ -85,7 +85,10 @@ fn listen(text: &str) -> Result<Listen, String> {
         return Ok(Listen(None));
     }
     let parsed = match text.strip_prefix(':') {
-        Some(port) => port.parse().ok().map(|port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))),
+        Some(port) => port
+            .parse()
+            .ok()
+            .map(|port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))),
         None => text.parse().ok(),
     };
     parsed
@@ -94,9 +97,11 @@ fn listen(text: &str) -> Result<Listen, String> {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is no time such as 90s, 10m or 1h30m");
-    let span: kube::core::Duration = text.parse().map_err(|_| wrong())?;
-    Duration::try_from(span).map_err(|_| wrong())
+    let parsed: Result<kube::core::Duration, _> = text.parse();
+    match parsed {
+        Ok(span) if !span.is_negative() => Ok(span.into()),
+        Ok(_) | Err(_) => Err(format!("{text:?} is no time such as 90s, 10m or 1h30m")),
+    }
 }
 
 /// The filter of the logs: `RUST_LOG`, or `info` when it is not set.
@@ -130,13 +135,24 @@ mod tests {
 
     #[test]
     fn flags_are_taken_as_kubelb_takes_them() {
-        let cli = parse(&["--use-loadbalancer-class", "--enable-cloud-provider=false", "--metrics-addr", ":1"]).unwrap();
+        let cli = parse(&[
+            "--use-loadbalancer-class",
+            "--enable-cloud-provider=false",
+            "--metrics-addr",
+            ":1",
+        ])
+        .unwrap();
         assert_eq!(cli.cluster_name.as_str(), "a");
         assert!(cli.use_loadbalancer_class && !cli.enable_cloud_provider && cli.enable_leader_election);
         assert_eq!(cli.metrics_addr, Listen(Some("[::]:1".parse().unwrap())));
         assert_eq!(cli.node_address_type, AddressType::ExternalIp);
         assert_eq!(cli.cleanup_timeout, Duration::from_secs(300));
-        assert_eq!(parse(&["--health-probe-bind-address", "0"]).unwrap().health_probe_bind_address, Listen(None));
+        assert_eq!(
+            parse(&["--health-probe-bind-address", "0"])
+                .unwrap()
+                .health_probe_bind_address,
+            Listen(None)
+        );
     }
 
     #[test]

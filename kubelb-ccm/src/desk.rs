@@ -102,14 +102,22 @@ impl Answers for Desk {
         };
         let figures = self.look(|view| {
             let services = view.services.state();
-            let managed = services.iter().filter(|service| is_ours(service, &view.settings)).count();
+            let managed = services
+                .iter()
+                .filter(|service| is_ours(service, &view.settings))
+                .count();
             let nodes = view.nodes.state();
             let chosen = Nodes::choose(nodes.iter().map(AsRef::as_ref), view.address_type);
             (managed, chosen.len(), view.hub.state())
         });
         if let Some((managed, nodes, hub)) = figures {
             let connected = u64::from(hub.error.is_none() && hub.lists > 0);
-            gauge("kubelb_ccm_managed_services", "gauge", "Services that are served.", count(managed))?;
+            gauge(
+                "kubelb_ccm_managed_services",
+                "gauge",
+                "Services that are served.",
+                count(managed),
+            )?;
             gauge("kubelb_ccm_nodes", "gauge", "Nodes that take traffic.", count(nodes))?;
             gauge(
                 "kubelb_ccm_kubelb_cluster_connected",
@@ -137,7 +145,11 @@ impl Answers for Desk {
     fn status(&self) -> Result<String, String> {
         let failing: Vec<String> = {
             let counts = self.counts.read().unwrap_or_else(PoisonError::into_inner);
-            counts.failing.iter().map(|(namespace, name)| format!("{namespace}/{name}")).collect()
+            counts
+                .failing
+                .iter()
+                .map(|(namespace, name)| format!("{namespace}/{name}"))
+                .collect()
         };
         let document = self.look(|view| {
             let cluster = |link: &Link| {

@@ -90,7 +90,9 @@ fn orphans<S: Borrow<Service>, L: Borrow<LoadBalancer>>(
 fn is_uid(name: &str) -> bool {
     let groups: Vec<&str> = name.split('-').collect();
     groups.iter().map(|group| group.len()).eq([8, 4, 4, 4, 12])
-        && groups.iter().all(|group| group.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        && groups
+            .iter()
+            .all(|group| group.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 #[cfg(test)]

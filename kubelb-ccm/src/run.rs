@@ -60,13 +60,17 @@ pub async fn start(cli: Cli, shutdown: CancellationToken) -> anyhow::Result<()> 
     let mut tasks = JoinSet::new();
     let addresses = [cli.metrics_addr.0, cli.health_probe_bind_address.0];
     for address in addresses.into_iter().flatten() {
-        let listener = admin::bind(address).await.with_context(|| format!("listening at {address}"))?;
+        let listener = admin::bind(address)
+            .await
+            .with_context(|| format!("listening at {address}"))?;
         tracing::info!(address = %listener.local_addr()?, "admin server listening");
         let answers: Arc<dyn admin::Answers> = desk.clone();
         tasks.spawn(admin::serve(listener, answers, shutdown.clone()));
     }
     let tenant = client(cli.kubeconfig.as_deref()).await.context("--kubeconfig")?;
-    let management = client(Some(&cli.kubelb_kubeconfig)).await.context("--kubelb-kubeconfig")?;
+    let management = client(Some(&cli.kubelb_kubeconfig))
+        .await
+        .context("--kubelb-kubeconfig")?;
     let held = if cli.enable_leader_election {
         let election = Election {
             namespace: cli
@@ -107,7 +111,9 @@ async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
                 .await
                 .with_context(|| path.display().to_string())?
         }
-        None => Config::infer().await.context("no kubeconfig is given, and this is no Pod")?,
+        None => Config::infer()
+            .await
+            .context("no kubeconfig is given, and this is no Pod")?,
     };
     Client::try_from(config).context("making a client")
 }

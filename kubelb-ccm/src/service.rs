@@ -182,17 +182,17 @@ impl Context {
 
     async fn write_status(&self, service: &Service, told: &Told) -> Result<(), ServiceError> {
         let (namespace, name) = key_of(service);
-        let mut status = json!({});
+        let mut status = serde_json::Map::new();
         // What is left out is taken away, so what shall stay is said again.
         let load_balancer = told.load_balancer.as_ref().or_else(|| {
             let kept = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
             kept.filter(|_| self.settings.to_nodes && is_ours(service, &self.settings))
         });
         if let Some(load_balancer) = load_balancer {
-            status["loadBalancer"] = json!(load_balancer);
+            status.insert("loadBalancer".to_owned(), json!(load_balancer));
         }
         if !told.conditions.is_empty() {
-            status["conditions"] = json!(told.conditions);
+            status.insert("conditions".to_owned(), json!(told.conditions));
         }
         let patch = json!({
             "apiVersion": "v1",
@@ -232,7 +232,8 @@ impl Context {
     /// Takes away what was made for a Service that is not, or no longer, ours.
     async fn release(&self, service: &Service) -> Result<(), ServiceError> {
         let uid = service.metadata.uid.as_deref().unwrap_or_default();
-        let is_held = Finalizer::CLEANUP.is_on(&service.metadata) || Finalizer::LEGACY_LOAD_BALANCER.is_on(&service.metadata);
+        let is_held =
+            Finalizer::CLEANUP.is_on(&service.metadata) || Finalizer::LEGACY_LOAD_BALANCER.is_on(&service.metadata);
         if !is_held && self.present(uid).is_none() {
             return Ok(());
         }
@@ -244,7 +245,8 @@ impl Context {
             if Duration::try_from(waited).unwrap_or_default() < self.cleanup_timeout {
                 return Err(error.into());
             }
-            let message = format!("{error}; the Service goes now, and what is left there is removed when it answers again");
+            let message =
+                format!("{error}; the Service goes now, and what is left there is removed when it answers again");
             tracing::warn!(service = %service.name_any(), message);
             let given_up = Happened {
                 is_warning: true,
@@ -305,7 +307,10 @@ impl Context {
 fn is_as_wanted(present: &LoadBalancer, wanted: &LoadBalancer) -> bool {
     let labels = present.labels();
     present.spec == wanted.spec
-        && wanted.labels().iter().all(|(key, value)| labels.get(key) == Some(value))
+        && wanted
+            .labels()
+            .iter()
+            .all(|(key, value)| labels.get(key) == Some(value))
         && present.annotations() == wanted.annotations()
         && present.metadata.deletion_timestamp.is_none()
 }

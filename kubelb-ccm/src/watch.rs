@@ -62,7 +62,8 @@ impl Link {
 
     fn listed(&self) {
         self.works();
-        self.state.send_modify(|state| state.lists = state.lists.saturating_add(1));
+        self.state
+            .send_modify(|state| state.lists = state.lists.saturating_add(1));
     }
 
     /// A request failed in a way that is the connection's.

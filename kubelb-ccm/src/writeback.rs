@@ -94,7 +94,11 @@ pub fn told(
     // An object that nobody has looked at yet says nothing of addresses.
     let is_judged = status.is_some_and(|status| status.load_balancer.is_some() || !status.conditions.is_empty());
     Told {
-        load_balancer: is_judged.then(|| status.and_then(|status| status.load_balancer.clone()).unwrap_or_default()),
+        load_balancer: is_judged.then(|| {
+            status
+                .and_then(|status| status.load_balancer.clone())
+                .unwrap_or_default()
+        }),
         conditions,
     }
 }
@@ -137,7 +141,10 @@ fn of<'a>(service: &'a Service, type_: &str) -> Option<&'a Condition> {
 
 /// The conditions that we set on a Service.
 fn ours(service: &Service) -> impl Iterator<Item = &Condition> {
-    let all = service.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let all = service
+        .status
+        .iter()
+        .flat_map(|status| status.conditions.iter().flatten());
     all.filter(|condition| condition.type_.starts_with(PREFIX))
 }
 
@@ -168,10 +175,15 @@ pub fn happened(service: &Service, told: &Told) -> Vec<Happened> {
     let mut events = Vec::new();
     for condition in &told.conditions {
         let before = of(service, &condition.type_);
-        let is_same = before.is_some_and(|before| before.status == condition.status && before.reason == condition.reason);
+        let is_same =
+            before.is_some_and(|before| before.status == condition.status && before.reason == condition.reason);
         let is_bad = condition.status != "True";
         // That all is well is worth a word only when it was not before.
-        let is_news = if is_bad { true } else { before.is_some_and(|before| before.status != "True") };
+        let is_news = if is_bad {
+            true
+        } else {
+            before.is_some_and(|before| before.status != "True")
+        };
         // Not known yet is how everything starts.
         let is_silence = condition.status == "Unknown" && condition.reason != "ManagementClusterUnreachable";
         if is_same || !is_news || is_silence {

@@ -258,7 +258,9 @@ async fn release(api: &Api<Lease>, election: &Election) -> kube::Result<()> {
     };
     spec.holder_identity = Some(String::new());
     spec.lease_duration_seconds = Some(1);
-    api.replace(&election.name, &PostParams::default(), &lease).await.map(drop)
+    api.replace(&election.name, &PostParams::default(), &lease)
+        .await
+        .map(drop)
 }
 
 #[cfg(test)]
@@ -317,6 +319,9 @@ mod tests {
         assert_eq!(b.read(Some(&lease), almost, wall(1)), Step::Wait);
         let after = written(b.read(Some(&lease), start + Duration::from_secs(15), wall(16)));
         assert_eq!(after.holder_identity.as_deref(), Some("b"));
-        assert_eq!(a.read(Some(&after), start + Duration::from_secs(16), wall(17)), Step::Wait);
+        assert_eq!(
+            a.read(Some(&after), start + Duration::from_secs(16), wall(17)),
+            Step::Wait
+        );
     }
 }

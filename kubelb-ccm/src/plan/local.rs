@@ -34,9 +34,7 @@ impl Local {
             let slice = slice.borrow();
             for endpoint in slice.endpoints.iter().flatten() {
                 let Some(node) = &endpoint.node_name else { continue };
-                let count = families
-                    .entry((node.clone(), slice.address_type.clone()))
-                    .or_default();
+                let count = families.entry((node.clone(), slice.address_type.clone())).or_default();
                 if is_ready(endpoint, even_not_ready) {
                     count.ready = count.ready.saturating_add(1);
                 } else if is_leaving(endpoint) {
@@ -73,8 +71,19 @@ impl Local {
             list.extend(weighted(name, count.ready.min(i32::from(u16::MAX))));
         }
         let is_served = !list.is_empty();
-        for (name, count) in self.nodes.iter().filter(|(_, count)| count.ready == 0 && count.leaving > 0) {
-            list.extend(weighted(name, if is_served { 0 } else { count.leaving.min(i32::from(u16::MAX)) }));
+        for (name, count) in self
+            .nodes
+            .iter()
+            .filter(|(_, count)| count.ready == 0 && count.leaving > 0)
+        {
+            list.extend(weighted(
+                name,
+                if is_served {
+                    0
+                } else {
+                    count.leaving.min(i32::from(u16::MAX))
+                },
+            ));
         }
         if list.is_empty() {
             list.extend(nodes.names().flat_map(|name| weighted(name, 0)));
@@ -160,7 +169,10 @@ mod tests {
             slice("IPv4", json!([on("a", true), on("a", true), on("b", false)])),
             slice("IPv4", json!([on("a", true), on("c", true)])),
             // The same Pods once more.
-            slice("IPv6", json!([on("a", true), on("a", true), on("a", true), on("c", true)])),
+            slice(
+                "IPv6",
+                json!([on("a", true), on("a", true), on("a", true), on("c", true)]),
+            ),
         ];
         let local = Local::count(&slices, false);
         assert!(local.is_served());

@@ -149,7 +149,11 @@ fn ports(spec: &ServiceSpec, to_nodes: bool, notices: &mut Vec<Notice>) -> Resul
                 continue;
             }
         };
-        let target = if to_nodes { port.node_port.filter(|port| *port > 0) } else { Some(port.port) };
+        let target = if to_nodes {
+            port.node_port.filter(|port| *port > 0)
+        } else {
+            Some(port.port)
+        };
         let Some(target) = target else {
             let message = "is missing, and traffic enters a cluster by it; leave spec.allocateLoadBalancerNodePorts true, \
                            or set the port";
@@ -203,17 +207,26 @@ fn endpoints(
         let given = given(service);
         if given.is_empty() {
             let message = "is empty: the implementation that gives the Service its address has not done so";
-            return Err(PlanError::NoEndpoints(Notice::new("status.loadBalancer.ingress", message)));
+            return Err(PlanError::NoEndpoints(Notice::new(
+                "status.loadBalancer.ingress",
+                message,
+            )));
         }
         group(given)
     } else if is_local {
         let (addresses, too_many) = inputs.local.addresses(inputs.nodes);
         if addresses.is_empty() {
-            let message = "is Local, and no node that takes traffic has an address of the type given by --node-address-type";
-            return Err(PlanError::NoEndpoints(Notice::new("spec.externalTrafficPolicy", message)));
+            let message =
+                "is Local, and no node that takes traffic has an address of the type given by --node-address-type";
+            return Err(PlanError::NoEndpoints(Notice::new(
+                "spec.externalTrafficPolicy",
+                message,
+            )));
         }
         if too_many > 0 {
-            let message = format!("is Local, and {too_many} addresses of nodes are more than one object can list; they get no traffic");
+            let message = format!(
+                "is Local, and {too_many} addresses of nodes are more than one object can list; they get no traffic"
+            );
             notices.push(Notice::new("spec.externalTrafficPolicy", message));
         }
         group(addresses)
@@ -258,7 +271,10 @@ fn persistence(spec: &ServiceSpec, notices: &mut Vec<Notice>) -> Option<Persiste
         }),
         None | Some("None" | "") => None,
         Some(other) => {
-            notices.push(Notice::new("spec.sessionAffinity", format!("{other} is not known; use None or ClientIP")));
+            notices.push(Notice::new(
+                "spec.sessionAffinity",
+                format!("{other} is not known; use None or ClientIP"),
+            ));
             None
         }
     }

@@ -54,8 +54,19 @@ fn an_address_is_told_once() {
     let after = written(service(), &told);
     assert!(says(&after, &told));
     assert!(happened(&after, &told).is_empty());
-    let types: Vec<&str> = told.conditions.iter().map(|condition| condition.type_.as_str()).collect();
-    assert_eq!(types, ["kubelb.k8c.io/Programmed", "kubelb.k8c.io/Submitted", "kubelb.k8c.io/Supported"]);
+    let types: Vec<&str> = told
+        .conditions
+        .iter()
+        .map(|condition| condition.type_.as_str())
+        .collect();
+    assert_eq!(
+        types,
+        [
+            "kubelb.k8c.io/Programmed",
+            "kubelb.k8c.io/Submitted",
+            "kubelb.k8c.io/Supported"
+        ]
+    );
 }
 
 #[test]
@@ -100,9 +111,15 @@ fn an_outage_is_told_with_what_it_means() {
     let lost = Submitted::Unreachable("connection refused".to_owned());
     let during = told(&service(), None, &lost, &[], &at(10));
     let submitted = &during.conditions[0];
-    assert_eq!((submitted.type_.as_str(), submitted.status.as_str()), (SUBMITTED, "Unknown"));
+    assert_eq!(
+        (submitted.type_.as_str(), submitted.status.as_str()),
+        (SUBMITTED, "Unknown")
+    );
     assert!(submitted.message.contains("traffic goes on"), "{}", submitted.message);
-    assert_eq!(reasons(&happened(&service(), &during)), ["ManagementClusterUnreachable"]);
+    assert_eq!(
+        reasons(&happened(&service(), &during)),
+        ["ManagementClusterUnreachable"]
+    );
     let after = written(service(), &during);
     let later = told(&after, None, &lost, &[], &at(20));
     assert!(says(&after, &later), "the time is the first failure's");
@@ -117,7 +134,11 @@ fn what_is_not_supported_is_a_condition_and_an_event() {
         message: "are not announced".to_owned(),
     }];
     let told = told(&service(), None, &Submitted::Yes, &notices, &at(10));
-    let supported = told.conditions.iter().find(|condition| condition.type_ == SUPPORTED).unwrap();
+    let supported = told
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == SUPPORTED)
+        .unwrap();
     assert_eq!(supported.message, "spec.externalIPs: are not announced");
     let events = happened(&service(), &told);
     assert_eq!(reasons(&events), ["NotSupported"]);

@@ -34,7 +34,7 @@ pub(super) static FRONTENDS: Array<Frontend> = Array::with_max_entries(size::MAX
 #[map]
 pub(super) static FRONTEND_NAMES: Array<Name> = Array::with_max_entries(size::MAX_FRONTENDS, BPF_F_MMAPABLE);
 #[map]
-pub(super) static BACKEND_SLOTS: Array<Line> = 
+pub(super) static BACKEND_SLOTS: Array<Line> =
     Array::with_max_entries(size::MIN_BACKEND_SLOTS / Line::WORDS, BPF_F_MMAPABLE);
 #[map]
 pub(super) static SOURCE_RANGES: Array<SourceRange> = Array::with_max_entries(size::MAX_SOURCE_RANGES, BPF_F_MMAPABLE);

@@ -1,5 +1,11 @@
 //! A CCM between two API servers: what a tenant's user does, and what the management cluster then holds. What a manager would answer is
 //! written by the tests.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests say what they expect"
+)]
 
 mod world;
 
@@ -12,7 +18,10 @@ use serde_json::json;
 use world::{World, until};
 
 fn is_held(service: &Service) -> bool {
-    service.finalizers().iter().any(|finalizer| finalizer == "kubelb.k8c.io/cleanup")
+    service
+        .finalizers()
+        .iter()
+        .any(|finalizer| finalizer == "kubelb.k8c.io/cleanup")
 }
 
 fn addresses_of(object: Option<&Addresses>) -> Vec<String> {
@@ -29,7 +38,9 @@ fn ingress_of(service: Option<&Service>) -> Vec<String> {
 /// Status and message of one of our conditions.
 fn condition(service: Option<&Service>, type_: &str) -> Option<(String, String)> {
     let conditions = service?.status.as_ref()?.conditions.as_ref()?;
-    let found = conditions.iter().find(|condition| condition.type_ == format!("kubelb.k8c.io/{type_}"))?;
+    let found = conditions
+        .iter()
+        .find(|condition| condition.type_ == format!("kubelb.k8c.io/{type_}"))?;
     Some((found.status.clone(), found.message.clone()))
 }
 
@@ -40,7 +51,9 @@ async fn a_service_is_copied_and_its_address_comes_back() {
     let uid = service.metadata.uid.clone().unwrap();
     let copies = world.load_balancers();
     let copy = until(&copies, &uid, "the copy", |copy| copy.is_some()).await.unwrap();
-    let port = until(&world.services(), "web", "held", |service| service.is_some_and(is_held)).await.unwrap();
+    let port = until(&world.services(), "web", "held", |service| service.is_some_and(is_held))
+        .await
+        .unwrap();
     let node_port = port.spec.unwrap().ports.unwrap()[0].node_port.unwrap();
     assert_eq!(copy.spec.endpoints[0].ports[0].port, node_port);
     assert_eq!(copy.labels()["kubelb.k8c.io/origin-name"], "web");
@@ -56,10 +69,13 @@ async fn a_service_is_copied_and_its_address_comes_back() {
     };
     let ingress = json!({"ingress": [{"ip": "203.0.113.10", "ipMode": "VIP"}]});
     world
-        .answer(&uid, json!({
-            "loadBalancer": ingress,
-            "conditions": [condition_of("False", "Rejected", "node-1 says: no room")],
-        }))
+        .answer(
+            &uid,
+            json!({
+                "loadBalancer": ingress,
+                "conditions": [condition_of("False", "Rejected", "node-1 says: no room")],
+            }),
+        )
         .await;
     let services = world.services();
     until(&services, "web", "address and condition", |service| {
@@ -68,8 +84,18 @@ async fn a_service_is_copied_and_its_address_comes_back() {
     })
     .await;
     let events = world.events().await;
-    assert!(events.iter().any(|event| event == "AddressAssigned: reachable at 203.0.113.10"), "{events:?}");
-    assert!(events.iter().any(|event| event.starts_with("Rejected: Programmed is False")), "{events:?}");
+    assert!(
+        events
+            .iter()
+            .any(|event| event == "AddressAssigned: reachable at 203.0.113.10"),
+        "{events:?}"
+    );
+    assert!(
+        events
+            .iter()
+            .any(|event| event.starts_with("Rejected: Programmed is False")),
+        "{events:?}"
+    );
 
     world.delete_service("web").await;
     until(&copies, &uid, "the copy is gone", |copy| copy.is_none()).await;
@@ -82,10 +108,20 @@ async fn a_service_that_is_no_load_balancer_any_more_leaves_nothing_behind() {
     let uid = world.create_service("web", |_| {}).await.metadata.uid.unwrap();
     let copies = world.load_balancers();
     until(&copies, &uid, "the copy", |copy| copy.is_some()).await;
-    world.answer(&uid, json!({"loadBalancer": {"ingress": [{"ip": "203.0.113.10"}]}})).await;
+    world
+        .answer(&uid, json!({"loadBalancer": {"ingress": [{"ip": "203.0.113.10"}]}}))
+        .await;
     let services = world.services();
-    until(&services, "web", "the address", |service| !ingress_of(service).is_empty()).await;
-    world.patch_service("web", json!({"spec": {"type": "ClusterIP", "ports": [{"name": "http", "port": 80, "nodePort": null}]}})).await;
+    until(&services, "web", "the address", |service| {
+        !ingress_of(service).is_empty()
+    })
+    .await;
+    world
+        .patch_service(
+            "web",
+            json!({"spec": {"type": "ClusterIP", "ports": [{"name": "http", "port": 80, "nodePort": null}]}}),
+        )
+        .await;
     until(&copies, &uid, "the copy is gone", |copy| copy.is_none()).await;
     until(&services, "web", "released", |service| {
         service.is_some_and(|service| !is_held(service)) && ingress_of(service).is_empty()
@@ -97,10 +133,20 @@ async fn a_service_that_is_no_load_balancer_any_more_leaves_nothing_behind() {
 async fn other_classes_are_left_alone() {
     let world = World::start().await;
     let other = world
-        .create_service("other", |value| value["spec"]["loadBalancerClass"] = json!("example.com/other"))
+        .create_service("other", |value| {
+            value["spec"]["loadBalancerClass"] = json!("example.com/other")
+        })
         .await;
-    let ours = world.create_service("ours", |value| value["spec"]["loadBalancerClass"] = json!("kubelb")).await;
-    until(&world.load_balancers(), &ours.metadata.uid.unwrap(), "the copy", |copy| copy.is_some()).await;
+    let ours = world
+        .create_service("ours", |value| value["spec"]["loadBalancerClass"] = json!("kubelb"))
+        .await;
+    until(
+        &world.load_balancers(),
+        &ours.metadata.uid.unwrap(),
+        "the copy",
+        |copy| copy.is_some(),
+    )
+    .await;
     let list = world.load_balancers().list(&ListParams::default()).await.unwrap();
     assert_eq!(list.items.len(), 1, "only of ours");
     let untouched = world.services().get("other").await.unwrap();
@@ -113,7 +159,12 @@ async fn nodes_come_and_go() {
     let addresses = world.addresses();
     let wait_for = |wanted: &'static [&'static str]| {
         let addresses = addresses.clone();
-        async move { until(&addresses, "default", "the addresses", |object| addresses_of(object) == wanted).await }
+        async move {
+            until(&addresses, "default", "the addresses", |object| {
+                addresses_of(object) == wanted
+            })
+            .await
+        }
     };
     wait_for(&["10.0.0.1", "10.0.0.2"]).await;
     world.add_node("node-c", "10.0.0.3").await;
@@ -139,15 +190,18 @@ async fn local_traffic_goes_where_the_endpoints_are() {
     let weights = |copy: Option<&LoadBalancer>| -> Vec<(String, i32)> {
         let endpoints = copy.iter().flat_map(|copy| &copy.spec.endpoints);
         let addresses = endpoints.flat_map(|endpoints| &endpoints.addresses);
-        addresses.map(|address| (address.ip.clone().unwrap(), address.weight.unwrap())).collect()
+        addresses
+            .map(|address| (address.ip.clone().unwrap(), address.weight.unwrap()))
+            .collect()
     };
     let at = |ip: &str, weight: i32| (ip.to_owned(), weight);
-    until(&copies, &uid, "no endpoints yet", |copy| weights(copy) == [at("10.0.0.1", 0), at("10.0.0.2", 0)]).await;
+    until(&copies, &uid, "no endpoints yet", |copy| {
+        weights(copy) == [at("10.0.0.1", 0), at("10.0.0.2", 0)]
+    })
+    .await;
     let slices: kube::Api<k8s_openapi::api::discovery::v1::EndpointSlice> =
         kube::Api::default_namespaced(world.tenant.client.clone());
-    let on = |node: &str, ready: bool, last: u8| {
-        json!({"addresses": [format!("10.1.0.{last}")], "nodeName": node, "conditions": {"ready": ready}})
-    };
+    let on = |node: &str, ready: bool, last: u8| json!({"addresses": [format!("10.1.0.{last}")], "nodeName": node, "conditions": {"ready": ready}});
     let slice = json!({
         "metadata": {"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
         "addressType": "IPv4", "ports": [{"name": "http", "port": 8080}],
@@ -155,7 +209,10 @@ async fn local_traffic_goes_where_the_endpoints_are() {
     });
     let slice = serde_json::from_value(slice).unwrap();
     slices.create(&PostParams::default(), &slice).await.unwrap();
-    until(&copies, &uid, "two on one node", |copy| weights(copy) == [at("10.0.0.2", 2)]).await;
+    until(&copies, &uid, "two on one node", |copy| {
+        weights(copy) == [at("10.0.0.2", 2)]
+    })
+    .await;
     let check = copies.get(&uid).await.unwrap().spec.health_check.unwrap();
     let service = world.services().get("web").await.unwrap();
     assert_eq!(check.port, service.spec.unwrap().health_check_node_port);
@@ -186,7 +243,10 @@ async fn an_outage_of_the_management_cluster_is_told_and_mended() {
     world.delete_service("web").await;
     until(&services, "web", "the Service is gone", |service| service.is_none()).await;
     let events = world.events().await;
-    assert!(events.iter().any(|event| event.starts_with("CleanupPostponed")), "{events:?}");
+    assert!(
+        events.iter().any(|event| event.starts_with("CleanupPostponed")),
+        "{events:?}"
+    );
     world.hub.server.start(Host::Here).unwrap();
     until(&copies, &uid, "the copy is gone", |copy| copy.is_none()).await;
 }
@@ -202,9 +262,16 @@ async fn what_happens_while_no_ccm_runs_is_caught_up_with() {
     }
     world.stop_ccm().await;
     // Somebody takes the finalizer off, in a hurry.
-    world.patch_service("gone", json!({"metadata": {"finalizers": null}})).await;
+    world
+        .patch_service("gone", json!({"metadata": {"finalizers": null}}))
+        .await;
     world.delete_service("gone").await;
-    world.patch_service("changed", json!({"spec": {"loadBalancerSourceRanges": ["192.0.2.0/24"]}})).await;
+    world
+        .patch_service(
+            "changed",
+            json!({"spec": {"loadBalancerSourceRanges": ["192.0.2.0/24"]}}),
+        )
+        .await;
     world.start_ccm(&[]);
     until(&copies, &gone, "the orphan is gone", |copy| copy.is_none()).await;
     until(&copies, &changed, "the change", |copy| {

@@ -36,7 +36,8 @@ impl Cluster {
     async fn start() -> Self {
         let directory = TempDir::new().unwrap();
         // On the thread of the test, for the server ends with the thread that starts it.
-        let server = ControlPlane::launch(apiserver::Config::new(&directory.path().join("server")), Host::Here).unwrap();
+        let server =
+            ControlPlane::launch(apiserver::Config::new(&directory.path().join("server")), Host::Here).unwrap();
         let kubeconfig = Kubeconfig::read_from(server.kubeconfig()).unwrap();
         let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
         Self {
@@ -67,7 +68,10 @@ impl World {
             let name = definition.name_any();
             definitions.create(&PostParams::default(), &definition).await.unwrap();
             let established = await_condition(definitions.clone(), &name, conditions::is_crd_established());
-            tokio::time::timeout(PATIENCE, established).await.expect("established").unwrap();
+            tokio::time::timeout(PATIENCE, established)
+                .await
+                .expect("established")
+                .unwrap();
         }
         let namespaces: Api<Namespace> = Api::all(world.hub.client.clone());
         let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": NAMESPACE}})).unwrap();
@@ -106,7 +110,11 @@ impl World {
     pub(crate) async fn stop_ccm(&mut self) {
         let (shutdown, running) = self.ccm.take().unwrap();
         shutdown.cancel();
-        tokio::time::timeout(PATIENCE, running).await.expect("ends").unwrap().unwrap();
+        tokio::time::timeout(PATIENCE, running)
+            .await
+            .expect("ends")
+            .unwrap()
+            .unwrap();
     }
 
     pub(crate) async fn add_node(&self, name: &str, address: &str) {
@@ -151,7 +159,10 @@ impl World {
 
     pub(crate) async fn patch_service(&self, name: &str, patch: Value) {
         let patch = Patch::Merge(patch);
-        self.services().patch(name, &PatchParams::default(), &patch).await.unwrap();
+        self.services()
+            .patch(name, &PatchParams::default(), &patch)
+            .await
+            .unwrap();
     }
 
     pub(crate) async fn delete_service(&self, name: &str) {

@@ -17,6 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("kubelb-api", &[]),
     ("kubelb-manager", &["kubelb-api", "kubelb-runtime", "kubelb-xds"]),
+    ("kubelb-ccm", &["kubelb-api", "kubelb-runtime"]),
     ("kubelb-runtime", &[]),
     ("kubelb-xds", &[]),
     ("xtask", &["kubelb-api"]),
@@ -27,6 +28,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "kubelb-ebpf",
             "kubelb-agent",
             "kubelb-api",
+            "kubelb-ccm",
             "kubelb-manager",
             "kubelb-runtime",
             "kubelb-xds",
@@ -49,6 +51,7 @@ const AYA_USERS: &[&str] = &[
 /// Crate roots with an attribute that a workspace lint cannot say (it would hold for every package).
 const UNSAFE_RULES: &[(&str, &str)] = &[
     ("kubelb-api/src/lib.rs", "forbid"),
+    ("kubelb-ccm/src/lib.rs", "forbid"),
     ("kubelb-manager/src/lib.rs", "forbid"),
     ("kubelb-runtime/src/lib.rs", "forbid"),
     ("kubelb-xds/src/lib.rs", "forbid"),

@@ -116,11 +116,17 @@ fn class_type_and_deletion_decide_whose_a_service_is() {
         ..settings()
     };
     assert!(is_ours(&service(|_| {}), &settings()));
-    assert!(!is_ours(&service(|_| {}), &strict), "without a class, where one is asked for");
+    assert!(
+        !is_ours(&service(|_| {}), &strict),
+        "without a class, where one is asked for"
+    );
     assert!(is_ours(&class("kubelb"), &settings()));
     assert!(is_ours(&class("kubelb"), &strict));
     assert!(!is_ours(&class("other"), &settings()), "another implementation's");
-    assert!(!is_ours(&service(|value| value["spec"]["type"] = json!("NodePort")), &settings()));
+    assert!(!is_ours(
+        &service(|value| value["spec"]["type"] = json!("NodePort")),
+        &settings()
+    ));
     let deleted = service(|value| value["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z"));
     assert!(!is_ours(&deleted, &settings()));
 }
@@ -138,7 +144,13 @@ fn ports_without_a_name_are_named_after_number_and_protocol() {
     assert_eq!(spec.ports[0].protocol, Some(Protocol::Udp));
     let ports: Vec<i32> = spec.endpoints[0].ports.iter().map(|port| port.port).collect();
     assert_eq!(ports, [30053, 30054]);
-    assert!(spec.endpoints[0].ports.iter().zip(&spec.ports).all(|(back, front)| back.name == front.name));
+    assert!(
+        spec.endpoints[0]
+            .ports
+            .iter()
+            .zip(&spec.ports)
+            .all(|(back, front)| back.name == front.name)
+    );
 }
 
 #[test]
@@ -154,9 +166,14 @@ fn ports_that_cannot_be_served_are_named_and_the_others_served() {
     assert_eq!(planned.load_balancer.spec.ports.len(), 1);
     let fields: Vec<&str> = planned.notices.iter().map(|notice| notice.field.as_str()).collect();
     assert_eq!(fields, ["spec.ports[1].protocol", "spec.ports[2].nodePort"]);
-    let nothing = plan(&service(|value| value["spec"]["ports"] = json!([{"port": 1, "protocol": "SCTP"}])));
+    let nothing = plan(&service(|value| {
+        value["spec"]["ports"] = json!([{"port": 1, "protocol": "SCTP"}])
+    }));
     let error = nothing.unwrap_err().to_string();
-    assert!(error.contains("spec.ports[0].protocol: SCTP is not forwarded"), "{error}");
+    assert!(
+        error.contains("spec.ports[0].protocol: SCTP is not forwarded"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -179,7 +196,10 @@ fn local_goes_to_nodes_with_endpoints_and_asks_them_whether_they_have_some() {
         local: &on("a"),
     };
     let error = load_balancer(&local, &settings(), inputs).unwrap_err().to_string();
-    assert!(error.contains("spec.externalTrafficPolicy") && error.contains("--node-address-type"), "{error}");
+    assert!(
+        error.contains("spec.externalTrafficPolicy") && error.contains("--node-address-type"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -211,7 +231,11 @@ fn the_older_annotation_restricts_clients_too() {
         .source_ranges
     };
     assert_eq!(ranges(json!([])), ["10.0.0.0/8", "192.0.2.0/24"]);
-    assert_eq!(ranges(json!(["198.51.100.0/24"])), ["198.51.100.0/24"], "the field wins");
+    assert_eq!(
+        ranges(json!(["198.51.100.0/24"])),
+        ["198.51.100.0/24"],
+        "the field wins"
+    );
 }
 
 #[test]
