@@ -22,6 +22,7 @@ mod rows;
 mod sources;
 mod turn;
 
+pub use rows::Room;
 use rows::Rows;
 pub use sources::{SourceSet, Span};
 use turn::Takers;
@@ -140,19 +141,6 @@ pub struct Context<'a> {
     pub drained: &'a BTreeSet<u32>,
     /// Rows of the maps.
     pub room: Room,
-}
-
-/// How many rows the maps have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Room {
-    /// Frontends.
-    pub frontends: u32,
-    /// Backends.
-    pub backends: u32,
-    /// Backend slots.
-    pub slots: u32,
-    /// Next hops.
-    pub hops: u32,
 }
 
 /// Where the search for free rows goes on, so that a row that was freed just now is given out last; and tables that are costly to make.

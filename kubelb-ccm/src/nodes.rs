@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 
 use crate::hub::Hub;
 use crate::plan::{AddressType, Nodes, addresses};
+use crate::watch::Followed;
 
 /// Pause after a failed write.
 const RETRY: Duration = Duration::from_secs(2);
@@ -22,7 +23,7 @@ const DEBOUNCE: Duration = Duration::from_millis(20);
 pub(crate) struct NodeAddresses {
     pub(crate) hub: Hub,
     pub(crate) type_: AddressType,
-    pub(crate) nodes: Store<Node>,
+    pub(crate) nodes: Followed<Node>,
     pub(crate) present: Store<Addresses>,
     /// Rung when a node, or the Addresses, may have changed.
     pub(crate) changed: Arc<Notify>,
@@ -32,9 +33,7 @@ impl NodeAddresses {
     /// Follows the nodes for ever.
     pub(crate) async fn follow(self) {
         // Nothing is written before the nodes were listed once: half of them are not all.
-        if self.nodes.wait_until_ready().await.is_err() {
-            return;
-        }
+        self.nodes.listed().await;
         loop {
             let failed = self.write().await;
             let retry = async {
@@ -53,7 +52,7 @@ impl NodeAddresses {
 
     /// Whether it failed.
     async fn write(&self) -> bool {
-        let nodes = Nodes::choose(self.nodes.state().iter().map(AsRef::as_ref), self.type_);
+        let nodes = Nodes::choose(self.nodes.store.state().iter().map(AsRef::as_ref), self.type_);
         if !nodes.without_address.is_empty() {
             let names: Vec<&str> = nodes.without_address.iter().map(String::as_str).collect();
             tracing::debug!(

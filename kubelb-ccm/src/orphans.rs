@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Service;
-use kube::runtime::reflector::Store;
 use kubelb_api::labels::Label;
 use kubelb_api::v1alpha1::LoadBalancer;
 use tokio::sync::Notify;
 
 use crate::hub::Hub;
+use crate::watch::Followed;
 
 /// Pause after a failed removal.
 const RETRY: Duration = Duration::from_secs(5);
@@ -23,8 +23,8 @@ const DEBOUNCE: Duration = Duration::from_millis(200);
 #[derive(Clone, Debug)]
 pub(crate) struct Orphans {
     pub(crate) hub: Hub,
-    pub(crate) services: Store<Service>,
-    pub(crate) load_balancers: Store<LoadBalancer>,
+    pub(crate) services: Followed<Service>,
+    pub(crate) load_balancers: Followed<LoadBalancer>,
     /// Rung when a Service or a LoadBalancer may have come or gone.
     pub(crate) changed: Arc<Notify>,
 }
@@ -33,9 +33,8 @@ impl Orphans {
     /// Removes them for ever.
     pub(crate) async fn follow(self) {
         // Services first: with half of them the other half would be orphans.
-        if self.services.wait_until_ready().await.is_err() || self.load_balancers.wait_until_ready().await.is_err() {
-            return;
-        }
+        self.services.listed().await;
+        self.load_balancers.listed().await;
         loop {
             let failed = self.remove().await;
             let retry = async {
@@ -54,7 +53,7 @@ impl Orphans {
 
     async fn remove(&self) -> bool {
         let mut failed = false;
-        for name in orphans(self.services.state(), self.load_balancers.state()) {
+        for name in orphans(self.services.store.state(), self.load_balancers.store.state()) {
             match self.hub.delete(&name).await {
                 Ok(()) => tracing::info!(load_balancer = name, "removed; its Service is gone"),
                 Err(error) => {

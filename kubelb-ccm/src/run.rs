@@ -148,7 +148,7 @@ fn work(cli: &Cli, tenant: &Client, management: &Client, desk: &Arc<Desk>, tasks
             hub: hub.clone(),
             type_: cli.node_address_type,
             nodes: nodes.clone(),
-            present,
+            present: present.store,
             changed: nodes_changed,
         };
         tasks.spawn(addresses.follow());
@@ -179,9 +179,9 @@ fn work(cli: &Cli, tenant: &Client, management: &Client, desk: &Arc<Desk>, tasks
     desk.show(View {
         settings: settings.clone(),
         address_type: cli.node_address_type,
-        services: services.clone(),
-        nodes: nodes.clone(),
-        load_balancers: load_balancers.clone(),
+        services: services.store.clone(),
+        nodes: nodes.store.clone(),
+        load_balancers: load_balancers.store.clone(),
         tenant: here,
         hub: there,
     });
@@ -195,9 +195,9 @@ fn work(cli: &Cli, tenant: &Client, management: &Client, desk: &Arc<Desk>, tasks
         settings,
         address_type: cli.node_address_type,
         cleanup_timeout: cli.cleanup_timeout,
-        nodes,
-        slices,
-        load_balancers,
+        nodes: nodes.store,
+        slices: slices.store,
+        load_balancers: load_balancers.store,
         recorder: Recorder::new(tenant.clone(), reporter),
         desk: Arc::clone(desk),
         failures: Default::default(),
@@ -205,7 +205,7 @@ fn work(cli: &Cli, tenant: &Client, management: &Client, desk: &Arc<Desk>, tasks
     let rung = Arc::clone(&copies_changed);
     let service_news = service_news.inspect(move |_| rung.notify_one());
     let load_balancer_news = load_balancer_news.inspect(move |_| copies_changed.notify_one());
-    let controller = Controller::for_stream(service_news, services)
+    let controller = Controller::for_stream(service_news, services.store)
         .with_config(ControllerConfig::default().concurrency(CONCURRENCY))
         .watches_stream(slice_news, |slice| service_of_slice(&slice.metadata))
         .watches_stream(load_balancer_news, |copy: LoadBalancer| service_of_copy(&copy.metadata))

@@ -4,7 +4,6 @@
 //! here and never reach the streams, because whoever reads several of them would slow down for all.
 
 use std::fmt::Debug;
-use std::hash::Hash;
 use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt as _};
@@ -79,31 +78,55 @@ impl Link {
     }
 }
 
+/// What there is of a kind, as last told.
+#[derive(Clone, Debug)]
+pub(crate) struct Followed<K: Resource<DynamicType = ()> + 'static> {
+    pub(crate) store: Store<K>,
+    is_listed: watch::Receiver<bool>,
+}
+
+impl<K: Resource<DynamicType = ()> + Clone + 'static> Followed<K> {
+    /// Waits until all of the kind was listed once. Any number of tasks may wait, which the store's own signal does not serve.
+    pub(crate) async fn listed(&self) {
+        let mut is_listed = self.is_listed.clone();
+        if is_listed.wait_for(|is_listed| *is_listed).await.is_err() {
+            // Nobody follows any more: everything is about to end.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
 /// Follows a kind. The stream ends never, and has to be read for the store to be kept up.
 pub(crate) fn follow<K>(
     api: Api<K>,
     config: watcher::Config,
     link: Arc<Link>,
-) -> (Store<K>, impl Stream<Item = Result<K, watcher::Error>> + Send + 'static)
+) -> (
+    Followed<K>,
+    impl Stream<Item = Result<K, watcher::Error>> + Send + 'static,
+)
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
-    K::DynamicType: Eq + Hash + Clone + Default,
 {
     let (store, writer) = reflector::store();
+    let (listed, is_listed) = watch::channel(false);
     let stream = watcher(api, config)
         .backoff(Pace::default())
         // Who owns which field is never looked at, and is half of an object.
         .modify(|object| object.managed_fields_mut().clear())
         .reflect(writer)
         .inspect(move |event| match event {
-            Ok(Event::InitDone) => link.listed(),
+            Ok(Event::InitDone) => {
+                listed.send_replace(true);
+                link.listed();
+            }
             Ok(Event::Apply(_) | Event::Delete(_)) => link.works(),
             Ok(Event::Init | Event::InitApply(_)) => {}
             Err(error) => link.fails(&chain(error).to_string()),
         })
         .touched_objects()
         .filter(|object| std::future::ready(object.is_ok()));
-    (store, stream)
+    (Followed { store, is_listed }, stream)
 }
 
 /// Pauses between attempts to reach a cluster: doubling from half a second to five, so that an outage is over soon after it is over.

@@ -1,5 +1,18 @@
 //! Which rows of a map are free. Knows numbers only.
 
+/// How many rows the maps have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Frontends.
+    pub frontends: u32,
+    /// Backends.
+    pub backends: u32,
+    /// Backend slots.
+    pub slots: u32,
+    /// Next hops.
+    pub hops: u32,
+}
+
 /// The rows of one map; row 0 is nobody's.
 pub(super) struct Rows {
     taken: Vec<bool>,
