@@ -146,21 +146,22 @@ async fn addresses_and_statuses_outlive_the_process() {
     let mut manager = Manager::start(manifests.path(), state.path(), None).await;
     let both = [LISTENER_A, "tenant-x/b/203.0.113.1/81-tcp"];
     manager.listeners(&both).await;
+    // Statuses are written behind what is served, and all of them before it ends.
+    manager.stop().await;
     let status = state.path().join("status/LoadBalancer.tenant-x.b.yaml");
     let before = fs::read_to_string(&status).unwrap();
     assert!(
         before.contains("203.0.113.1") && before.contains("NoNodeAgent"),
         "{before}"
     );
-    manager.stop().await;
     // Who comes first by name takes nothing away from who was there.
     fs::write(manifests.path().join("0.yaml"), load_balancer("0a", "79")).unwrap();
     let mut manager = Manager::start(manifests.path(), state.path(), None).await;
     manager
         .listeners(&["tenant-x/0a/203.0.113.2/79-tcp", both[0], both[1]])
         .await;
-    assert_eq!(fs::read_to_string(&status).unwrap(), before);
     manager.stop().await;
+    assert_eq!(fs::read_to_string(&status).unwrap(), before);
 }
 
 async fn get(address: SocketAddr, path: &str) -> String {

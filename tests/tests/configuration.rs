@@ -160,12 +160,15 @@ fn an_invalid_change_is_refused_whole_and_named() {
         ("frontends:", "frontends: [", "YAML"),
     ];
     for (from, to, named) in cases {
-        let mut config = Config::new(world.frontends());
+        let frontends = world.frontends().into_iter();
+        let mut config = Config::new(frontends.map(|one| one.with("algorithm: RoundRobin")).collect());
         config.frontends.insert(
             0,
             Frontend::new("new/one", "203.0.113.99:1".parse().expect("valid"), "TCP", &[]),
         );
-        agent.write_config(&config.yaml().replace(from, to)).expect("written");
+        let text = config.yaml();
+        assert!(text.contains(from), "{from} is not in {text}");
+        agent.write_config(&text.replace(from, to)).expect("written");
         error(Some(named)).expect("refused");
         error(Some("/config.yaml:")).expect("with file and line");
         let status = agent.status().expect("a status");

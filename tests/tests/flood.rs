@@ -257,5 +257,6 @@ fn counts_are_exact_over_both_cpus_while_flows_come_complete_expire_and_give_way
     });
     assert_counts(&kernel);
     let flows = kernel.counters().expect("counters").frontends;
-    assert!(flows.values().map(|row| row.flows).sum::<u64>() > 500, "{flows:?}");
+    // More than there are clients: some have expired and come again.
+    assert!(flows.values().map(|row| row.flows).sum::<u64>() > 2 * 97, "{flows:?}");
 }

@@ -455,8 +455,8 @@ fn clients_of_both_cpus_keep_their_backends() {
     on_two_cpus(|cpu| {
         gate.pass(0);
         for n in 0..600 {
-            // The same 200 clients on both CPUs.
-            let client = [10, 0, 0, u8::try_from(n % 200).expect("small")].into();
+            // The same 200 clients on both CPUs, of which each meets half of them first.
+            let client = [10, 0, 0, u8::try_from((n + cpu * 100) % 200).expect("small")].into();
             let port = 1_000 + u16::try_from(cpu * 1_000 + n).expect("small");
             let frame = Packet::tcp((client, port), (VIP[0].into(), SERVICE[0].1), Tcp::SYN).bytes();
             while kernel.run(Program::Tc, &frame, 0).expect("a run").0 != sent(Program::Tc) {}
