@@ -20,7 +20,7 @@ pub struct Cli {
     /// Name of the tenant, with or without the prefix `tenant-` of its namespace in the management cluster.
     #[arg(long, value_name = "NAME", value_parser = cluster_name)]
     pub cluster_name: TenantName,
-    /// Kubeconfig of the management cluster, as the tenant's credential. It is read again when it changes.
+    /// Kubeconfig of the management cluster, as the tenant's credential.
     #[arg(long, value_name = "FILE", default_value = "/home/nonroot/.kube/kubelb")]
     pub kubelb_kubeconfig: PathBuf,
     /// Kubeconfig of the tenant's cluster; left out: the one of the Pod this runs in.
