@@ -216,7 +216,7 @@ impl Flow {
     /// Notes which acknowledgement number, in host byte order, completes the handshake: the one of the backend's SYN.
     /// Readers in between see 0, which stands for any.
     #[inline(always)]
-    pub fn expect(&self, acknowledgement: u32) {
+    pub fn await_acknowledgement(&self, acknowledgement: u32) {
         let expected = acknowledgement << 8;
         if self.state.load() & !tcp::state::BITS != expected {
             self.state.fetch_and(tcp::state::BITS);

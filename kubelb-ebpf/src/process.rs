@@ -365,7 +365,7 @@ fn answered<B: Bytes, T: Tables>(bytes: &mut B, tables: &T, packet: &Packet, flo
     let mut new = tcp::step(state, packet.tcp_flags, Direction::Reply);
     if packet.tcp_flags & SYN != 0 {
         if let Some(header) = bytes.window::<20>(packet.l4()) {
-            flow.expect(u32::from_be(get32::<4, 20>(header)).wrapping_add(1));
+            flow.await_acknowledgement(u32::from_be(get32::<4, 20>(header)).wrapping_add(1));
         }
     } else if packet.tcp_flags & RST == 0 && (packet.ip_length > packet.headers || packet.tcp_flags & FIN != 0) {
         new |= tcp::state::ESTABLISHED;
