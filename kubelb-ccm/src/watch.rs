@@ -7,11 +7,12 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt as _};
+use kube::runtime::WatchStreamExt as _;
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::watcher::{self, Event, watcher};
-use kube::runtime::{WatchStreamExt as _, utils::Backoff};
 use kube::{Api, Resource, ResourceExt as _};
 use kubelb_runtime::error_chain::chain;
+use kubelb_runtime::pace::Pace;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
@@ -127,26 +128,4 @@ where
         .touched_objects()
         .filter(|object| std::future::ready(object.is_ok()));
     (Followed { store, is_listed }, stream)
-}
-
-/// Pauses between attempts to reach a cluster: doubling from half a second to five, so that an outage is over soon after it is over.
-#[derive(Clone, Debug, Default)]
-struct Pace {
-    failures: u32,
-}
-
-impl Iterator for Pace {
-    type Item = std::time::Duration;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let pause = std::time::Duration::from_millis(500 << self.failures.min(4));
-        self.failures = self.failures.saturating_add(1);
-        Some(pause.min(std::time::Duration::from_secs(5)))
-    }
-}
-
-impl Backoff for Pace {
-    fn reset(&mut self) {
-        self.failures = 0;
-    }
 }

@@ -34,6 +34,15 @@ pub struct Plan {
     pub problems: Vec<Problem>,
 }
 
+/// What an address in an object's status means that the object holds no claim on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Given {
+    /// It was given by hand, and is the object's.
+    Held,
+    /// The object had it, and would like to have it again. Nothing is served from it.
+    Wished,
+}
+
 /// Address family of a VIP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum IpFamily {
@@ -63,9 +72,9 @@ impl IpFamily {
 
 /// Plans the claims of all objects. `namespace` is the manager's, where the Config is.
 #[must_use]
-pub fn plan(store: &Store, namespace: &str) -> Plan {
+pub fn plan(store: &Store, namespace: &str, given: Given) -> Plan {
     let pools = Pools::read(store, namespace);
-    let (wants, mut problems) = wants(store, &pools);
+    let (wants, mut problems) = wants(store, &pools, given);
     problems.extend(pool::problems(store, namespace));
     let mut book = Book::open(store, &wants);
     book.keep(&wants);

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand};
 use kubelb_runtime::telemetry::LogFormat;
 
 use crate::bootstrap::{BootstrapArgs, RotateArgs};
@@ -38,15 +38,21 @@ pub enum Command {
 /// Flags of `run`.
 #[derive(Args, Clone, Debug)]
 pub struct RunArgs {
-    /// Where objects come from: file://DIR, a directory of manifests (.yaml, .yml, .json), watched for changes.
-    #[arg(long, value_name = "file://DIR")]
+    /// Where objects come from: `kubernetes`, the API server of --kubeconfig or of the cluster that this runs in; or file://DIR, a directory of
+    /// manifests (.yaml, .yml, .json), watched for changes.
+    #[arg(long, value_name = "kubernetes|file://DIR")]
     pub source: Source,
-    /// Directory for what must outlive a restart: which address belongs to whom, and the status of objects.
+    /// With file://DIR: directory for what must outlive a restart, which is whose address it is, the status of objects, and the authority of the
+    /// xDS server. With `kubernetes` all of that is kept by the API server, and this is where a copy of the authority is; left out: in a
+    /// directory of its own, which ends with the process.
     #[arg(long, value_name = "DIR")]
-    pub state_dir: PathBuf,
-    /// Namespace of the Config.
+    pub state_dir: Option<PathBuf>,
+    /// Namespace that this runs in: of the Config, the authority, and the Lease.
     #[arg(long, value_name = "NAME", default_value = DEFAULT_NAMESPACE)]
     pub namespace: String,
+    /// How several managers of one API server take turns at writing.
+    #[command(flatten)]
+    pub election: ElectionArgs,
     /// How agents and Envoys are served.
     #[command(flatten)]
     pub xds: XdsArgs,
@@ -58,22 +64,64 @@ pub struct RunArgs {
     pub log_format: LogFormat,
 }
 
+/// Flags of the election.
+#[derive(Args, Clone, Debug)]
+pub struct ElectionArgs {
+    /// One of several managers writes claims, statuses and other objects; all serve.
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub enable_leader_election: bool,
+    /// Name of this manager, unlike any other's; left out: the name of the Pod or the host, and a number.
+    #[arg(long, value_name = "NAME")]
+    pub leader_election_identity: Option<String>,
+}
+
+impl Default for ElectionArgs {
+    /// As without any flag.
+    fn default() -> Self {
+        Self {
+            enable_leader_election: true,
+            leader_election_identity: None,
+        }
+    }
+}
+
+impl ElectionArgs {
+    /// Name of this manager.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        self.leader_election_identity.clone().unwrap_or_else(|| {
+            let host = std::env::var("POD_NAME").or_else(|_| std::env::var("HOSTNAME"));
+            // Two on one host are two.
+            format!(
+                "{}_{}",
+                host.unwrap_or_else(|_| "kubelb-manager".to_owned()),
+                std::process::id()
+            )
+        })
+    }
+}
+
 /// Where objects come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
+    /// An API server.
+    Cluster,
     /// A directory of manifests.
     Directory(PathBuf),
 }
 
 /// The text names no source.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no source; use file:// and a directory, such as file:///etc/kubelb")]
+#[error("{0:?} is no source; use kubernetes, or file:// and a directory, such as file:///etc/kubelb")]
 pub struct SourceError(String);
 
 impl FromStr for Source {
     type Err = SourceError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "kubernetes" {
+            return Ok(Self::Cluster);
+        }
         match text.strip_prefix("file://") {
             Some(path) if !path.is_empty() => Ok(Self::Directory(path.into())),
             Some(_) | None => Err(SourceError(text.to_owned())),
@@ -99,7 +147,8 @@ mod tests {
     }
 
     #[test]
-    fn a_source_is_a_directory() {
+    fn a_source_is_a_cluster_or_a_directory() {
+        assert_eq!("kubernetes".parse(), Ok(Source::Cluster));
         assert_eq!(
             "file:///etc/kubelb".parse(),
             Ok(Source::Directory("/etc/kubelb".into()))

@@ -27,10 +27,27 @@ pub(crate) struct View {
     pub(crate) settled: u64,
 }
 
+/// What is known of writing to an API server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Cluster {
+    /// Whether this manager is the one that writes.
+    pub(crate) leads: bool,
+    /// Claims that another manager wrote first.
+    pub(crate) claim_conflicts: u64,
+    pub(crate) statuses_written: u64,
+    pub(crate) statuses_failed: u64,
+    pub(crate) statuses_waiting: usize,
+}
+
 /// Answers from the last view; not ready before there is one.
 #[derive(Debug, Default)]
 pub(crate) struct Desk {
     view: Mutex<Option<View>>,
+    /// What is awaited before there is a view.
+    awaited: Mutex<String>,
+    /// Where the objects are those of an API server.
+    cluster: Mutex<Option<Cluster>>,
     server: OnceLock<Arc<Server>>,
 }
 
@@ -45,6 +62,8 @@ struct Shown<'a> {
 #[derive(Serialize)]
 struct Summary<'a> {
     ready: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cluster: Option<Cluster>,
     objects: BTreeMap<&'static str, usize>,
     resources: BTreeMap<&'static str, usize>,
     problems: &'a [Problem],
@@ -56,6 +75,19 @@ impl Desk {
     /// Its figures are shown from now on. The first call counts.
     pub(crate) fn serves(&self, server: Arc<Server>) {
         drop(self.server.set(server));
+    }
+
+    /// Says why nothing is shown yet.
+    pub(crate) fn waits_for(&self, what: String) {
+        *self.awaited.lock().unwrap_or_else(PoisonError::into_inner) = what;
+    }
+
+    pub(crate) fn writes(&self, cluster: Cluster) {
+        *self.cluster.lock().unwrap_or_else(PoisonError::into_inner) = Some(cluster);
+    }
+
+    fn cluster(&self) -> Option<Cluster> {
+        *self.cluster.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn show(&self, view: View) {
@@ -75,13 +107,21 @@ impl Answers for Desk {
     fn ready(&self) -> Result<(), String> {
         match self.view() {
             Some(_) => Ok(()),
-            None => Err("the source has not been read yet".to_owned()),
+            None => Err(
+                match self.awaited.lock().unwrap_or_else(PoisonError::into_inner).as_str() {
+                    "" => "the source has not been read yet".to_owned(),
+                    awaited => awaited.to_owned(),
+                },
+            ),
         }
     }
 
     fn metrics(&self) -> Result<String, String> {
         let view = self.view().unwrap_or_default();
         let mut text = metrics(&view).map_err(|error| error.to_string())?;
+        if let Some(cluster) = self.cluster() {
+            writing(&mut text, &cluster).map_err(|error| error.to_string())?;
+        }
         if let Some(server) = self.server.get() {
             text.push_str(&server.render_metrics());
         }
@@ -93,6 +133,7 @@ impl Answers for Desk {
         let shown = view.as_ref();
         let summary = Summary {
             ready: shown.is_some(),
+            cluster: self.cluster(),
             objects: shown
                 .map(|view| {
                     view.objects
@@ -171,4 +212,40 @@ fn metrics(view: &View) -> Result<String, std::fmt::Error> {
     writeln!(text, "# TYPE kubelb_manager_changes_total counter")?;
     writeln!(text, "kubelb_manager_changes_total {}", view.settled)?;
     Ok(text)
+}
+
+fn writing(text: &mut String, cluster: &Cluster) -> std::fmt::Result {
+    let waiting = u64::try_from(cluster.statuses_waiting).unwrap_or(u64::MAX);
+    for (name, kind, help, value) in [
+        (
+            "leads",
+            "gauge",
+            "Whether this manager is the one that writes.",
+            u64::from(cluster.leads),
+        ),
+        ("statuses_waiting", "gauge", "Statuses that are to be written.", waiting),
+        (
+            "statuses_written_total",
+            "counter",
+            "Statuses that were written.",
+            cluster.statuses_written,
+        ),
+        (
+            "statuses_failed_total",
+            "counter",
+            "Attempts to write a status that failed.",
+            cluster.statuses_failed,
+        ),
+        (
+            "claim_conflicts_total",
+            "counter",
+            "Claims that another manager wrote first.",
+            cluster.claim_conflicts,
+        ),
+    ] {
+        writeln!(text, "# HELP kubelb_manager_{name} {help}")?;
+        writeln!(text, "# TYPE kubelb_manager_{name} {kind}")?;
+        writeln!(text, "kubelb_manager_{name} {value}")?;
+    }
+    Ok(())
 }

@@ -10,7 +10,7 @@ use kubelb_api::v1alpha1::AddressClaim;
 use kubelb_xds::Snapshot;
 use serde_json::Value;
 
-use crate::allocate;
+use crate::allocate::{self, Given};
 use crate::ir::{Builder, Ir};
 use crate::object::{Kind, Object, ObjectKey, ObjectName};
 use crate::problem::Problem;
@@ -39,6 +39,15 @@ pub struct Settled {
 #[derive(Clone, Debug)]
 pub struct Hub {
     namespace: String,
+    given: Given,
+    /// Whether claims and statuses are written here.
+    leads: bool,
+    /// Whether addresses are given out.
+    plans: bool,
+    /// Whether the source has the statuses that are written; else they are kept here.
+    source_keeps: bool,
+    /// Everything is to be looked at again by the next call of [`Self::settle`].
+    is_all_due: bool,
     store: Store,
     builder: Builder,
     snapshot: Snapshot,
@@ -57,6 +66,11 @@ impl Hub {
     pub fn new(namespace: &str) -> Self {
         Self {
             namespace: namespace.to_owned(),
+            given: Given::Held,
+            leads: true,
+            plans: true,
+            source_keeps: false,
+            is_all_due: false,
             store: Store::default(),
             builder: Builder::new(namespace),
             snapshot: Snapshot::default(),
@@ -65,6 +79,36 @@ impl Hub {
             allocated: Objects::new(),
             statuses: BTreeMap::new(),
         }
+    }
+
+    /// As [`Self::new`], for objects of an API server, which has the statuses and whose claims alone say whose an address is. It writes
+    /// nothing before it [leads](Self::lead).
+    #[must_use]
+    pub fn of_cluster(namespace: &str) -> Self {
+        Self {
+            given: Given::Wished,
+            leads: false,
+            source_keeps: true,
+            builder: Builder::new(namespace).with(Given::Wished),
+            ..Self::new(namespace)
+        }
+    }
+
+    /// Whether claims and statuses are written here from now on. Who begins to looks at everything once.
+    pub fn lead(&mut self, leads: bool) {
+        self.is_all_due |= leads && !self.leads;
+        self.leads = leads;
+    }
+
+    /// Whether addresses are given out from now on; while claims cannot be written they are not. Who begins to looks at everything once.
+    pub fn plan_addresses(&mut self, plans: bool) {
+        self.is_all_due |= plans && !self.plans;
+        self.plans = plans;
+    }
+
+    /// What was written last of the status of an object is what its source has by now, or will never have.
+    pub fn forget_status(&mut self, key: &ObjectKey) {
+        self.statuses.remove(key);
     }
 
     /// Takes in what an earlier process wrote.
@@ -76,7 +120,7 @@ impl Hub {
         self.statuses = statuses.map(|(key, status)| (key, status.to_string().into())).collect();
     }
 
-    /// Takes in an object of a source that keeps no status: it has the one that was last written.
+    /// Takes in an object: it has the status that was last written for it, unless that is [forgotten](Self::forget_status).
     pub fn apply(&mut self, seen: Seen) -> bool {
         let seen = seen.map(|object| self.with_status(object));
         self.store.apply(seen)
@@ -118,7 +162,8 @@ impl Hub {
     pub fn settle(&mut self, now: &Time) -> Settled {
         let mut settled = Settled::default();
         let mut changed = self.store.take_changed();
-        if self.is_about_addresses(&changed) {
+        let is_all_due = std::mem::take(&mut self.is_all_due);
+        if (self.is_about_addresses(&changed) || is_all_due) && self.leads && self.plans {
             self.allocate(&mut settled);
             changed.extend(self.store.take_changed());
         }
@@ -139,6 +184,9 @@ impl Hub {
         let mut concerned = changed;
         concerned.extend(served);
         concerned.extend(settled.problems.iter().cloned());
+        if is_all_due {
+            concerned.extend(Kind::ALL.iter().flat_map(|kind| self.store.keys(*kind)));
+        }
         for key in &concerned {
             if !self.store.contains(key) && self.statuses.remove(key).is_some() {
                 settled.gone.insert(key.clone());
@@ -216,7 +264,7 @@ impl Hub {
     }
 
     fn allocate(&mut self, settled: &mut Settled) {
-        let plan = allocate::plan(&self.store, &self.namespace);
+        let plan = allocate::plan(&self.store, &self.namespace, self.given);
         for name in &plan.delete {
             self.store
                 .delete(&ObjectKey::new(Kind::AddressClaim, "", &name.to_string()));
@@ -239,7 +287,7 @@ impl Hub {
         settled.claims_over = plan.delete;
         settled.claims = plan.write;
         if freed {
-            let again = allocate::plan(&self.store, &self.namespace);
+            let again = allocate::plan(&self.store, &self.namespace, self.given);
             if !again.write.is_empty() {
                 let mut more = Settled::default();
                 self.allocate(&mut more);
@@ -261,8 +309,18 @@ impl Hub {
 
     /// Statuses that differ, which are from now on what the objects have.
     fn tell(&mut self, objects: BTreeSet<ObjectKey>, now: &Time) -> Vec<StatusPatch> {
+        if !self.leads {
+            return Vec::new();
+        }
         let problems: Problems = objects.iter().map(|key| (key.clone(), self.problems_of(key))).collect();
-        let patches = status::compute(&self.store, self.builder.ir(), &problems, &self.reports, objects, now);
+        let view = status::View {
+            store: &self.store,
+            ir: self.builder.ir(),
+            problems: &problems,
+            reports: &self.reports,
+            given: self.given,
+        };
+        let patches = status::compute(&view, objects, now);
         for patch in &patches {
             self.statuses
                 .insert(patch.object.clone(), patch.status.to_string().into());
@@ -278,8 +336,8 @@ impl Hub {
         patches
     }
 
-    /// The object with the status that was last written for it. Addresses of a source's own status stay; those that were written here hold as
-    /// long as there are claims for them.
+    /// The object with the status that was last written for it. Addresses of the own status of a source that keeps none stay; those that were
+    /// written here hold as long as there are claims for them.
     fn with_status(&self, object: Object) -> Object {
         let Some(written) = self.statuses.get(&object.key()) else {
             return object;
@@ -300,7 +358,7 @@ impl Hub {
                     let claims = self.store.address_claims();
                     name.is_some_and(|name| claims.contains_key(&ObjectName::new("", &name)))
                 });
-                if given.is_some() || !is_claimed {
+                if !self.source_keeps && (given.is_some() || !is_claimed) {
                     status.load_balancer = given;
                 }
                 object.status = Some(status);

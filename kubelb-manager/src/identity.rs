@@ -6,6 +6,7 @@
 
 pub mod authority;
 pub mod review;
+pub mod secret;
 pub mod spiffe;
 pub mod state_dir;
 pub mod tls;

@@ -17,6 +17,7 @@ mod desk;
 pub mod hub;
 pub mod identity;
 pub mod ir;
+pub mod ledger;
 pub mod object;
 pub mod problem;
 pub mod run;

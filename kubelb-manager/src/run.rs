@@ -2,17 +2,24 @@
 //!
 //! Owns the order of writing: claims are on the disk before a resource is published that uses their addresses.
 
+mod cluster;
+mod leading;
+mod outbox;
+mod requests;
 mod telling;
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
+use kube::Client;
 use kubelb_runtime::{admin, shutdown, telemetry};
 use kubelb_xds::Snapshot;
+use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +28,8 @@ use crate::args::{Command, RunArgs, Source, log_filter};
 use crate::bootstrap;
 use crate::desk::{Desk, View};
 use crate::hub::{Hub, Settled};
+use crate::identity::review;
+use crate::identity::secret::Shared;
 use crate::object::{Kind, ObjectKey};
 use crate::serve;
 use crate::source::catalog::{Catalog, Files};
@@ -58,10 +67,7 @@ pub async fn start(
     watch::Receiver<Option<Arc<Snapshot>>>,
     impl Future<Output = anyhow::Result<()>>,
 )> {
-    let state = StateDirectory::open(&args.state_dir).context("--state-dir")?;
-    let before = state.load().context("--state-dir")?;
-    let mut hub = Hub::new(&args.namespace);
-    hub.restore(before.claims, before.statuses);
+    let origin = Origin::open(&args, &shutdown).await?;
     let desk = Arc::new(Desk::default());
     let mut tasks = JoinSet::new();
     if let Some(address) = args.admin_address {
@@ -77,7 +83,7 @@ pub async fn start(
         });
     }
     let reviewer = serve::reviewer(&args.xds).await.context("--kubeconfig")?;
-    let serving = serve::bind(&args.xds, &args.state_dir, reviewer)
+    let serving = serve::bind(&args.xds, origin.directory(), reviewer)
         .await
         .context("--listen-xds")?;
     if let Some(serving) = &serving {
@@ -86,11 +92,6 @@ pub async fn start(
     let telling = serving
         .as_ref()
         .map(|serving| Telling::new(Arc::clone(serving.server())));
-    if telling.is_some() {
-        hub.await_peers();
-    }
-    let Source::Directory(path) = args.source;
-    let files = directory::watch(path, shutdown.clone());
     let (publish, snapshots) = watch::channel(None);
     if let Some(serving) = serving {
         let (snapshots, token) = (snapshots.clone(), shutdown.clone());
@@ -99,16 +100,50 @@ pub async fn start(
             anyhow::Ok(())
         });
     }
-    let follower = Follower {
-        hub,
-        state: Arc::new(state),
-        catalog: Catalog::default(),
-        desk,
-        publish,
-        telling,
-        settled: 0,
-    };
-    tasks.spawn(follower.follow(files, shutdown.clone()));
+    match origin {
+        Origin::Directory { files, state } => {
+            let before = state.load().context("--state-dir")?;
+            let mut hub = Hub::new(&args.namespace);
+            hub.restore(before.claims, before.statuses);
+            if telling.is_some() {
+                hub.await_peers();
+            }
+            let follower = Follower {
+                hub,
+                state: Arc::new(state),
+                catalog: Catalog::default(),
+                desk,
+                publish,
+                telling,
+                settled: 0,
+            };
+            let files = directory::watch(files, shutdown.clone());
+            tasks.spawn(follower.follow(files, shutdown.clone()));
+        }
+        Origin::Cluster(origin) => {
+            let ClusterOrigin {
+                client,
+                authority,
+                directory,
+            } = *origin;
+            let leads = leading::campaign(&mut tasks, &client, &args, &shutdown);
+            let follower = cluster::Follower::new(cluster::Parts {
+                client,
+                namespace: args.namespace,
+                desk,
+                publish,
+                telling,
+                leads,
+            });
+            tasks.spawn(follower.follow(shutdown.clone()));
+            let token = shutdown.clone();
+            tasks.spawn(async move {
+                authority.follow(token).await;
+                drop(directory);
+                Ok(())
+            });
+        }
+    }
     let ended = async move {
         let mut result = Ok(());
         while let Some(done) = tasks.join_next().await {
@@ -122,6 +157,76 @@ pub async fn start(
         result
     };
     Ok((snapshots, ended))
+}
+
+/// Where objects and the authority are.
+enum Origin {
+    Directory { files: PathBuf, state: StateDirectory },
+    Cluster(Box<ClusterOrigin>),
+}
+
+struct ClusterOrigin {
+    client: Client,
+    authority: Shared,
+    directory: CopyDirectory,
+}
+
+/// Where the copy of the authority is.
+enum CopyDirectory {
+    Named(PathBuf),
+    /// Ends with the process.
+    Own(TempDir),
+}
+
+impl CopyDirectory {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Named(path) => path,
+            Self::Own(directory) => directory.path(),
+        }
+    }
+}
+
+impl Origin {
+    async fn open(args: &RunArgs, shutdown: &CancellationToken) -> anyhow::Result<Self> {
+        match &args.source {
+            Source::Directory(files) => {
+                let Some(path) = &args.state_dir else {
+                    bail!("--state-dir: name a directory, in which is kept what must outlive a restart");
+                };
+                Ok(Self::Directory {
+                    files: files.clone(),
+                    state: StateDirectory::open(path).context("--state-dir")?,
+                })
+            }
+            Source::Cluster => {
+                let client = review::client(args.xds.kubeconfig.as_deref())
+                    .await
+                    .context("--kubeconfig")?;
+                let directory = match &args.state_dir {
+                    Some(path) => CopyDirectory::Named(path.clone()),
+                    None => CopyDirectory::Own(tempfile::tempdir().context("a directory for the authority")?),
+                };
+                let authority = Shared::new(&client, &args.namespace, directory.path());
+                if args.xds.listen_xds.is_some() {
+                    authority.await_copy(shutdown).await;
+                }
+                Ok(Self::Cluster(Box::new(ClusterOrigin {
+                    client,
+                    authority,
+                    directory,
+                })))
+            }
+        }
+    }
+
+    /// Where the authority is.
+    fn directory(&self) -> &Path {
+        match self {
+            Self::Directory { state, .. } => state.path(),
+            Self::Cluster(origin) => origin.directory.path(),
+        }
+    }
 }
 
 /// Keeps the configuration up with the files.

@@ -36,7 +36,7 @@ pub struct XdsArgs {
     /// Service account whose token opens L7 of these tenants, or of all with `*`; repeat for more.
     #[arg(long = "fleet-service-account", value_name = "NAMESPACE/NAME=TENANT[,TENANT…]|*")]
     pub fleet_service_accounts: Vec<String>,
-    /// Kubeconfig of the API server that checks service accounts' tokens; by default, that of the cluster that this runs in.
+    /// Kubeconfig of the API server that has the objects and checks service accounts' tokens; by default, that of the cluster that this runs in.
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
     /// Peers at once.

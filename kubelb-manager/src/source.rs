@@ -3,6 +3,7 @@
 //! Owns the ways in; what objects mean is not known here.
 
 pub mod catalog;
+pub mod cluster;
 pub mod directory;
 pub mod lines;
 pub mod manifest;

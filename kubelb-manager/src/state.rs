@@ -92,6 +92,12 @@ impl StateDirectory {
         }
     }
 
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.root
+    }
+
     /// Reads everything. A status that cannot be read is left out, for it is computed anew.
     ///
     /// # Errors

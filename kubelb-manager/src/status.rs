@@ -12,6 +12,7 @@ use kubelb_api::names::TenantName;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::allocate::Given;
 use crate::ir::Ir;
 use crate::object::{Kind, ObjectKey, ObjectName};
 use crate::problem::{Problem, Reason};
@@ -75,20 +76,29 @@ pub struct Health {
     pub disputed: usize,
 }
 
+/// What statuses are computed from.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    /// The objects, with the statuses that they have.
+    pub store: &'a Store,
+    /// What is served.
+    pub ir: &'a Ir,
+    /// What is wrong.
+    pub problems: &'a Problems,
+    /// What data planes tell.
+    pub reports: &'a Reports,
+    /// What addresses of statuses mean.
+    pub given: Given,
+}
+
 /// Computes the status of `objects`, and says where it differs from what they have.
 #[must_use]
-pub fn compute(
-    store: &Store,
-    ir: &Ir,
-    problems: &Problems,
-    reports: &Reports,
-    objects: impl IntoIterator<Item = ObjectKey>,
-    now: &Time,
-) -> Vec<StatusPatch> {
+pub fn compute(view: &View<'_>, objects: impl IntoIterator<Item = ObjectKey>, now: &Time) -> Vec<StatusPatch> {
+    let store = view.store;
     let one = |object: ObjectKey| {
-        let problems = problems.get(&object).map_or(&[][..], Vec::as_slice);
+        let problems = view.problems.get(&object).map_or(&[][..], Vec::as_slice);
         let status = match object.kind {
-            Kind::LoadBalancer => load_balancer::status(store, ir, problems, reports, &object.name, now),
+            Kind::LoadBalancer => load_balancer::status(view, problems, &object.name, now),
             Kind::Addresses => {
                 let object = store.addresses().get(&object.name)?;
                 let mut status = object.status.clone().unwrap_or_default();

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kubelb_manager::args::{RunArgs, Source};
+use kubelb_manager::args::{ElectionArgs, RunArgs, Source};
 use kubelb_manager::run::start;
 use kubelb_runtime::telemetry::LogFormat;
 use kubelb_xds::{ResourceType, Snapshot};
@@ -65,7 +65,8 @@ impl Manager {
         let args = RunArgs {
             xds: kubelb_manager::serve::XdsArgs::default(),
             source: Source::Directory(manifests.to_owned()),
-            state_dir: state.to_owned(),
+            election: ElectionArgs::default(),
+            state_dir: Some(state.to_owned()),
             namespace: "kubelb".to_owned(),
             admin_address,
             log_format: LogFormat::Text,

@@ -8,5 +8,7 @@ pub mod admin;
 pub mod error_chain;
 #[cfg(feature = "lease")]
 pub mod lease;
+#[cfg(feature = "pace")]
+pub mod pace;
 pub mod shutdown;
 pub mod telemetry;

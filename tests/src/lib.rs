@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod apiserver;
+pub mod bare;
 pub mod capture;
 pub mod cases;
 pub mod cluster;

@@ -64,7 +64,7 @@ fn snapshot(case: &Path) -> Snapshot {
     for entry in manifest::read(&text, |_| {}).entries {
         store.apply(entry.seen);
     }
-    for claim in allocate::plan(&store, NAMESPACE).write {
+    for claim in allocate::plan(&store, NAMESPACE, allocate::Given::Held).write {
         store.apply(Ok(Object::AddressClaim(claim.into())));
     }
     let (ir, _) = ir::build(&store, NAMESPACE);

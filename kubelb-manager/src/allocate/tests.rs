@@ -47,9 +47,9 @@ fn carry_out(store: &mut Store, plan: &Plan) {
 
 /// Plans until nothing is left to do, and says who has what.
 fn settle(store: &mut Store) -> (Vec<String>, Vec<String>) {
-    let first = plan(store, NAMESPACE);
+    let first = plan(store, NAMESPACE, Given::Held);
     carry_out(store, &first);
-    let second = plan(store, NAMESPACE);
+    let second = plan(store, NAMESPACE, Given::Held);
     assert!(
         second.delete.is_empty() && second.write.is_empty(),
         "not settled: {second:?}"
@@ -82,7 +82,7 @@ fn the_first_free_address_of_a_pool_that_the_tenant_may_use() {
     );
     store.delete(&ObjectKey::new(Kind::LoadBalancer, "tenant-x", "a"));
     // What is freed is given out by the next plan: claims are deleted before they are made anew.
-    let freeing = plan(&store, NAMESPACE);
+    let freeing = plan(&store, NAMESPACE, Given::Held);
     assert_eq!(freeing.delete.len(), 1);
     carry_out(&mut store, &freeing);
     assert_eq!(
@@ -114,7 +114,7 @@ fn an_address_that_is_asked_for() {
     );
     // A change of mind gets the new one, then gives the old one back.
     store.apply(Ok(decode(wants_one("x", "a", &ip("203.0.113.7"), &none)).unwrap()));
-    let change = plan(&store, NAMESPACE);
+    let change = plan(&store, NAMESPACE, Given::Held);
     carry_out(&mut store, &change);
     assert_eq!(
         settle(&mut store).0,
@@ -218,8 +218,8 @@ proptest! {
                 store.delete(&ObjectKey::new(Kind::LoadBalancer, "tenant-x", &name));
                 before.remove(&name);
             }
-            let planned = plan(&store, NAMESPACE);
-            prop_assert_eq!(&planned, &plan(&store, NAMESPACE));
+            let planned = plan(&store, NAMESPACE, Given::Held);
+            prop_assert_eq!(&planned, &plan(&store, NAMESPACE, Given::Held));
             carry_out(&mut store, &planned);
             let now: BTreeMap<String, String> = store
                 .address_claims()

@@ -9,7 +9,7 @@ use kubelb_api::annotations::Annotation;
 use kubelb_api::names::TenantName;
 use kubelb_api::v1alpha1 as api;
 
-use super::{IpFamily, Pools, key_of};
+use super::{Given, IpFamily, Pools, key_of};
 use crate::object::{ObjectKey, ObjectName};
 use crate::problem::{Problem, Reason};
 use crate::store::Store;
@@ -61,9 +61,9 @@ impl Want {
     }
 }
 
-/// What all objects want that get their addresses from pools. One whose status has an address outside of the pools keeps that.
+/// What all objects want that get their addresses from pools. One that was given an address outside of the pools keeps that.
 #[must_use]
-pub(super) fn wants(store: &Store, pools: &Pools) -> (BTreeMap<Rank, Want>, Vec<Problem>) {
+pub(super) fn wants(store: &Store, pools: &Pools, given: Given) -> (BTreeMap<Rank, Want>, Vec<Problem>) {
     let mut problems = Vec::new();
     let mut wants = BTreeMap::new();
     for (name, object) in store.load_balancers() {
@@ -76,11 +76,13 @@ pub(super) fn wants(store: &Store, pools: &Pools) -> (BTreeMap<Rank, Want>, Vec<
         if !is_served {
             continue;
         }
-        let want = read(name, object, tenant, pools, &mut problems);
-        let given = want.unclaimed.iter().any(|address| !pools.allow(&want, *address));
-        if given && !want.unclaimed.is_empty() {
+        let mut want = read(name, object, tenant, pools, &mut problems);
+        let (allowed, others): (BTreeSet<IpAddr>, BTreeSet<IpAddr>) =
+            want.unclaimed.iter().partition(|address| pools.allow(&want, **address));
+        if !others.is_empty() && given == Given::Held {
             continue;
         }
+        want.unclaimed = allowed;
         let created = object.metadata.creation_timestamp.as_ref().map(|time| time.0);
         wants.insert((created.is_none(), created, name.clone()), want);
     }

@@ -98,7 +98,7 @@ impl Authority {
             state_dir::create_new(&path, &made(now)?)?;
         }
         let text = std::fs::read_to_string(&path)?;
-        Self::parse(text, path)
+        Self::read(text, path)
     }
 
     /// What the file holds by now, if that is something else.
@@ -110,10 +110,14 @@ impl Authority {
         if text == self.text {
             return Ok(None);
         }
-        Self::parse(text, self.file.clone()).map(Some)
+        Self::read(text, self.file.clone()).map(Some)
     }
 
-    fn parse(text: String, file: PathBuf) -> Result<Self, AuthorityError> {
+    /// What the text of `file` says.
+    ///
+    /// # Errors
+    /// When it is no authority.
+    pub(super) fn read(text: String, file: PathBuf) -> Result<Self, AuthorityError> {
         let parse = || -> Result<_, BoxedError> {
             let trusted: Vec<CertificateDer<'static>> =
                 CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<_, _>>()?;
@@ -199,7 +203,7 @@ impl Authority {
 }
 
 /// A new authority, as the file holds it.
-fn made(now: SystemTime) -> Result<String, AuthorityError> {
+pub(super) fn made(now: SystemTime) -> Result<String, AuthorityError> {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, NAME);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));

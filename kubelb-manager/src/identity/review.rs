@@ -26,7 +26,7 @@ pub enum ApiServerError {
     #[error("cannot use the kubeconfig")]
     Kubeconfig(#[from] KubeconfigError),
     /// No file, and no cluster around.
-    #[error("there is no API server to check tokens with: name one with --kubeconfig, or run in its cluster")]
+    #[error("there is no API server: name one with --kubeconfig, or run in its cluster")]
     InCluster(#[from] InClusterError),
     /// The client.
     #[error("cannot set up the client of the API server")]
@@ -45,20 +45,28 @@ impl fmt::Debug for ApiServer {
     }
 }
 
+/// A client of the kubeconfig's current context, or of the cluster that this runs in. Asks nothing yet.
+///
+/// # Errors
+/// When there is none.
+pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, ApiServerError> {
+    let config = match kubeconfig {
+        Some(path) => {
+            Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &KubeConfigOptions::default()).await?
+        }
+        None => Config::incluster()?,
+    };
+    Ok(Client::try_from(config)?)
+}
+
 impl ApiServer {
-    /// That of the kubeconfig's current context, or that of the cluster that this runs in. Asks it nothing yet.
+    /// That of [`client`].
     ///
     /// # Errors
     /// When there is none.
     pub async fn new(kubeconfig: Option<&Path>) -> Result<Self, ApiServerError> {
-        let config = match kubeconfig {
-            Some(path) => {
-                Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &KubeConfigOptions::default()).await?
-            }
-            None => Config::incluster()?,
-        };
         Ok(Self {
-            reviews: Api::all(Client::try_from(config)?),
+            reviews: Api::all(client(kubeconfig).await?),
             places: Semaphore::new(AT_ONCE),
         })
     }

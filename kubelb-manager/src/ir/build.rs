@@ -16,6 +16,7 @@ use super::draft::{self, Context};
 use super::index::{Age, Claimant, Index};
 use super::policy::Policy;
 use super::{Ir, LoadBalancer, Owner, Tenant, VirtualAddress};
+use crate::allocate::Given;
 use crate::object::{Kind, ObjectKey, ObjectName};
 use crate::problem::{Problem, Reason};
 use crate::store::Store;
@@ -45,6 +46,7 @@ pub struct Update {
 #[derive(Clone, Debug)]
 pub struct Builder {
     config: ObjectKey,
+    given: Given,
     ir: Ir,
     problems: BTreeMap<ObjectKey, Vec<Problem>>,
     drafts: BTreeMap<ObjectName, Draft>,
@@ -73,6 +75,7 @@ impl Builder {
     pub fn new(namespace: &str) -> Self {
         Self {
             config: ObjectKey::new(Kind::Config, namespace, DEFAULT_CONFIG),
+            given: Given::Held,
             ir: Ir::default(),
             problems: BTreeMap::new(),
             drafts: BTreeMap::new(),
@@ -81,6 +84,12 @@ impl Builder {
             claimed: BTreeMap::new(),
             index: Index::default(),
         }
+    }
+
+    /// What addresses of statuses mean.
+    #[must_use]
+    pub fn with(self, given: Given) -> Self {
+        Self { given, ..self }
     }
 
     /// The IR as of the last update.
@@ -331,6 +340,7 @@ impl Builder {
         let context = Context {
             tenant: &tenant,
             claimed: self.claimed.get(name).unwrap_or(&none),
+            given: self.given,
             is_claimed_by_another: &|address| self.claims.get(&address).is_some_and(|holders| !holders.contains(name)),
             backends: &backends,
         };

@@ -16,6 +16,7 @@ use super::data_plane::{Choice, DataPlane, Needs, choose};
 use super::policy::not_routable;
 use super::traffic::{self, Traffic, port_number};
 use super::{Cluster, ClusterId, Family, Frontend, Listener, LoadBalancer, Protocol, Target};
+use crate::allocate::Given;
 use crate::object::{Kind, ObjectKey, ObjectName};
 use crate::problem::{Problem, Reason};
 
@@ -27,6 +28,8 @@ pub(super) struct Context<'a> {
     pub(super) tenant: &'a TenantName,
     /// Addresses that it holds a claim on.
     pub(super) claimed: &'a BTreeSet<IpAddr>,
+    /// What addresses of its status mean.
+    pub(super) given: Given,
     /// Addresses that others hold.
     pub(super) is_claimed_by_another: &'a dyn Fn(IpAddr) -> bool,
     /// The backends of its first group of endpoints.
@@ -244,7 +247,7 @@ const fn protocol_of(protocol: Option<api::Protocol>) -> Protocol {
     }
 }
 
-/// The claimed addresses, else those of the status, which tenants cannot write.
+/// The claimed addresses, else those of the status where they hold.
 fn vips(key: &ObjectKey, object: &api::LoadBalancer, context: &Context<'_>, problems: &mut Vec<Problem>) -> Vec<Vip> {
     let mut vips: BTreeMap<IpAddr, bool> = BTreeMap::new();
     if !context.claimed.is_empty() {
@@ -252,7 +255,8 @@ fn vips(key: &ObjectKey, object: &api::LoadBalancer, context: &Context<'_>, prob
     }
     let status = object.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     let ingress = status.and_then(|status| status.ingress.as_deref()).unwrap_or_default();
-    for (index, entry) in ingress.iter().enumerate().filter(|_| context.claimed.is_empty()) {
+    let is_asked = context.claimed.is_empty() && context.given == Given::Held;
+    for (index, entry) in ingress.iter().enumerate().filter(|_| is_asked) {
         let Some(text) = entry.ip.as_deref().filter(|ip| !ip.is_empty()) else {
             continue;
         };

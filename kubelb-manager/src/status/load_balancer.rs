@@ -11,8 +11,9 @@ use kubelb_api::names::AddressName;
 use kubelb_api::v1alpha1 as api;
 use serde_json::Value;
 
-use super::{Health, MAX_MESSAGE, MAX_SHOWN, Report, Reports, is_fatal, of, sentences};
-use crate::ir::{DataPlane, Ir, LoadBalancer};
+use super::{Health, MAX_MESSAGE, MAX_SHOWN, Report, Reports, View, is_fatal, of, sentences};
+use crate::allocate::Given;
+use crate::ir::{DataPlane, LoadBalancer};
 use crate::object::ObjectName;
 use crate::problem::{Problem, Reason};
 use crate::store::Store;
@@ -50,14 +51,14 @@ impl Answer {
 }
 
 /// All of the status, `None` when it is as it should be.
-pub(super) fn status(
-    store: &Store,
-    ir: &Ir,
-    problems: &[Problem],
-    reports: &Reports,
-    name: &ObjectName,
-    now: &Time,
-) -> Option<Value> {
+pub(super) fn status(view: &View<'_>, problems: &[Problem], name: &ObjectName, now: &Time) -> Option<Value> {
+    let View {
+        store,
+        ir,
+        reports,
+        given,
+        ..
+    } = *view;
     let object = store.load_balancers().get(name)?;
     let served = ir.load_balancer(name).map(AsRef::as_ref);
     let mut status = object.status.clone().unwrap_or_default();
@@ -91,8 +92,10 @@ pub(super) fn status(
         },
         reason: Some(served.data_plane.reason.to_owned()),
     });
-    if let Some(served) = served {
-        tell_addresses(store, served, &mut status);
+    match (served, given) {
+        (Some(served), _) if !served.addresses.is_empty() => tell_addresses(store, served, &mut status),
+        (_, Given::Wished) => status.load_balancer = None,
+        (_, Given::Held) => {}
     }
     if object.status.as_ref() == Some(&status) {
         return None;
@@ -106,7 +109,7 @@ fn tell_addresses(store: &Store, served: &LoadBalancer, status: &mut api::LoadBa
         let name = AddressName::new(*address).to_string();
         store.address_claims().contains_key(&ObjectName::new("", &name))
     };
-    if served.addresses.is_empty() || !served.addresses.iter().all(is_claimed) {
+    if !served.addresses.iter().all(is_claimed) {
         return;
     }
     let ingress = served.addresses.iter().map(|address| LoadBalancerIngress {

@@ -62,7 +62,7 @@ fn outputs(case: &Path) -> Vec<(&'static str, String)> {
     for entry in manifest.entries {
         store.apply(entry.seen);
     }
-    let plan = allocate::plan(&store, NAMESPACE);
+    let plan = allocate::plan(&store, NAMESPACE, allocate::Given::Held);
     for name in &plan.delete {
         store.delete(&kubelb_manager::object::ObjectKey::new(
             Kind::AddressClaim,
@@ -81,7 +81,14 @@ fn outputs(case: &Path) -> Vec<(&'static str, String)> {
     }
     let objects: BTreeSet<_> = Kind::ALL.iter().flat_map(|kind| store.keys(*kind)).collect();
     let now = Time("2026-01-01T00:00:00Z".parse().unwrap());
-    let patches = status::compute(&store, &ir, &by_object, &reports(&store), objects, &now);
+    let view = status::View {
+        store: &store,
+        ir: &ir,
+        problems: &by_object,
+        reports: &reports(&store),
+        given: allocate::Given::Held,
+    };
+    let patches = status::compute(&view, objects, &now);
     let claims: Vec<_> = store.address_claims().values().map(|claim| &claim.spec).collect();
     let problems: Vec<_> = by_object.into_values().flatten().collect();
 

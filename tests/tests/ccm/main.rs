@@ -1,11 +1,6 @@
 //! A CCM between two API servers: what a tenant's user does, and what the management cluster then holds. What a manager would answer is
 //! written by the tests.
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "tests say what they expect"
-)]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests say what they expect")]
 
 mod world;
 

@@ -1,52 +1,18 @@
 //! A tenant's API server, a management cluster's with the definitions, and a CCM between them.
 
-use std::fmt::Debug;
-use std::time::Duration;
-
 use clap::Parser as _;
-use k8s_openapi::api::core::v1::{Event, Namespace, Node, Service};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::api::core::v1::{Event, Node, Service};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::runtime::wait::{await_condition, conditions};
-use kube::{Client, Config, Resource, ResourceExt as _};
 use kubelb_api::v1alpha1::{Addresses, LoadBalancer};
 use kubelb_ccm::args::Cli;
-use kubelb_tests::apiserver;
-use kubelb_tests::control_plane::{ControlPlane, Host};
-use serde::de::DeserializeOwned;
+pub(crate) use kubelb_tests::bare::until;
+use kubelb_tests::bare::{Cluster, PATIENCE};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(40);
 /// The tenant's namespace in the management cluster.
 const NAMESPACE: &str = "tenant-primary";
-
-/// A cluster's API server and a client of it.
-pub(crate) struct Cluster {
-    pub(crate) server: ControlPlane,
-    pub(crate) client: Client,
-    _directory: TempDir,
-}
-
-impl Cluster {
-    async fn start() -> Self {
-        let directory = TempDir::new().unwrap();
-        // On the thread of the test, for the server ends with the thread that starts it.
-        let server =
-            ControlPlane::launch(apiserver::Config::new(&directory.path().join("server")), Host::Here).unwrap();
-        let kubeconfig = Kubeconfig::read_from(server.kubeconfig()).unwrap();
-        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
-        Self {
-            client: Client::try_from(config.unwrap()).unwrap(),
-            server,
-            _directory: directory,
-        }
-    }
-}
 
 /// Both clusters, and the CCM. All end when it is dropped.
 pub(crate) struct World {
@@ -63,19 +29,8 @@ impl World {
             hub: Cluster::start().await,
             ccm: None,
         };
-        let definitions: Api<CustomResourceDefinition> = Api::all(world.hub.client.clone());
-        for definition in kubelb_api::crds::all() {
-            let name = definition.name_any();
-            definitions.create(&PostParams::default(), &definition).await.unwrap();
-            let established = await_condition(definitions.clone(), &name, conditions::is_crd_established());
-            tokio::time::timeout(PATIENCE, established)
-                .await
-                .expect("established")
-                .unwrap();
-        }
-        let namespaces: Api<Namespace> = Api::all(world.hub.client.clone());
-        let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": NAMESPACE}})).unwrap();
-        namespaces.create(&PostParams::default(), &namespace).await.unwrap();
+        world.hub.install(kubelb_api::crds::all()).await;
+        world.hub.create_namespace(NAMESPACE).await;
         for (name, address) in [("node-a", "10.0.0.1"), ("node-b", "10.0.0.2")] {
             world.add_node(name, address).await;
         }
@@ -185,18 +140,5 @@ impl World {
             format!("{reason}: {message}")
         });
         shown.collect()
-    }
-}
-
-/// Waits until an object is as wanted; `None` is an object that is not there.
-pub(crate) async fn until<K>(api: &Api<K>, name: &str, what: &str, wanted: impl Fn(Option<&K>) -> bool) -> Option<K>
-where
-    K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
-{
-    let condition = |object: Option<&K>| wanted(object);
-    match tokio::time::timeout(PATIENCE, await_condition(api.clone(), name, condition)).await {
-        Ok(Ok(object)) => object,
-        Ok(Err(error)) => panic!("{what}: {error}"),
-        Err(_) => panic!("{what}: {:#?}", api.get_opt(name).await),
     }
 }

@@ -1,0 +1,282 @@
+//! Managers on an API server: what people and CCMs write there, and what is then served, claimed and told.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests say what they expect"
+)]
+
+mod world;
+
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::Api;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kubelb_api::v1alpha1::{AddressClaim, AddressClaimSpec, Holder};
+use kubelb_tests::bare::until;
+use kubelb_tests::control_plane::Host;
+use serde_json::json;
+use world::{NAMESPACE, TENANT, World, condition, ingress, listeners};
+
+const POOL: &str = "203.0.113.10-203.0.113.19";
+
+#[tokio::test]
+async fn an_object_gets_an_address_is_served_and_told_so() {
+    let world = World::start(POOL).await;
+    let mut manager = world.manage("a", &[]).await;
+    world.create_load_balancer("web", |_| {}).await;
+    manager
+        .serves("the listener", |names| {
+            names == [format!("{TENANT}/web/203.0.113.10/80-tcp")]
+        })
+        .await;
+    let claim = world.claims().get("v4-203-0-113-10").await.unwrap();
+    assert_eq!(claim.spec.tenant, "primary");
+    assert_eq!(claim.spec.holders[0].name, "web");
+    let told = until(&world.load_balancers(), "web", "its status", |object| {
+        ingress(object) == ["203.0.113.10"]
+    })
+    .await;
+    let assigned = condition(told.as_ref(), "AddressAssigned").unwrap();
+    assert_eq!(assigned.0, "True", "{assigned:?}");
+    let generation = told.as_ref().unwrap().metadata.generation;
+    let status = told.as_ref().unwrap().status.as_ref().unwrap();
+    assert!(
+        status
+            .conditions
+            .iter()
+            .all(|condition| condition.observed_generation == generation)
+    );
+
+    world
+        .load_balancers()
+        .delete("web", &DeleteParams::default())
+        .await
+        .unwrap();
+    manager.serves("nothing", <[String]>::is_empty).await;
+    until(&world.claims(), "v4-203-0-113-10", "the claim is over", |claim| {
+        claim.is_none()
+    })
+    .await;
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn nothing_is_said_twice_and_what_others_write_into_a_status_is_put_right() {
+    let world = World::start(POOL).await;
+    let manager = world.manage("a", &[]).await;
+    world.create_load_balancer("web", |_| {}).await;
+    let api = world.load_balancers();
+    let told = until(&api, "web", "its status", |object| ingress(object) == ["203.0.113.10"])
+        .await
+        .unwrap();
+    world
+        .patch_status(
+            "web",
+            json!({"loadBalancer": {"ingress": [{"ip": "198.51.100.66", "ipMode": "VIP"}]}}),
+        )
+        .await;
+    let again = until(&api, "web", "put right", |object| ingress(object) == ["203.0.113.10"])
+        .await
+        .unwrap();
+    let versions = [&told, &again].map(|object| object.metadata.resource_version.clone().unwrap());
+    // The foreign write and one of the manager's own.
+    let conditions = [&told, &again].map(|object| object.status.as_ref().unwrap().conditions.clone());
+    assert_eq!(conditions[0], conditions[1]);
+    assert_ne!(versions[0], versions[1]);
+    // A change of something else is one more version and no write of the status.
+    let patch = Patch::Merge(json!({"metadata": {"labels": {"a": "b"}}}));
+    let labelled = api.patch("web", &PatchParams::default(), &patch).await.unwrap();
+    world.create_load_balancer("other", |_| {}).await;
+    until(&api, "other", "told, after whatever was to be told before", |object| {
+        !ingress(object).is_empty()
+    })
+    .await;
+    let last = api.get("web").await.unwrap();
+    assert_eq!(last.metadata.resource_version, labelled.metadata.resource_version);
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn an_address_that_only_a_status_claims_is_not_served() {
+    let world = World::start(POOL).await;
+    for (name, address) in [("adopted", "203.0.113.15"), ("stray", "192.0.2.1")] {
+        world.create_load_balancer(name, |_| {}).await;
+        world
+            .patch_status(name, json!({"loadBalancer": {"ingress": [{"ip": address}]}}))
+            .await;
+    }
+    let mut manager = world.manage("a", &[]).await;
+    let wanted = [
+        format!("{TENANT}/adopted/203.0.113.15/80-tcp"),
+        format!("{TENANT}/stray/203.0.113.10/80-tcp"),
+    ];
+    manager
+        .serves("adopted where a pool has it", |names| names == wanted)
+        .await;
+    until(&world.load_balancers(), "stray", "told another", |object| {
+        ingress(object) == ["203.0.113.10"]
+    })
+    .await;
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn of_two_who_want_an_address_at_once_one_has_it() {
+    let world = World::start("203.0.113.10-203.0.113.29").await;
+    let mut manager = world.manage("a", &[]).await;
+    // Somebody else claims each address at the moment at which the manager would give it out.
+    for number in 10..20 {
+        let address = format!("203.0.113.{number}");
+        let theirs = AddressClaim::new(
+            &format!("v4-203-0-113-{number}"),
+            AddressClaimSpec {
+                address,
+                tenant: "other".to_owned(),
+                holders: vec![Holder {
+                    kind: "Gateway".to_owned(),
+                    namespace: "tenant-other".to_owned(),
+                    name: "g".to_owned(),
+                    uid: "1".to_owned(),
+                }],
+            },
+        );
+        let (claims, parameters) = (world.claims(), PostParams::default());
+        let name = format!("web-{number}");
+        let (claimed, _) = tokio::join!(
+            claims.create(&parameters, &theirs),
+            world.create_load_balancer(&name, |_| {})
+        );
+        match claimed {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    let names = listeners(&*manager.serves("all", |names| names.len() == 10).await);
+    for claim in world.claims().list(&ListParams::default()).await.unwrap() {
+        let served = names
+            .iter()
+            .filter(|name| name.contains(&format!("/{}/", claim.spec.address)));
+        let wanted = usize::from(claim.spec.tenant == "primary");
+        assert_eq!(served.count(), wanted, "{}: {names:?}", claim.spec.address);
+    }
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn one_that_cannot_be_read_costs_itself_only() {
+    let world = World::start(POOL).await;
+    world.create_load_balancer("good", |_| {}).await;
+    world
+        .create_load_balancer("bad", |value| value["spec"]["ports"][0]["port"] = json!(80))
+        .await;
+    let mut manager = world.manage("a", &[]).await;
+    manager.serves("both", |names| names.len() == 2).await;
+    // One that the schema lets through, and nobody can serve.
+    let patch = Patch::Merge(
+        json!({"spec": {"endpoints": [{"addressesReference": {"name": "nowhere"}, "ports": [{"port": 1}]}]}}),
+    );
+    world
+        .load_balancers()
+        .patch("bad", &PatchParams::default(), &patch)
+        .await
+        .unwrap();
+    let told = until(&world.load_balancers(), "bad", "told why", |object| {
+        condition(object, "ResolvedRefs").is_some_and(|(status, ..)| status == "False")
+    })
+    .await;
+    let (_, reason, message) = condition(told.as_ref(), "ResolvedRefs").unwrap();
+    assert_eq!(reason, "RefNotFound");
+    assert!(
+        message.contains("spec.endpoints[0].addressesReference.name"),
+        "{message}"
+    );
+    let good = world.load_balancers().get("good").await.unwrap();
+    assert_eq!(condition(Some(&good), "ResolvedRefs").unwrap().0, "True");
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn all_serve_and_one_writes_whoever_is_killed() {
+    let world = World::start(POOL).await;
+    let mut first = world.manage("first", &[]).await;
+    world.create_load_balancer("web", |_| {}).await;
+    let served = first.serves("the listener", |names| names.len() == 1).await;
+    let leases: Api<Lease> = Api::namespaced(world.client(), NAMESPACE);
+    let holder = |lease: Option<&Lease>| lease?.spec.as_ref()?.holder_identity.clone();
+    let mut second = world.manage("second", &[]).await;
+    let same = second.serves("the same", |names| names.len() == 1).await;
+    let versions = [&served, &same].map(|snapshot| format!("{:?}", snapshot.table(kubelb_xds::ResourceType::Listener)));
+    assert_eq!(versions[0], versions[1]);
+    let lease = leases.get("19f32e7b.kubelb.k8c.io").await.unwrap();
+    assert_eq!(holder(Some(&lease)).as_deref(), Some("first"));
+
+    first.kill();
+    until(&leases, "19f32e7b.kubelb.k8c.io", "the other leads", |lease| {
+        holder(lease).as_deref() == Some("second")
+    })
+    .await;
+    world.create_load_balancer("next", |_| {}).await;
+    let names = listeners(&*second.serves("both", |names| names.len() == 2).await);
+    assert_eq!(
+        names,
+        [
+            format!("{TENANT}/next/203.0.113.11/80-tcp"),
+            format!("{TENANT}/web/203.0.113.10/80-tcp"),
+        ]
+    );
+    until(&world.load_balancers(), "next", "told", |object| {
+        ingress(object) == ["203.0.113.11"]
+    })
+    .await;
+    second.stop().await;
+    let given_back = leases.get("19f32e7b.kubelb.k8c.io").await.unwrap();
+    assert_eq!(holder(Some(&given_back)).as_deref(), Some(""));
+}
+
+#[tokio::test]
+async fn an_api_server_that_is_away_takes_nothing_away() {
+    let mut world = World::start(POOL).await;
+    let mut manager = world.manage("a", &[]).await;
+    world.create_load_balancer("web", |_| {}).await;
+    manager.serves("the listener", |names| names.len() == 1).await;
+    until(&world.load_balancers(), "web", "told", |object| {
+        !ingress(object).is_empty()
+    })
+    .await;
+    world.cluster.server.kill().unwrap();
+    assert_eq!(listeners(manager.snapshots.borrow().as_ref().unwrap()).len(), 1);
+    world.cluster.server.start(Host::Here).unwrap();
+    world.create_load_balancer("next", |_| {}).await;
+    let names = listeners(&*manager.serves("both", |names| names.len() == 2).await);
+    assert!(
+        names.contains(&format!("{TENANT}/web/203.0.113.10/80-tcp")),
+        "{names:?}"
+    );
+    until(&world.load_balancers(), "next", "told", |object| {
+        ingress(object) == ["203.0.113.11"]
+    })
+    .await;
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn all_managers_have_one_authority_and_peers_are_told_what_to_trust() {
+    let world = World::start(POOL).await;
+    let flags = ["--listen-xds=127.0.0.1:0"];
+    let (first, second) = tokio::join!(world.manage("first", &flags), world.manage("second", &flags));
+    let secrets: Api<Secret> = Api::namespaced(world.client(), NAMESPACE);
+    let secret = secrets.get("kubelb-xds-ca").await.unwrap();
+    let text = String::from_utf8(secret.data.unwrap()["xds-ca.pem"].0.clone()).unwrap();
+    let bundles: Api<ConfigMap> = Api::namespaced(world.client(), NAMESPACE);
+    let bundle = until(&bundles, "kubelb-xds-ca", "the bundle", |bundle| bundle.is_some())
+        .await
+        .unwrap();
+    let trusted = &bundle.data.unwrap()["ca.crt"];
+    assert!(text.starts_with(trusted.as_str()), "the certificate of the Secret");
+    assert!(!trusted.contains("PRIVATE"));
+    first.stop().await;
+    second.stop().await;
+}
