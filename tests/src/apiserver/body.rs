@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::call::{Request, Target};
 use super::json_text;
-use super::kinds::events;
+use super::kinds::{autoscaling, events};
 use super::object::{as_map, text};
 use super::protobuf;
 use super::resource::{Resource, group_version};
@@ -106,6 +106,8 @@ pub(crate) fn identify(target: &Target, object: &mut Value) -> Result<(), ApiErr
     identify_as(object, &group_version(group, version), kind)?;
     if resource.group == "events.k8s.io" {
         events::to_core(object);
+    } else if resource.is_view() {
+        autoscaling::to_stored(object);
     }
     Ok(())
 }
@@ -160,11 +162,7 @@ pub(crate) fn clean(
     definitions: &Definitions,
     object: &mut Value,
 ) -> Result<Vec<String>, ApiError> {
-    // Events of the other group have their fields' other names.
-    let shape = match resource.group.as_str() {
-        "events.k8s.io" => Shape::named(definitions, resource.stored_definition()),
-        _ => Shape::of(definitions, resource),
-    };
+    let shape = Shape::of(definitions, resource);
     let unknown = validate::prune(object, shape);
     let strict = request.query.get("fieldValidation") == "Strict";
     let kind = &resource.kind;
@@ -204,8 +202,7 @@ pub(crate) fn clean(
 
 /// The same as JSON; what all see alike is written once for all.
 pub(crate) fn json(resource: &Resource, object: &Stored) -> Bytes {
-    let alike = resource.group != "events.k8s.io"
-        && (resource.is_builtin() || text(object, "/apiVersion") == resource.api_version());
+    let alike = !resource.is_view() && (resource.is_builtin() || text(object, "/apiVersion") == resource.api_version());
     if alike {
         object.json().clone()
     } else {
@@ -218,6 +215,8 @@ pub(crate) fn present(resource: &Resource, object: &Value) -> Value {
     let mut object = object.clone();
     if resource.group == "events.k8s.io" {
         events::from_core(&mut object);
+    } else if resource.is_view() {
+        autoscaling::from_stored(&mut object);
     } else if resource.custom.is_some() {
         as_map(&mut object).insert("apiVersion".to_owned(), Value::from(resource.api_version()));
     }

@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn everything_made_at_first_is_of_a_kind_that_is_served() {
-        let registry = Registry::builtin();
+        let registry = Registry::builtin(std::sync::Arc::new(super::super::schema::Definitions::builtin()));
         let own = endpoints(SocketAddr::from(([127, 0, 0, 1], 1)));
         for object in objects().into_iter().chain(own).chain(api_services(&registry)) {
             let group_version = object["apiVersion"].as_str().unwrap();

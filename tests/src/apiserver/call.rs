@@ -284,7 +284,10 @@ mod tests {
             user: User::anonymous(),
             body: Bytes::new(),
         };
-        Target::of(&request, &Registry::builtin())
+        Target::of(
+            &request,
+            &Registry::builtin(Arc::new(super::super::schema::Definitions::builtin())),
+        )
     }
 
     #[test]

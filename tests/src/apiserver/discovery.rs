@@ -91,10 +91,16 @@ fn resource_of(resource: &Resource) -> Value {
         "verbs": resource.verbs,
     });
     add_names(&mut entry, resource);
-    if resource.verbs.contains(&"list")
+    // What is not stored has no version in which it is.
+    if resource.verbs.contains(&"watch")
         && let Some(map) = entry.as_object_mut()
     {
-        let about = format!("{}/{}/{}", resource.group, resource.version, resource.kind);
+        let version = if resource.is("autoscaling", "horizontalpodautoscalers") {
+            "v2"
+        } else {
+            &*resource.version
+        };
+        let about = format!("{}/{version}/{}", resource.group, resource.kind);
         let hash = digest::digest(&digest::SHA256, about.as_bytes());
         let short: Vec<u8> = hash.as_ref().iter().take(8).copied().collect();
         map.insert("storageVersionHash".to_owned(), Value::from(STANDARD.encode(short)));
@@ -165,10 +171,19 @@ pub(crate) fn aggregated(registry: &Registry, core: bool) -> Value {
     })
 }
 
+/// A built-in resource does not repeat that a kind is of its own group and version.
+fn response_kind(resource: &Resource, group: &str, version: &str, kind: &str) -> Value {
+    if resource.is_builtin() && (group, version) == (resource.group.as_str(), resource.version.as_str()) {
+        json!({"group": "", "version": "", "kind": kind})
+    } else {
+        json!({"group": group, "version": version, "kind": kind})
+    }
+}
+
 fn aggregated_resource(resource: &Resource) -> Value {
     let mut entry = json!({
         "resource": resource.plural,
-        "responseKind": {"group": resource.group, "version": resource.version, "kind": resource.kind},
+        "responseKind": response_kind(resource, &resource.group, &resource.version, &resource.kind),
         "scope": if resource.namespaced { "Namespaced" } else { "Cluster" },
         "singularResource": resource.singular,
         "verbs": resource.verbs,
@@ -183,7 +198,7 @@ fn aggregated_resource(resource: &Resource) -> Value {
             .map(|sub| {
                 json!({
                     "subresource": sub.name,
-                    "responseKind": {"group": sub.group, "version": sub.version, "kind": sub.kind},
+                    "responseKind": response_kind(resource, &sub.group, &sub.version, &sub.kind),
                     "verbs": sub.verbs,
                 })
             })

@@ -37,6 +37,8 @@ pub(crate) struct Field {
     pub(crate) kind: String,
     /// Merge keys of a list of objects; `Some(&[])` for a set.
     pub(crate) list_keys: Option<Vec<&'static str>>,
+    /// A list that is replaced as a whole, and says so.
+    pub(crate) atomic_list: bool,
     pub(crate) patch_strategy: Option<&'static str>,
     pub(crate) patch_key: Option<&'static str>,
     /// A map or object that is replaced as a whole.
@@ -107,6 +109,7 @@ fn field(line: &'static str) -> Option<Field> {
         arity,
         kind: full_name(kind),
         list_keys: None,
+        atomic_list: false,
         patch_strategy: None,
         patch_key: None,
         atomic: false,
@@ -114,6 +117,7 @@ fn field(line: &'static str) -> Option<Field> {
     };
     for word in words {
         if let Some(list) = word.strip_prefix("list=") {
+            field.atomic_list = list == "atomic";
             field.list_keys = match list.split_once(':') {
                 Some(("map", keys)) => Some(keys.split(',').collect()),
                 _ if list == "set" => Some(Vec::new()),

@@ -318,8 +318,23 @@ fn other_path(server: &Server, request: &Request) -> Result<Answer, ApiError> {
                 Bytes::from(index.to_string()),
             ));
         }
-        ["openapi", "v3", "api", version] => return openapi_v3(server, request, "", version),
-        ["openapi", "v3", "apis", group, version] => return openapi_v3(server, request, group, version),
+        ["openapi", "v3", place @ ..] => return openapi_v3(server, request, &place.join("/")),
+        [".well-known", "openid-configuration"] => Some(json!({
+            "issuer": super::identity::OWN_AUDIENCE,
+            "jwks_uri": format!("https://{}/openid/v1/jwks", server.address),
+            "response_types_supported": ["id_token"],
+            "subject_types_supported": ["public"],
+            "id_token_signing_alg_values_supported": ["HS256"],
+        })),
+        ["openid", "v1", "jwks"] => {
+            // Tokens are signed with a secret, which has no public half.
+            let none = json!({"keys": []});
+            return Ok(Answer::bytes(
+                200,
+                "application/jwk-set+json",
+                Bytes::from(none.to_string()),
+            ));
+        }
         [] => Some(json!({"paths": ["/api", "/apis", "/healthz", "/livez", OPENAPI_V3, "/readyz", "/version"]})),
         _ => None,
     };
@@ -330,13 +345,14 @@ fn other_path(server: &Server, request: &Request) -> Result<Answer, ApiError> {
 
 fn version() -> serde_json::Value {
     let (major, minor) = super::VERSION.split_once('.').unwrap_or((super::VERSION, "0"));
+    let before: u32 = minor.parse::<u32>().unwrap_or(0).saturating_sub(1);
     json!({
         "major": major,
         "minor": minor,
         "emulationMajor": major,
         "emulationMinor": minor,
         "minCompatibilityMajor": major,
-        "minCompatibilityMinor": minor,
+        "minCompatibilityMinor": before.to_string(),
         "gitVersion": format!("v{}.0-kubelb.test", super::VERSION),
         "gitCommit": "",
         "gitTreeState": "",
@@ -347,14 +363,13 @@ fn version() -> serde_json::Value {
     })
 }
 
-fn openapi_v3(server: &Server, request: &Request, group: &str, version: &str) -> Result<Answer, ApiError> {
+fn openapi_v3(server: &Server, request: &Request, place: &str) -> Result<Answer, ApiError> {
     let registry = server.registry();
-    let etag = format!("\"{}\"", openapi::hash(&registry, group, version));
+    let etag = format!("\"{}\"", openapi::hash(&registry, place));
     if request.if_none_match == etag {
         return Ok(Answer::text(304, ""));
     }
-    let document =
-        openapi::document(&registry, &server.definitions, group, version).ok_or_else(ApiError::no_such_path)?;
+    let document = openapi::document(&registry, &server.definitions, place).ok_or_else(ApiError::no_such_path)?;
     let mut answer = Answer::json(200, &document);
     answer.etag = Some(etag);
     Ok(answer)
@@ -362,10 +377,16 @@ fn openapi_v3(server: &Server, request: &Request, group: &str, version: &str) ->
 
 fn openapi_v2(server: &Server, request: &Request) -> Answer {
     let registry = server.registry();
-    if request.accept.contains("proto-openapi.spec.v2") {
+    let etag = format!("\"{}\"", openapi::hash_of_all(&registry));
+    if request.if_none_match == etag {
+        return Answer::text(304, "");
+    }
+    let mut answer = if request.accept.contains("proto-openapi.spec.v2") {
         let document = openapi::v2_protobuf(&registry, &server.definitions);
         Answer::bytes(200, openapi::PROTOBUF_V2, Bytes::from(document))
     } else {
         Answer::json(200, &openapi::v2(&registry, &server.definitions))
-    }
+    };
+    answer.etag = Some(etag);
+    answer
 }

@@ -2,6 +2,7 @@
 //!
 //! Only what the product, its users' tools and the testbed rely on; everything else of a kind is data.
 
+pub(crate) mod autoscaling;
 pub(crate) mod crd;
 mod pod;
 mod service;
@@ -35,7 +36,7 @@ pub(crate) fn default(resource: &Resource, object: &mut Value) {
         ("scheduling.k8s.io", "PriorityClass") => {
             default_to(as_map(object), "preemptionPolicy", "PreemptLowerPriority")
         }
-        ("autoscaling", "HorizontalPodAutoscaler") => default_to(field_mut(object, "spec"), "minReplicas", 1),
+        ("autoscaling", "HorizontalPodAutoscaler") => autoscaling::default(object),
         ("apps" | "batch" | "", _) => workload::default(resource, object),
         ("apiextensions.k8s.io", _) => crd::default(object),
         ("networking.k8s.io", "NetworkPolicy") => {

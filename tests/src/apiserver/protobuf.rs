@@ -310,6 +310,13 @@ impl Writer {
         }
     }
 
+    /// True; what is false is left out.
+    pub(crate) fn flag(&mut self, number: u64) -> &mut Self {
+        self.varint(number << 3);
+        self.varint(1);
+        self
+    }
+
     pub(crate) fn message(&mut self, number: u64, write: impl FnOnce(&mut Self)) -> &mut Self {
         let mut inner = Self::default();
         write(&mut inner);

@@ -243,7 +243,7 @@ fn render(request: &Request, target: &Target, items: &[Arc<Stored>], metadata: V
                 if index > 0 {
                     text.push(',');
                 }
-                if resource.is_builtin() && resource.group != "events.k8s.io" {
+                if resource.is_builtin() && !resource.is_view() {
                     // The list says what its items are.
                     text.push_str(&serde_json::to_string(&Item(item)).unwrap_or_default());
                 } else if resource.is_builtin() {

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::cel::Rules;
+use super::schema::Definitions;
+use super::table;
 
 const READ_WRITE: &[&str] = &[
     "create",
@@ -84,6 +86,8 @@ pub(crate) struct Resource {
     /// Name of the type among the definitions; for a custom resource, what OpenAPI calls it.
     pub(crate) definition: String,
     pub(crate) custom: Option<Arc<Custom>>,
+    /// What a Table says of its columns; filled in when the resource is registered.
+    pub(crate) columns: Vec<Value>,
     /// There is nothing to watch from before this revision: the resource was not served.
     pub(crate) since: u64,
 }
@@ -114,11 +118,16 @@ impl Resource {
 
     /// Name of the type in which its objects are kept.
     pub(crate) fn stored_definition(&self) -> &str {
-        if self.group == "events.k8s.io" {
-            "io.k8s.api.core.v1.Event"
-        } else {
-            &self.definition
+        match (self.group.as_str(), self.version.as_str()) {
+            ("events.k8s.io", _) => "io.k8s.api.core.v1.Event",
+            ("autoscaling", "v1") => "io.k8s.api.autoscaling.v2.HorizontalPodAutoscaler",
+            _ => &self.definition,
         }
+    }
+
+    /// Objects are kept in another form than this resource shows.
+    pub(crate) fn is_view(&self) -> bool {
+        self.stored_definition() != self.definition
     }
 
     /// `ConfigMap`, `Thing.rec.example.com`.
@@ -190,23 +199,29 @@ pub(crate) fn group_version(group: &str, version: &str) -> String {
 }
 
 /// All that is served, in the order that discovery shows it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Registry {
+    definitions: Arc<Definitions>,
     groups: Vec<String>,
     resources: BTreeMap<(String, String, String), Arc<Resource>>,
 }
 
 impl Registry {
     /// The built-in resources.
-    pub(crate) fn builtin() -> Self {
-        let mut registry = Self::default();
+    pub(crate) fn builtin(definitions: Arc<Definitions>) -> Self {
+        let mut registry = Self {
+            definitions,
+            groups: Vec::new(),
+            resources: BTreeMap::new(),
+        };
         for resource in builtin::resources() {
             registry.insert(resource);
         }
         registry
     }
 
-    pub(crate) fn insert(&mut self, resource: Resource) {
+    pub(crate) fn insert(&mut self, mut resource: Resource) {
+        resource.columns = table::columns(&resource, &self.definitions);
         if !self.groups.contains(&resource.group) {
             self.groups.push(resource.group.clone());
         }
@@ -310,7 +325,7 @@ mod tests {
 
     #[test]
     fn names_carry_the_group_unless_it_is_the_core() {
-        let registry = Registry::builtin();
+        let registry = Registry::builtin(Arc::new(Definitions::builtin()));
         let deployments = registry.get("apps", "v1", "deployments").unwrap();
         assert_eq!(deployments.qualified(), "deployments.apps");
         assert_eq!(deployments.qualified_kind(), "Deployment.apps");

@@ -32,6 +32,20 @@ impl Definitions {
     pub(crate) fn get(&self, name: &str) -> Option<&Value> {
         self.types.get(name)
     }
+
+    /// What is said of a field of a type; values that it may have are left out.
+    pub(crate) fn described(&self, name: &str, field: &str) -> Option<&str> {
+        let property = self.get(name)?.get("properties")?.get(field)?;
+        let text = property.get("description")?.as_str()?;
+        text.split("\n\nPossible enum values").next()
+    }
+
+    /// A type as clients see it: with the values of fields that are always there, and without marks of our own.
+    pub(crate) fn published(&self, name: &str) -> Option<Value> {
+        let mut schema = self.get(name)?.clone();
+        builtin::publish(&mut schema, name, &self.fields);
+        Some(schema)
+    }
 }
 
 /// A reference to a built-in type.
@@ -71,7 +85,8 @@ impl<'a> Shape<'a> {
     pub(crate) fn of(definitions: &'a Definitions, resource: &'a Resource) -> Self {
         let node = match &resource.custom {
             Some(custom) => Some(&custom.schema),
-            None => definitions.get(&resource.definition),
+            // Bodies are brought into the form in which they are kept before they are looked at.
+            None => definitions.get(resource.stored_definition()),
         };
         Self { definitions, node }
     }

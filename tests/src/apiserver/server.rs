@@ -51,7 +51,7 @@ impl Server {
     pub(crate) fn open(directory: &Path, parts: Parts) -> Result<Self, JournalError> {
         let store = journal::load(directory, parts.watch_log)?;
         let definitions = Arc::new(Definitions::builtin());
-        let mut registry = Registry::builtin();
+        let mut registry = Registry::builtin(Arc::clone(&definitions));
         for (_, definition) in store.list(crd::TABLE, None) {
             for resource in crd::resources(definition) {
                 registry.insert(resource);

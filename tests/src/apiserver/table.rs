@@ -1,6 +1,7 @@
 //! Tables, as `kubectl get` asks for them: columns by kind, one row an object.
 
 mod builtin;
+mod columns;
 mod json_path;
 
 use jiff::Timestamp;
@@ -8,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::object::{meta, name, text};
 use super::resource::{Column, Resource};
+use super::schema::{Definitions, OBJECT_META};
 
 /// A column: name, `string` or `integer` or `date`, description, and 1 when only `-o wide` shows it.
 pub(crate) fn column(name: &str, kind: &str, description: &str, priority: i64) -> Value {
@@ -23,10 +25,6 @@ pub(crate) fn table<'a>(
     now: Timestamp,
     include_object: bool,
 ) -> Value {
-    let columns: Vec<Value> = match &resource.custom {
-        Some(custom) => custom_columns(&custom.columns),
-        None => builtin::columns(resource),
-    };
     let rows: Vec<Value> = objects
         .into_iter()
         .map(|object| {
@@ -45,13 +43,22 @@ pub(crate) fn table<'a>(
         "kind": "Table",
         "apiVersion": "meta.k8s.io/v1",
         "metadata": metadata,
-        "columnDefinitions": columns,
+        "columnDefinitions": resource.columns,
         "rows": rows,
     })
 }
 
-fn custom_columns(columns: &[Column]) -> Vec<Value> {
-    let name = column("Name", "string", "Name of the object, unique within its namespace", 0);
+/// What a Table of a resource says of its columns.
+pub(crate) fn columns(resource: &Resource, definitions: &Definitions) -> Vec<Value> {
+    match &resource.custom {
+        Some(custom) => custom_columns(&custom.columns, definitions),
+        None => columns::describe(resource, definitions),
+    }
+}
+
+fn custom_columns(columns: &[Column], definitions: &Definitions) -> Vec<Value> {
+    let name = definitions.described(OBJECT_META, "name").unwrap_or_default();
+    let name = column("Name", "string", name, 0);
     let more = columns.iter().map(|column| {
         let described = match column.description.as_str() {
             "" => format!(

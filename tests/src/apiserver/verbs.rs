@@ -37,15 +37,17 @@ pub(crate) fn serve(server: &Arc<Server>, request: &Request, target: &Target) ->
         (_, "scale") => scale::serve(server, request, target),
         ("list", _) => read::list(server, request, target),
         ("watch", _) => watch::start(server, request, target).map(Answer::stream),
-        ("get", "" | "status" | "approval" | "ephemeralcontainers") => get(server, request, target),
+        ("get", "" | "status" | "approval" | "ephemeralcontainers" | "resize") => get(server, request, target),
         ("create", "") if reviews::is_review(&target.resource) => reviews::review(server, request, target),
         ("create", "") if target.resource.is("", "bindings") => pods::bind(server, request, target),
         ("create", "") => create(server, request, target),
         ("create", "token") => reviews::token(server, request, target),
         ("create", "eviction") => pods::evict(server, request, target),
         ("create", "binding") => pods::bind(server, request, target),
-        ("update", "" | "status" | "approval" | "ephemeralcontainers" | "finalize") => update(server, request, target),
-        ("patch", "" | "status" | "approval" | "ephemeralcontainers") => patch_verb(server, request, target),
+        ("update", "" | "status" | "approval" | "ephemeralcontainers" | "resize" | "finalize") => {
+            update(server, request, target)
+        }
+        ("patch", "" | "status" | "approval" | "ephemeralcontainers" | "resize") => patch_verb(server, request, target),
         ("delete", "") => delete(server, request, target),
         ("deletecollection", "") => delete_collection(server, request, target),
         _ => Err(ApiError::method_not_allowed()),
@@ -182,7 +184,11 @@ fn apply(server: &Server, request: &Request, target: &Target) -> Result<Answer, 
     let shape = Shape::of(&server.definitions, resource);
     refuse_duplicates(resource, &applied, shape)?;
     let force = request.query.is_true("force");
-    let base = live.as_deref().map(|live| body::present(resource, live));
+    // In the form of what is applied.
+    let base = live.as_deref().map(|live| match resource.is_view() {
+        true => Value::clone(live),
+        false => body::present(resource, live),
+    });
     let revision = meta(&applied, "resourceVersion").to_owned();
     let mut merged = managed::apply(base.as_ref(), &applied, shape, writer, force)?;
     let ownership = Ownership {

@@ -9,8 +9,8 @@ use super::kinds::{self, crd};
 use super::managed::{self, Writer};
 use super::names;
 use super::object::{
-    as_map, carry, carry_meta, field_mut, finalizers, is_deleting, meta, metadata_mut, name, name_suffix, new_uid,
-    set_meta, specification_differs, tidy_metadata,
+    as_map, carry, carry_meta, field_mut, finalizers, is_deleting, items, meta, metadata_mut, name, name_suffix,
+    new_uid, set_meta, specification_differs, tidy_metadata,
 };
 use super::resource::Resource;
 use super::schema::Shape;
@@ -239,6 +239,9 @@ pub(crate) fn update(
         kinds::default_status(resource, &mut object);
     } else if target.subresource == "approval" {
         object = with_part_of(live, &object, "/status/conditions");
+    } else if target.subresource == "resize" {
+        object = resized(live, &object);
+        kinds::default(resource, &mut object);
     } else if target.subresource == "ephemeralcontainers" {
         object = with_part_of(live, &object, "/spec/ephemeralContainers");
         kinds::default(resource, &mut object);
@@ -345,6 +348,23 @@ fn with_part_of(live: &Value, object: &Value, pointer: &str) -> Value {
         None => map.remove(key),
     };
     // Owners may be set through any path.
+    carry_meta(object, &mut next, "managedFields");
+    next
+}
+
+/// `live` with what the containers of `object` may use.
+fn resized(live: &Value, object: &Value) -> Value {
+    let mut next = live.clone();
+    for list in ["containers", "initContainers"] {
+        let wanted = items(object, &format!("/spec/{list}"));
+        let containers = next.pointer_mut(&format!("/spec/{list}")).and_then(Value::as_array_mut);
+        for container in containers.into_iter().flatten() {
+            let same = wanted.iter().find(|one| one.get("name") == container.get("name"));
+            if let Some(resources) = same.and_then(|one| one.get("resources")) {
+                as_map(container).insert("resources".to_owned(), resources.clone());
+            }
+        }
+    }
     carry_meta(object, &mut next, "managedFields");
     next
 }

@@ -14,6 +14,9 @@ async fn versions_and_groups_are_listed() {
     assert_eq!(version["major"], "1");
     assert!(version["minor"].as_str().unwrap().parse::<u32>().unwrap() >= 30);
     assert!(version["gitVersion"].as_str().unwrap().starts_with('v'));
+    // Works with what the version before it wrote.
+    let before = version["minor"].as_str().unwrap().parse::<u32>().unwrap() - 1;
+    assert_eq!(version["minCompatibilityMinor"], before.to_string());
 
     let core = world.admin.get("/api").await.ok(200);
     assert_eq!(core["kind"], "APIVersions");
@@ -36,6 +39,18 @@ async fn versions_and_groups_are_listed() {
             .unwrap();
         assert_eq!(group["preferredVersion"]["groupVersion"], format!("{wanted}/v1"));
     }
+    let groups = groups["groups"].as_array().unwrap();
+    let scaling = groups.iter().find(|group| group["name"] == "autoscaling").unwrap();
+    let versions: Vec<&Value> = scaling["versions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| &one["version"])
+        .collect();
+    assert_eq!(
+        (versions, &scaling["preferredVersion"]["version"]),
+        (vec![&json!("v2"), &json!("v1")], &json!("v2"))
+    );
 }
 
 fn resource<'a>(list: &'a Value, name: &str) -> &'a Value {
@@ -77,6 +92,12 @@ async fn resources_say_their_kind_verbs_and_short_names() {
         json!(["get", "patch", "update"])
     );
     assert_eq!(resource(&core, "namespaces")["namespaced"], false);
+    let components = resource(&core, "componentstatuses");
+    assert_eq!(components["verbs"], json!(["get", "list"]));
+    assert!(components.get("storageVersionHash").is_none());
+    assert_eq!(resource(&core, "pods/resize")["kind"], "Pod");
+    let listed = world.admin.get("/api/v1/componentstatuses").await.ok(200);
+    assert_eq!(listed["kind"], "ComponentStatusList");
     let token = resource(&core, "serviceaccounts/token");
     assert_eq!(
         (&token["group"], &token["kind"]),
@@ -111,7 +132,13 @@ async fn everything_is_told_at_once_to_who_asks_for_that() {
         .unwrap();
     assert_eq!(deployments["scope"], "Namespaced");
     assert_eq!(deployments["singularResource"], "deployment");
-    assert_eq!(deployments["responseKind"]["kind"], "Deployment");
+    let kind = |group: &str, version: &str, kind: &str| json!({"group": group, "version": version, "kind": kind});
+    // Its own group and version are not repeated.
+    assert_eq!(deployments["responseKind"], kind("", "", "Deployment"));
+    assert_eq!(
+        deployments["subresources"][0]["responseKind"],
+        kind("autoscaling", "v1", "Scale")
+    );
     assert_eq!(deployments["categories"], json!(["all"]));
     let below: Vec<&Value> = deployments["subresources"]
         .as_array()
@@ -172,7 +199,7 @@ async fn kinds_are_described_for_tools() {
 }
 
 /// A real server takes a moment to describe a new kind.
-async fn custom_document(client: &Client) -> Value {
+pub(super) async fn custom_document(client: &Client) -> Value {
     let mut again = tokio::time::interval(std::time::Duration::from_millis(100));
     for _ in 0..300 {
         let reply = client.get("/openapi/v3/apis/rec.example.com/v1").await;

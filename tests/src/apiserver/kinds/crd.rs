@@ -268,6 +268,7 @@ fn resource(definition: &Value, version: &Value) -> Option<Resource> {
         group,
         kind,
         version: named,
+        columns: Vec::new(),
         since: 0,
     })
 }

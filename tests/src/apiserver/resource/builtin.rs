@@ -14,6 +14,8 @@ const CLUSTER: u8 = 8;
 const REVIEW: u8 = 16;
 /// In the category `all`.
 const ALL: u8 = 32;
+/// Only looked at.
+const READ: u8 = 64;
 
 struct Row {
     group: &'static str,
@@ -53,6 +55,7 @@ const FLOWS: &str = "flowcontrol.apiserver.k8s.io";
 #[rustfmt::skip]
 const ROWS: &[Row] = &[
     row("", "v1", "Binding", "bindings", &[], REVIEW),
+    row("", "v1", "ComponentStatus", "componentstatuses", &["cs"], CLUSTER | READ),
     row("", "v1", "ConfigMap", "configmaps", &["cm"], 0),
     row("", "v1", "Endpoints", "endpoints", &["ep"], 0),
     row("", "v1", "Event", "events", &["ev"], 0),
@@ -82,6 +85,7 @@ const ROWS: &[Row] = &[
     row(AUTHORIZATION, "v1", "SelfSubjectRulesReview", "selfsubjectrulesreviews", &[], REVIEW | CLUSTER),
     row(AUTHORIZATION, "v1", "SubjectAccessReview", "subjectaccessreviews", &[], REVIEW | CLUSTER),
     row("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers", &["hpa"], STATUS | ALL),
+    row("autoscaling", "v1", "HorizontalPodAutoscaler", "horizontalpodautoscalers", &["hpa"], STATUS | ALL),
     row("batch", "v1", "CronJob", "cronjobs", &["cj"], STATUS | GENERATION | ALL),
     row("batch", "v1", "Job", "jobs", &[], STATUS | GENERATION | ALL),
     row("certificates.k8s.io", "v1", "CertificateSigningRequest", "certificatesigningrequests", &["csr"], CLUSTER | STATUS),
@@ -146,6 +150,7 @@ const MORE: &[Below] = &[
     ("pods", "log", "", "v1", "Pod", &["get"]),
     ("pods", "portforward", "", "v1", "PodPortForwardOptions", &["create", "get"]),
     ("pods", "proxy", "", "v1", "PodProxyOptions", PROXY),
+    ("pods", "resize", "", "v1", "Pod", &["get", "patch", "update"]),
     ("services", "proxy", "", "v1", "ServiceProxyOptions", PROXY),
     ("serviceaccounts", "token", "authentication.k8s.io", "v1", "TokenRequest", &["create"]),
 ];
@@ -159,6 +164,7 @@ fn resource(row: &Row) -> Resource {
     let has = |bit: u8| row.is & bit != 0;
     let verbs = match (has(REVIEW), row.kind) {
         (true, _) => vec!["create"],
+        _ if has(READ) => vec!["get", "list"],
         (false, "Namespace") => stored_verbs()
             .into_iter()
             .filter(|verb| *verb != "deletecollection")
@@ -204,6 +210,7 @@ fn resource(row: &Row) -> Resource {
         generation: has(GENERATION),
         definition: definition(row.group, row.version, row.kind),
         custom: None,
+        columns: Vec::new(),
         since: 0,
     }
 }
@@ -231,7 +238,7 @@ pub(crate) fn scale() -> Subresource {
 }
 
 /// How OpenAPI calls a built-in type.
-fn definition(group: &str, version: &str, kind: &str) -> String {
+pub(crate) fn definition(group: &str, version: &str, kind: &str) -> String {
     match group {
         "" => format!("io.k8s.api.core.{version}.{kind}"),
         "apiextensions.k8s.io" => {

@@ -10,12 +10,13 @@ use k8s_openapi::api::{
 };
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1 as extensions;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
+use k8s_openapi::apimachinery::pkg::version::Info;
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1 as registration;
 use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
-use super::super::fields::{Field, Fields};
+use super::super::fields::{Field, Fields, Zero};
 use super::{reference, referred};
 
 macro_rules! add {
@@ -61,13 +62,14 @@ fn add_kinds(generator: &mut SchemaGenerator) {
     add!(generator: core::ConfigMap, core::Endpoints, core::Event, core::LimitRange, core::Namespace, core::Node);
     add!(generator: core::PersistentVolumeClaim, core::PersistentVolume, core::Pod, core::PodTemplate);
     add!(generator: core::ReplicationController, core::ResourceQuota, core::Secret, core::ServiceAccount);
-    add!(generator: core::Service, core::Binding);
+    add!(generator: core::Service, core::Binding, core::ComponentStatus);
     add!(generator: apps::ControllerRevision, apps::DaemonSet, apps::Deployment, apps::ReplicaSet, apps::StatefulSet);
     add!(generator: events::Event, coordination::Lease, discovery::EndpointSlice);
     add!(generator: authentication::SelfSubjectReview, authentication::TokenReview, authentication::TokenRequest);
     add!(generator: authorization::LocalSubjectAccessReview, authorization::SelfSubjectAccessReview);
     add!(generator: authorization::SelfSubjectRulesReview, authorization::SubjectAccessReview);
-    add!(generator: autoscaling::HorizontalPodAutoscaler, autoscaling_v1::Scale, batch::CronJob, batch::Job);
+    add!(generator: autoscaling::HorizontalPodAutoscaler, autoscaling_v1::HorizontalPodAutoscaler);
+    add!(generator: autoscaling_v1::Scale, batch::CronJob, batch::Job);
     add!(generator: networking::IngressClass, networking::Ingress, networking::NetworkPolicy);
     add!(generator: policy::PodDisruptionBudget, policy::Eviction, scheduling::PriorityClass, storage::StorageClass);
     add!(generator: rbac::ClusterRole, rbac::ClusterRoleBinding, rbac::Role, rbac::RoleBinding);
@@ -79,7 +81,9 @@ fn add_kinds(generator: &mut SchemaGenerator) {
     add!(generator: storage::CSIStorageCapacity, storage::VolumeAttachment, storage::VolumeAttributesClass);
     add!(generator: resource::DeviceClass, resource::ResourceClaim, resource::ResourceClaimTemplate);
     add!(generator: resource::ResourceSlice, flowcontrol::FlowSchema, flowcontrol::PriorityLevelConfiguration);
-    add!(generator: extensions::CustomResourceDefinition, meta::DeleteOptions, meta::Status);
+    add!(generator: extensions::CustomResourceDefinition, meta::DeleteOptions, meta::Status, meta::Patch);
+    add!(generator: meta::APIGroupList, meta::APIResourceList, meta::APIVersions, Info);
+    add!(generator: meta::WatchEvent<k8s_openapi::apimachinery::pkg::runtime::RawExtension>);
 }
 
 /// Beside a reference nothing else may stand; a description moves out with the reference in `allOf`.
@@ -122,6 +126,36 @@ fn annotate(node: &mut Value, name: &str, fields: &Fields) {
     }
 }
 
+/// Says of the fields of a type what they are when they were not set.
+pub(super) fn publish(node: &mut Value, name: &str, fields: &Fields) {
+    if let Some(map) = node.as_object_mut() {
+        map.remove("x-kubernetes-preserve-unknown-fields");
+    }
+    let Some(message) = fields.message(name) else {
+        return;
+    };
+    for field in &message.fields {
+        if field.name == "-" {
+            publish(node, &field.kind, fields);
+        } else if field.zero == Some(Zero::Show)
+            && let Some(property) = node.pointer_mut(&format!("/properties/{}", field.name))
+            && let Some(map) = property.as_object_mut()
+            && !map.contains_key("default")
+        {
+            map.insert("default".to_owned(), zero_of(&field.kind));
+        }
+    }
+}
+
+fn zero_of(kind: &str) -> Value {
+    match kind {
+        "string" | "bytes" => json!(""),
+        "bool" => json!(false),
+        "int32" | "int64" | "uint32" | "double" => json!(0),
+        _ => json!({}),
+    }
+}
+
 fn annotate_field(property: &mut Value, field: &Field, message: &str) {
     let Some(map) = property.as_object_mut() else {
         return;
@@ -132,6 +166,9 @@ fn annotate_field(property: &mut Value, field: &Field, message: &str) {
         if !keys.is_empty() {
             map.insert("x-kubernetes-list-map-keys".to_owned(), json!(keys));
         }
+    }
+    if field.atomic_list {
+        map.insert("x-kubernetes-list-type".to_owned(), Value::from("atomic"));
     }
     if let Some(strategy) = field.patch_strategy {
         map.insert("x-kubernetes-patch-strategy".to_owned(), Value::from(strategy));

@@ -1,113 +1,20 @@
-//! Columns of the built-in kinds.
+//! What the columns of the built-in kinds show of an object.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::super::object::{items, meta, name};
 use super::super::resource::Resource;
-use super::{age, cell, column, joined, object_age, or_none};
-
-/// (name, type, priority) of the columns between Name and Age; Age is last unless it is among them.
-type Columns = &'static [(&'static str, &'static str, i64)];
-
-#[rustfmt::skip]
-const COLUMNS: &[(&str, &str, Columns)] = &[
-    ("", "configmaps", &[("Data", "string", 0)]),
-    ("", "secrets", &[("Type", "string", 0), ("Data", "string", 0)]),
-    ("", "serviceaccounts", &[("Secrets", "string", 0)]),
-    ("", "services", &[("Type", "string", 0), ("Cluster-IP", "string", 0), ("External-IP", "string", 0),
-        ("Port(s)", "string", 0), ("Age", "string", 0), ("Selector", "string", 1)]),
-    ("", "endpoints", &[("Endpoints", "string", 0)]),
-    ("", "namespaces", &[("Status", "string", 0)]),
-    ("", "nodes", &[("Status", "string", 0), ("Roles", "string", 0), ("Age", "string", 0), ("Version", "string", 0),
-        ("Internal-IP", "string", 1), ("External-IP", "string", 1)]),
-    ("", "pods", &[("Ready", "string", 0), ("Status", "string", 0), ("Restarts", "string", 0), ("Age", "string", 0),
-        ("IP", "string", 1), ("Node", "string", 1)]),
-    ("", "events", &[("Last Seen", "string", 0), ("Type", "string", 0), ("Reason", "string", 0),
-        ("Object", "string", 0), ("Message", "string", 0)]),
-    ("events.k8s.io", "events", &[("Last Seen", "string", 0), ("Type", "string", 0), ("Reason", "string", 0),
-        ("Object", "string", 0), ("Message", "string", 0)]),
-    ("apps", "deployments", &[("Ready", "string", 0), ("Up-to-date", "integer", 0), ("Available", "integer", 0),
-        ("Age", "string", 0), ("Containers", "string", 1), ("Images", "string", 1), ("Selector", "string", 1)]),
-    ("apps", "replicasets", &[("Desired", "integer", 0), ("Current", "integer", 0), ("Ready", "integer", 0),
-        ("Age", "string", 0), ("Containers", "string", 1), ("Images", "string", 1), ("Selector", "string", 1)]),
-    ("apps", "statefulsets", &[("Ready", "string", 0), ("Age", "string", 0), ("Containers", "string", 1),
-        ("Images", "string", 1)]),
-    ("apps", "daemonsets", &[("Desired", "integer", 0), ("Current", "integer", 0), ("Ready", "integer", 0),
-        ("Up-to-date", "integer", 0), ("Available", "integer", 0), ("Node Selector", "string", 0),
-        ("Age", "string", 0), ("Containers", "string", 1), ("Images", "string", 1), ("Selector", "string", 1)]),
-    ("networking.k8s.io", "ingresses", &[("Class", "string", 0), ("Hosts", "string", 0), ("Address", "string", 0),
-        ("Ports", "string", 0)]),
-    ("networking.k8s.io", "ingressclasses", &[("Controller", "string", 0), ("Parameters", "string", 0)]),
-    ("discovery.k8s.io", "endpointslices", &[("AddressType", "string", 0), ("Ports", "string", 0),
-        ("Endpoints", "string", 0)]),
-    ("coordination.k8s.io", "leases", &[("Holder", "string", 0)]),
-    ("batch", "jobs", &[("Status", "string", 0), ("Completions", "string", 0)]),
-    ("apiextensions.k8s.io", "customresourcedefinitions", &[("Created At", "date", 0)]),
-    ("rbac.authorization.k8s.io", "clusterroles", &[("Created At", "date", 0)]),
-    ("rbac.authorization.k8s.io", "roles", &[("Created At", "date", 0)]),
-    ("rbac.authorization.k8s.io", "clusterrolebindings", &[("Role", "string", 0), ("Age", "string", 0)]),
-    ("rbac.authorization.k8s.io", "rolebindings", &[("Role", "string", 0), ("Age", "string", 0)]),
-];
-
-fn of(resource: &Resource) -> Columns {
-    COLUMNS
-        .iter()
-        .find(|(group, plural, _)| resource.is(group, plural))
-        .map_or(&[][..], |(_, _, columns)| columns)
-}
-
-/// `Age` comes last where the kind does not place it or has another time.
-fn age_is_last(columns: Columns) -> bool {
-    !columns
-        .iter()
-        .any(|(name, ..)| matches!(*name, "Age" | "Created At" | "Last Seen"))
-}
-
-/// Kinds whose tables do not begin with the name.
-fn has_name(resource: &Resource) -> bool {
-    resource.plural != "events"
-}
-
-pub(super) fn columns(resource: &Resource) -> Vec<Value> {
-    let columns = of(resource);
-    let mut all = Vec::new();
-    if has_name(resource) {
-        all.push(column(
-            "Name",
-            "string",
-            "Name of the object, unique within its namespace",
-            0,
-        ));
-    }
-    all.extend(
-        columns
-            .iter()
-            .map(|(name, kind, priority)| column(name, kind, "", *priority)),
-    );
-    if age_is_last(columns) {
-        all.push(column("Age", "string", "Time since the object was created", 0));
-    }
-    all
-}
+use super::{age, cell, columns, joined, object_age, or_none};
 
 pub(super) fn cells(resource: &Resource, object: &Value, now: Timestamp) -> Vec<Value> {
-    let columns = of(resource);
-    let mut cells = Vec::new();
-    if has_name(resource) {
-        cells.push(json!(name(object)));
-    }
-    for (column, ..) in columns {
-        cells.push(match *column {
-            "Age" => json!(object_age(object, now)),
-            "Created At" => json!(meta(object, "creationTimestamp")),
-            column => value(resource, object, column, now),
-        });
-    }
-    if age_is_last(columns) {
-        cells.push(json!(object_age(object, now)));
-    }
-    cells
+    let cell = |column: &str| match column {
+        "Name" => json!(name(object)),
+        "Age" => json!(object_age(object, now)),
+        "Created At" => json!(meta(object, "creationTimestamp")),
+        column => value(resource, object, column, now),
+    };
+    columns::names(resource).map(cell).collect()
 }
 
 fn value(resource: &Resource, object: &Value, column: &str, now: Timestamp) -> Value {
@@ -122,20 +29,13 @@ fn value(resource: &Resource, object: &Value, column: &str, now: Timestamp) -> V
         "configmaps" => json!(length(object, "/data").saturating_add(length(object, "/binaryData"))),
         "secrets" if column == "Type" => json!(cell(object, "/type")),
         "secrets" => json!(length(object, "/data")),
-        "serviceaccounts" => json!(items(object, "/secrets").len()),
         "namespaces" => json!(cell(object, "/status/phase")),
         "endpoints" => json!(addresses(object)),
         "ingressclasses" if column == "Controller" => json!(cell(object, "/spec/controller")),
         "ingressclasses" => json!(or_none(cell(object, "/spec/parameters/name"))),
         "leases" => json!(cell(object, "/spec/holderIdentity")),
-        "jobs" => job(object, column),
-        "clusterrolebindings" | "rolebindings" => {
-            json!(format!(
-                "{}/{}",
-                cell(object, "/roleRef/kind"),
-                cell(object, "/roleRef/name")
-            ))
-        }
+        "jobs" => job(object, column, now),
+        "clusterrolebindings" | "rolebindings" => binding(object, column),
         _ => Value::Null,
     }
 }
@@ -227,11 +127,31 @@ fn pod(object: &Value, column: &str) -> Value {
             restarts.to_string()
         }
         "IP" => or_none(cell(object, "/status/podIP")),
+        "Nominated Node" => or_none(cell(object, "/status/nominatedNodeName")),
+        "Readiness Gates" => gates(object),
         _ => or_none(cell(object, "/spec/nodeName")),
     })
 }
 
+/// Conditions that a Pod waits for beyond its containers: how many hold.
+fn gates(object: &Value) -> String {
+    let gates = items(object, "/spec/readinessGates");
+    if gates.is_empty() {
+        return "<none>".to_owned();
+    }
+    let holds = |gate: &&Value| {
+        items(object, "/status/conditions").iter().any(|condition| {
+            cell(condition, "/type") == cell(gate, "/conditionType") && cell(condition, "/status") == "True"
+        })
+    };
+    format!("{}/{}", gates.iter().filter(holds).count(), gates.len())
+}
+
 fn node(object: &Value, column: &str) -> Value {
+    let info = |key: &str| match cell(object, &format!("/status/nodeInfo/{key}")) {
+        "" => "<unknown>".to_owned(),
+        text => text.to_owned(),
+    };
     let address = |kind: &str| {
         let found = items(object, "/status/addresses")
             .iter()
@@ -260,7 +180,10 @@ fn node(object: &Value, column: &str) -> Value {
         }
         "Version" => cell(object, "/status/nodeInfo/kubeletVersion").to_owned(),
         "Internal-IP" => address("InternalIP"),
-        _ => address("ExternalIP"),
+        "External-IP" => address("ExternalIP"),
+        "OS-Image" => info("osImage"),
+        "Kernel-Version" => info("kernelVersion"),
+        _ => info("containerRuntimeVersion"),
     })
 }
 
@@ -282,6 +205,27 @@ fn event(object: &Value, column: &str, now: Timestamp) -> Value {
                 "/metadata/creationTimestamp",
             ]);
             age(&seen, now)
+        }
+        "First Seen" => {
+            let times = ["/firstTimestamp", "/deprecatedFirstTimestamp", "/eventTime"];
+            age(&first(&times), now)
+        }
+        "Subobject" => first(&["/involvedObject/fieldPath", "/regarding/fieldPath"]),
+        "Source" => {
+            let component = first(&[
+                "/source/component",
+                "/deprecatedSource/component",
+                "/reportingComponent",
+            ]);
+            match first(&["/source/host", "/deprecatedSource/host"]).as_str() {
+                "" => component,
+                host => format!("{component}, {host}"),
+            }
+        }
+        "Count" => {
+            let counts = ["/series/count", "/count", "/deprecatedCount"];
+            let count = counts.iter().map(|at| number(object, at)).find(|count| *count > 0);
+            count.unwrap_or(1).to_string()
         }
         "Type" => cell(object, "/type").to_owned(),
         "Reason" => cell(object, "/reason").to_owned(),
@@ -376,11 +320,43 @@ fn addresses(object: &Value) -> String {
     or_none(&shown.join(","))
 }
 
-fn job(object: &Value, column: &str) -> Value {
+fn job(object: &Value, column: &str, now: Timestamp) -> Value {
+    let containers = items(object, "/spec/template/spec/containers");
     let done = number(object, "/status/succeeded");
     match column {
         "Completions" => json!(format!("{done}/{}", number(object, "/spec/completions"))),
+        "Duration" => match (
+            cell(object, "/status/startTime"),
+            cell(object, "/status/completionTime"),
+        ) {
+            ("", _) => json!(""),
+            (start, "") => json!(age(start, now)),
+            (start, end) => json!(age(start, end.parse().unwrap_or(now))),
+        },
+        "Containers" => json!(joined(containers.iter().map(|container| cell(container, "/name")))),
+        "Images" => json!(joined(containers.iter().map(|container| cell(container, "/image")))),
+        "Selector" => json!(labels(object, "/spec/selector/matchLabels")),
         _ if done >= number(object, "/spec/completions") => json!("Complete"),
         _ => json!("Running"),
     }
+}
+
+fn binding(object: &Value, column: &str) -> Value {
+    let subjects = |kind: &str| {
+        let subjects = items(object, "/subjects").iter();
+        let shown: Vec<String> = subjects
+            .filter(|subject| cell(subject, "/kind") == kind)
+            .map(|subject| match cell(subject, "/namespace") {
+                "" => cell(subject, "/name").to_owned(),
+                namespace => format!("{namespace}/{}", cell(subject, "/name")),
+            })
+            .collect();
+        shown.join(", ")
+    };
+    json!(match column {
+        "Users" => subjects("User"),
+        "Groups" => subjects("Group"),
+        "ServiceAccounts" => subjects("ServiceAccount"),
+        _ => format!("{}/{}", cell(object, "/roleRef/kind"), cell(object, "/roleRef/name")),
+    })
 }

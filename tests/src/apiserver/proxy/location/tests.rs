@@ -36,7 +36,11 @@ fn asks(store: &Store, method: &str, path: &str, query: &str) -> Result<Option<L
         user: User::anonymous(),
         body: hyper::body::Bytes::new(),
     };
-    let target = Target::of(&request, &Registry::builtin()).unwrap();
+    let target = Target::of(
+        &request,
+        &Registry::builtin(std::sync::Arc::new(super::super::super::schema::Definitions::builtin())),
+    )
+    .unwrap();
     find(store, Way::of(&target).unwrap(), &target, &request)
 }
 
