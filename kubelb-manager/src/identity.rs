@@ -1,10 +1,12 @@
 //! Who a peer of the xDS server is, and what it may see.
 //!
 //! A peer shows a client certificate of the manager's own authority ([`authority`], [`spiffe`]) or the token of a service
-//! account ([`token`]). Either gives an [`Identity`]; nothing that the peer says of itself does, its node id least of all.
+//! account ([`token`]). Either gives an [`Identity`]; nothing that the peer says of itself does, its node id least of all: one that is
+//! another's is refused ([`Identity::may_be_called`]).
 //! Knows nothing of configuration or streams.
 
 pub mod authority;
+mod node_id;
 pub mod review;
 pub mod secret;
 pub mod spiffe;

@@ -126,6 +126,9 @@ pub enum Refusal {
         /// Name that was asked for.
         name: Arc<str>,
     },
+    /// There is nothing of this type for a peer of this scope, which is told so. Said once for a stream.
+    #[error("nothing of type {0} is for a peer of this scope")]
+    ForeignType(ResourceType),
     /// Nobody serves this type.
     #[error("type {0:?} is not served")]
     UnknownType(String),

@@ -1,19 +1,21 @@
 //! Real sockets: servers that say who they are, and clients that count who answered.
 //!
 //! [`server`] runs in a tenant's namespace, [`client`] asks once per flow, [`conversation`] holds flows open and notices
-//! every failure, [`iperf`] moves bulk data.
+//! every failure, [`http_load`] asks without end, [`tls`] is for HTTPS, [`iperf`] moves bulk data.
 
 pub mod client;
 pub mod conversation;
 pub mod http_load;
 pub mod iperf;
 pub mod server;
+pub mod tls;
 
 pub use client::{ask, ask_many, http_get};
 pub use conversation::Conversations;
 pub use http_load::HttpLoad;
 pub use iperf::Iperf;
 pub use server::{Kind, Server};
+pub use tls::{Trust, https_get};
 
 /// Transport of a client's flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -2,6 +2,8 @@
 //!
 //! Nothing here knows how the manager makes its own.
 
+pub mod rows;
+
 use std::net::SocketAddr;
 
 use kubelb_xds::pb::envoy::config::cluster::v3 as cluster;
@@ -79,6 +81,21 @@ impl Tenant {
     pub fn https(self, name: &str, address: SocketAddr, routes: &str, secret: &str) -> Self {
         let needs = [(ResourceType::Route, routes), (ResourceType::Secret, secret)];
         self.with(&https_listener(name, address, routes, secret), &needs)
+    }
+
+    /// A listener for HTTPS with these chains.
+    #[must_use]
+    pub fn chained(self, name: &str, address: SocketAddr, chains: &[Chain]) -> Self {
+        let needs: Vec<_> = chains
+            .iter()
+            .flat_map(|chain| {
+                [
+                    (ResourceType::Route, chain.routes.as_str()),
+                    (ResourceType::Secret, chain.secret.as_str()),
+                ]
+            })
+            .collect();
+        self.with(&chained_listener(name, address, chains), &needs)
     }
 
     /// Routes, each domain to its cluster.
@@ -225,18 +242,29 @@ pub fn on_demand_listener(name: &str, address: SocketAddr, routes: &str) -> List
     listener
 }
 
-/// A listener for HTTPS with a chain for each of these: server name, routes, secret.
+/// A filter chain for HTTPS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chain {
+    /// Server names that clients ask for.
+    pub hosts: Vec<String>,
+    /// Name of its RouteConfiguration.
+    pub routes: String,
+    /// Name of its certificate.
+    pub secret: String,
+}
+
+/// A listener for HTTPS with these chains.
 #[must_use]
-pub fn chained_listener(name: &str, address: SocketAddr, chains: &[(String, String, String)]) -> Listener {
-    let chain = |(host, routes, secret): &(String, String, String)| {
-        let mut listener = https_listener(name, address, routes, secret);
-        let mut chain = listener.filter_chains.remove(0);
-        chain.name.clone_from(host);
-        chain.filter_chain_match = Some(listener::FilterChainMatch {
-            server_names: vec![host.clone()],
+pub fn chained_listener(name: &str, address: SocketAddr, chains: &[Chain]) -> Listener {
+    let filter_chain = |chain: &Chain| {
+        let mut listener = https_listener(name, address, &chain.routes, &chain.secret);
+        let mut filter_chain = listener.filter_chains.remove(0);
+        filter_chain.name.clone_from(&chain.routes);
+        filter_chain.filter_chain_match = Some(listener::FilterChainMatch {
+            server_names: chain.hosts.clone(),
             ..Default::default()
         });
-        chain
+        filter_chain
     };
     let inspector = listener::ListenerFilter {
         name: "tls-inspector".to_owned(),
@@ -247,7 +275,7 @@ pub fn chained_listener(name: &str, address: SocketAddr, chains: &[(String, Stri
     };
     Listener {
         listener_filters: vec![inspector],
-        filter_chains: chains.iter().map(chain).collect(),
+        filter_chains: chains.iter().map(filter_chain).collect(),
         ..http_listener(name, address, name)
     }
 }

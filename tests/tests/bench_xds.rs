@@ -26,4 +26,11 @@ fn a_small_control_plane_comes_up_and_every_peer_gets_each_change() {
     assert!((value("change", "to an agent: resources") - 1.0).abs() < 1e-9);
     assert!(value("change", "to an agent: response") <= 1_024.0);
     assert!(value("peers", "resources sent for a change") <= 20.0);
+    for row in [
+        "50 clusters",
+        "50 chains, 2 in a listener",
+        "50 hosts of one certificate",
+    ] {
+        assert!(value("scale", &format!("{row}: requests that failed")) < 1.0);
+    }
 }

@@ -17,6 +17,8 @@ const SHOWN: usize = 100;
 pub(super) struct PeerSummary {
     subject: String,
     kind: PeerKind,
+    /// What it may see.
+    scope: String,
     protocol: Protocol,
     address: String,
     /// What it calls itself.
@@ -73,6 +75,7 @@ pub(super) fn peers(server: &Server) -> Vec<PeerSummary> {
     let peers = server.registry().peers().into_iter();
     let summary = peers.map(|peer| PeerSummary {
         kind: peer.kind(),
+        scope: peer.identity.scope.to_string(),
         subject: peer.identity.subject,
         protocol: peer.protocol,
         address: peer.address.to_string(),

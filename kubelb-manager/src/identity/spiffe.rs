@@ -19,7 +19,7 @@ const TRUST_DOMAIN: &str = "spiffe://kubelb/";
 const AGENT: &str = "agent/";
 const FLEET: &str = "fleet/";
 /// Joins the tenants of a fleet.
-const JOINT: char = '_';
+pub(super) const JOINT: char = '_';
 const ALL: &str = "_all";
 /// Longest id, in bytes (SPIFFE-ID, section 2.3).
 const MAX_LENGTH: usize = 2048;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// Who a peer says that it is. For logs, metrics and status only.
+/// Who a peer says that it is. For logs, metrics and status only; a manager refuses one that says more than its peer has proved.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum NodeId {
     /// `agent/<node>`: the agent of this Kubernetes node.

@@ -14,7 +14,7 @@ const WILDCARD: &str = "*";
 
 impl Session {
     pub(super) fn subscribe_delta(&mut self, kind: ResourceType, request: &DeltaDiscoveryRequest, output: &mut Output) {
-        let first = !std::mem::replace(&mut self.types.get_mut(kind).requested, true);
+        let first = self.begin(kind, output);
         let subscribe = &request.resource_names_subscribe;
         let asks_wildcard = subscribe.iter().any(|name| name == WILDCARD);
         let legacy = first && subscribe.is_empty() && kind.is_full_state();
@@ -38,6 +38,16 @@ impl Session {
             self.touch_type(kind);
         }
         self.unsubscribe(kind, &request.resource_names_unsubscribe);
+    }
+
+    /// Whether this is the first request for the type. A type that holds nothing for peers of this scope is answered for like any other that is
+    /// empty, and reported.
+    fn begin(&mut self, kind: ResourceType, output: &mut Output) -> bool {
+        let first = !std::mem::replace(&mut self.types.get_mut(kind).requested, true);
+        if first && !self.scope.opens(kind) {
+            output.events.push(Event::Refused(Refusal::ForeignType(kind)));
+        }
+        first
     }
 
     /// A stream starts with what the peer has from an earlier one, maybe from another replica.
@@ -84,8 +94,8 @@ impl Session {
     }
 
     pub(super) fn subscribe_sotw(&mut self, kind: ResourceType, names: &[String], output: &mut Output) {
+        self.begin(kind, output);
         let peer = self.types.get_mut(kind);
-        peer.requested = true;
         peer.had_names |= !names.is_empty();
         let legacy = names.is_empty() && !peer.had_names && kind.is_full_state();
         let wildcard = legacy || names.iter().any(|name| name == WILDCARD);

@@ -10,6 +10,8 @@ use crate::pb::google::rpc::Status;
 use crate::resource::{Audience, Reference, Resource, XdsResource};
 use crate::snapshot::Tenants;
 
+mod scope;
+
 const CDS: ResourceType = ResourceType::Cluster;
 const EDS: ResourceType = ResourceType::Endpoints;
 const LDS: ResourceType = ResourceType::Listener;
@@ -502,32 +504,6 @@ fn a_cluster_that_stalls_holds_up_only_what_leads_to_it() {
     assert!(stream.events.contains(&stalled));
     assert_eq!(stream.session.poll_timeout(), None, "said once");
     assert_eq!(stream.ack(CDS), ["lds +a/l2"]);
-}
-
-#[test]
-fn what_is_outside_the_scope_does_not_exist() {
-    let mut stream = Stream::new(
-        Scope::tenant("a"),
-        snapshot([cluster("a/1", ""), cluster("b/1", ""), endpoints("b/1")]),
-    );
-    assert_eq!(stream.ask(CDS, &["*", "b/1", "b/2"]), ["cds +a/1 -b/1 -b/2"]);
-    assert_eq!(stream.ask(EDS, &["*", "b/1"]), ["eds -b/1"]);
-    let refused = Event::Refused(Refusal::OutOfScope {
-        kind: CDS,
-        name: "b/1".into(),
-    });
-    let refusals: Vec<&Event> = stream
-        .events
-        .iter()
-        .filter(|event| matches!(event, Event::Refused(_)))
-        .collect();
-    assert_eq!(refusals.len(), 2);
-    assert_eq!(refusals[0], &refused);
-    stream.rest();
-    let output = stream.session.on_scope(Scope::tenant("b"), stream.now);
-    assert_eq!(stream.shown(output), ["cds +b/1", "eds +b/1"]);
-    stream.now += Config::default().phase_wait;
-    assert_eq!(stream.ack(CDS), ["cds -a/1"]);
 }
 
 #[test]

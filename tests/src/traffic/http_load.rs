@@ -1,7 +1,7 @@
-//! Requests over HTTP/1.1, one after the other on connections that are kept, until told to stop: every answer is counted.
+//! Requests over HTTP/1.1, with or without TLS, one after the other on connections that are kept, until told to stop: every answer is counted.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, ensure};
 
+use super::Trust;
 use crate::netns::Namespace;
 use crate::wait;
 
@@ -62,11 +63,36 @@ impl HttpLoad {
     /// # Errors
     /// When no thread can be started.
     pub fn start(namespace: &Namespace, to: SocketAddr, host: &str, connections: usize) -> anyhow::Result<Self> {
+        Self::with(namespace, to, host, None, connections)
+    }
+
+    /// The same over TLS, from who can show the trusted certificate for `host`.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start_tls(
+        namespace: &Namespace,
+        to: SocketAddr,
+        host: &str,
+        trust: &Trust,
+        connections: usize,
+    ) -> anyhow::Result<Self> {
+        Self::with(namespace, to, host, Some(trust), connections)
+    }
+
+    fn with(
+        namespace: &Namespace,
+        to: SocketAddr,
+        host: &str,
+        trust: Option<&Trust>,
+        connections: usize,
+    ) -> anyhow::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let sent = Arc::new(AtomicU64::new(0));
         let client = |_| {
             let (stop, sent, host) = (Arc::clone(&stop), Arc::clone(&sent), host.to_owned());
-            namespace.spawn(move || ask_until(&stop, &sent, to, &host))
+            let trust = trust.cloned();
+            namespace.spawn(move || ask_until(&stop, &sent, to, &host, trust.as_ref()))
         };
         let threads = (0..connections).map(client).collect::<anyhow::Result<_>>()?;
         Ok(Self { stop, sent, threads })
@@ -114,11 +140,18 @@ impl Drop for HttpLoad {
     }
 }
 
-fn ask_until(stop: &AtomicBool, sent: &AtomicU64, to: SocketAddr, host: &str) -> Tally {
+/// A kept connection.
+trait Stream: Read + Write {}
+
+impl<T: Read + Write> Stream for T {}
+
+type Connection = BufReader<Box<dyn Stream>>;
+
+fn ask_until(stop: &AtomicBool, sent: &AtomicU64, to: SocketAddr, host: &str, trust: Option<&Trust>) -> Tally {
     let mut tally = Tally::default();
-    let mut connection: Option<BufReader<TcpStream>> = None;
+    let mut connection: Option<Connection> = None;
     while !stop.load(Ordering::Relaxed) {
-        match ask(&mut connection, to, host) {
+        match ask(&mut connection, to, host, trust) {
             Ok(answer) => *tally.answers.entry(answer).or_default() += 1,
             Err(error) => {
                 connection = None;
@@ -130,15 +163,25 @@ fn ask_until(stop: &AtomicBool, sent: &AtomicU64, to: SocketAddr, host: &str) ->
     tally
 }
 
-fn ask(connection: &mut Option<BufReader<TcpStream>>, to: SocketAddr, host: &str) -> anyhow::Result<(u16, String)> {
+fn connect(to: SocketAddr, host: &str, trust: Option<&Trust>) -> anyhow::Result<Box<dyn Stream>> {
+    if let Some(trust) = trust {
+        return Ok(Box::new(trust.connect(to, host)?));
+    }
+    let stream = TcpStream::connect_timeout(&to, PATIENCE).context("cannot connect")?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(Box::new(stream))
+}
+
+fn ask(
+    connection: &mut Option<Connection>,
+    to: SocketAddr,
+    host: &str,
+    trust: Option<&Trust>,
+) -> anyhow::Result<(u16, String)> {
     let stream = match connection {
         Some(stream) => stream,
-        None => {
-            let stream = TcpStream::connect_timeout(&to, PATIENCE).context("cannot connect")?;
-            stream.set_nodelay(true)?;
-            stream.set_read_timeout(Some(PATIENCE))?;
-            connection.insert(BufReader::new(stream))
-        }
+        None => connection.insert(BufReader::new(connect(to, host, trust)?)),
     };
     stream
         .get_mut()

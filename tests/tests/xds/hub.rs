@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use anyhow::Context as _;
 use kubelb_manager::bootstrap::EnvoyLimits;
 use kubelb_manager::bootstrap::envoy::{self, Credentials, Endpoint};
 use kubelb_manager::identity::authority::{Issued, SERVER_LIFETIME};
@@ -23,6 +24,8 @@ use crate::log;
 
 /// Nothing that a peer takes may take longer: what does has run into one of Envoy's waits, which are 15 seconds.
 const NO_STALL: Duration = Duration::from_secs(1);
+/// A change that takes longer waits for something that is not sent.
+const STALLED: Duration = Duration::from_secs(5);
 const LIMITS: EnvoyLimits = EnvoyLimits {
     max_connections: 1_000,
     max_heap: 1_024,
@@ -238,13 +241,15 @@ impl<'a> Hub<'a> {
             );
             Ok(())
         })
+        .context("a peer takes too long for what it was sent: it waits for something that does not come")
         .unwrap();
     }
 
-    /// Publishes, and waits until every peer has taken it.
+    /// Publishes, and waits until every peer has taken it, which all are connected for already. A peer that waits for something which does not come ends
+    /// the test soon, and not after all of Envoy's own waits.
     pub(crate) fn push(&self, resources: Vec<Resource>) {
         self.publish(resources);
-        self.until_synced();
+        self.until_synced_within(STALLED);
     }
 
     /// What an Envoy of this fleet is started with; several addresses for several replicas.

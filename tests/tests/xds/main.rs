@@ -12,6 +12,7 @@
 )]
 
 mod bootstrap;
+mod forged;
 mod hub;
 mod log;
 mod peer;
@@ -20,7 +21,6 @@ mod relay;
 mod replicas;
 mod reports;
 mod rotation;
-#[cfg(feature = "soak")]
 mod scale;
 mod secrets;
 mod slow;

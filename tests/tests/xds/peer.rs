@@ -35,6 +35,9 @@ const WIDE: u32 = 64 << 20;
 /// So small that what a server is to send stays with it.
 const NARROW: u32 = 64 << 10;
 
+/// What peers call themselves unless a test is about that.
+const NAME: &str = "peer-of-a-test";
+
 /// What a peer shows.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Credential<'a> {
@@ -71,13 +74,15 @@ impl DeltaPeer {
     }
 
     pub(crate) fn ask(&self, kind: ResourceType, names: &[&str]) {
+        self.ask_as(NAME, kind, names);
+    }
+
+    /// The same with this node id.
+    pub(crate) fn ask_as(&self, node: &str, kind: ResourceType, names: &[&str]) {
         self.send(DeltaDiscoveryRequest {
             type_url: kind.type_url().to_owned(),
             resource_names_subscribe: names.iter().map(|name| (*name).to_owned()).collect(),
-            node: Some(Node {
-                id: "fleet/_all".to_owned(),
-                ..Node::default()
-            }),
+            node: Some(called(node)),
             ..DeltaDiscoveryRequest::default()
         });
     }
@@ -99,11 +104,34 @@ impl SotwPeer {
     }
 
     pub(crate) fn ask(&self, kind: ResourceType, names: &[&str]) {
+        self.ask_as(NAME, kind, names);
+    }
+
+    /// The same with this node id.
+    pub(crate) fn ask_as(&self, node: &str, kind: ResourceType, names: &[&str]) {
         self.send(DiscoveryRequest {
             type_url: kind.type_url().to_owned(),
             resource_names: names.iter().map(|name| (*name).to_owned()).collect(),
+            node: Some(called(node)),
             ..DiscoveryRequest::default()
         });
+    }
+
+    pub(crate) fn ack(&self, response: &DiscoveryResponse, names: &[&str]) {
+        self.send(DiscoveryRequest {
+            type_url: response.type_url.clone(),
+            resource_names: names.iter().map(|name| (*name).to_owned()).collect(),
+            version_info: response.version_info.clone(),
+            response_nonce: response.nonce.clone(),
+            ..DiscoveryRequest::default()
+        });
+    }
+}
+
+fn called(id: &str) -> Node {
+    Node {
+        id: id.to_owned(),
+        ..Node::default()
     }
 }
 

@@ -1,18 +1,15 @@
 //! Certificates that are missing, come late, or are asked for by a handshake.
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use kubelb_manager::xds::server::Count;
 use kubelb_tests::netns::Namespace;
+use kubelb_tests::traffic::{self, Trust};
 use kubelb_tests::wait;
 use kubelb_tests::xds::{self, Tenant};
 use kubelb_xds::{Resource, ResourceType};
-use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::pki_types::CertificateDer;
-use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use crate::hub::{Hub, Setup};
 use crate::peer::{Credential, DeltaPeer};
@@ -43,23 +40,7 @@ fn https_get(
     name: &str,
     shown: &CertificateDer<'static>,
 ) -> anyhow::Result<u16> {
-    let mut roots = RootCertStore::empty();
-    roots.add(shown.clone())?;
-    let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let session = ClientConnection::new(Arc::new(config), name.to_owned().try_into()?)?;
-    namespace.run(move || {
-        let socket = TcpStream::connect(to)?;
-        socket.set_read_timeout(Some(SOON))?;
-        let mut stream = StreamOwned::new(session, socket);
-        write!(stream, "GET / HTTP/1.1\r\nhost: {name}\r\nconnection: close\r\n\r\n")?;
-        let mut answer = [0; 12];
-        stream.read_exact(&mut answer)?;
-        let status = std::str::from_utf8(&answer)?.rsplit(' ').next().unwrap_or_default();
-        Ok(status.parse()?)
-    })?
+    traffic::https_get(namespace, to, name, &Trust::only(shown)?)
 }
 
 #[test]

@@ -9,7 +9,7 @@ use kubelb_manager::identity::{Authority, ServiceAccounts, SpiffeId};
 use kubelb_manager::xds::server::Count;
 use kubelb_tests::scratch::Scratch;
 use kubelb_tests::wait;
-use kubelb_tests::xds::Tenant;
+use kubelb_tests::xds::{self, Tenant};
 use kubelb_xds::{Resource, ResourceType};
 use tonic::Code;
 
@@ -17,10 +17,10 @@ use crate::hub::{Hub, Setup, now};
 use crate::peer::{self, Credential, DeltaPeer, SotwPeer};
 use crate::world::{SOON, World, port, web};
 
-const HOUR: Duration = Duration::from_secs(3600);
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
 /// Tenant a's web, and something of every type that is tenant b's.
-fn two_tenants() -> Vec<Resource> {
+pub(crate) fn two_tenants() -> Vec<Resource> {
     let cert = rcgen::generate_simple_self_signed(vec!["b".to_owned()]).unwrap();
     let b = Tenant::new("b")
         .secret("b-secret", &cert.cert.pem(), &cert.signing_key.serialize_pem())
@@ -32,7 +32,7 @@ fn two_tenants() -> Vec<Resource> {
     resources
 }
 
-const OF_B: [(ResourceType, &str); 5] = [
+pub(crate) const OF_B: [(ResourceType, &str); 5] = [
     (ResourceType::Cluster, "b-cluster"),
     (ResourceType::Endpoints, "b-cluster"),
     (ResourceType::Secret, "b-secret"),
@@ -40,40 +40,15 @@ const OF_B: [(ResourceType, &str); 5] = [
     (ResourceType::Route, "b-routes"),
 ];
 
-fn certificate(hub: &Hub<'_>, tenants: &str) -> Issued {
+pub(crate) fn certificate(hub: &Hub<'_>, tenants: &str) -> Issued {
     hub.issue(&SpiffeId::fleet(tenants).unwrap(), HOUR)
 }
 
-fn shown(certificate: &Issued) -> Credential<'_> {
+pub(crate) fn shown(certificate: &Issued) -> Credential<'_> {
     Credential {
         certificate: Some(certificate),
         token: None,
     }
-}
-
-#[test]
-fn an_envoy_with_a_forged_node_id_gets_what_its_certificate_says() {
-    let world = World::new("xds-forged");
-    let hub = Hub::start(&world.namespace, world.state(), two_tenants());
-    let issued = certificate(&hub, "a");
-    let envoy = world.envoy_at(&hub.bootstrap_with("fleet/_all", &issued, &[hub.address()]));
-    hub.until_synced();
-    envoy.until_listener(SOON, "web").unwrap();
-    let dump = envoy.config_dump().unwrap();
-    let dynamic: Vec<String> = dump["configs"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .filter(|part| !part["@type"].as_str().unwrap().contains("Bootstrap"))
-        .map(ToString::to_string)
-        .collect();
-    assert!(dynamic.concat().contains("a-cluster"));
-    for (_, name) in OF_B {
-        assert!(!dynamic.concat().contains(name), "{name} is in {dynamic:?}");
-    }
-    let peers = hub.server().registry().peers();
-    assert_eq!(peers[0].node, "fleet/_all");
-    assert_eq!(peers[0].identity.subject, "spiffe://kubelb/fleet/a");
 }
 
 #[test]
@@ -94,33 +69,103 @@ fn what_is_anothers_is_answered_for_as_if_it_did_not_exist() {
         assert_eq!(removed, asked, "both are answered for alike");
         peer.ack(&response);
         assert_eq!(hub.count(Count::OutOfScope, kind.label()), 1, "{kind}");
-        hub.assert_logged("is outside the peer's scope");
+        hub.assert_logged(&format!("{kind} {name:?} is outside the peer's scope"));
+    }
+}
+
+/// Names of what a wildcard brings of a type.
+fn all_of(hub: &Hub<'_>, credential: &Credential<'_>, kind: ResourceType) -> [Vec<String>; 2] {
+    let mut peer = DeltaPeer::open(hub, credential).unwrap();
+    peer.ask(kind, &["*"]);
+    let response = peer.next().unwrap();
+    assert!(response.removed_resources.is_empty(), "{response:?}");
+    let delta = response.resources.into_iter().map(|each| each.name).collect();
+    let mut peer = SotwPeer::open(hub, credential).unwrap();
+    peer.ask(kind, &["*"]);
+    let response = peer.next().unwrap();
+    let sotw = response.resources.iter().map(|any| name_of(kind, &any.value)).collect();
+    [delta, sotw]
+}
+
+fn name_of(kind: ResourceType, bytes: &[u8]) -> String {
+    use prost::Message as _;
+    match kind {
+        ResourceType::Cluster => xds::Cluster::decode(bytes).unwrap().name,
+        ResourceType::Endpoints => xds::ClusterLoadAssignment::decode(bytes).unwrap().cluster_name,
+        ResourceType::Secret => xds::Secret::decode(bytes).unwrap().name,
+        ResourceType::Listener => xds::Listener::decode(bytes).unwrap().name,
+        ResourceType::Route => xds::RouteConfiguration::decode(bytes).unwrap().name,
+        ResourceType::VirtualAddress => panic!("no test has one"),
     }
 }
 
 #[test]
-fn a_wildcard_holds_nothing_of_others_in_either_form_of_the_protocol() {
+fn a_wildcard_holds_what_is_the_peers_own_and_nothing_of_others() {
     let world = World::new("xds-wildcard");
     let hub = Hub::start(&world.namespace, world.state(), two_tenants());
-    let issued = certificate(&hub, "a");
-    let mut peer = DeltaPeer::open(&hub, &shown(&issued)).unwrap();
-    peer.ask(ResourceType::Cluster, &["*"]);
-    let names: Vec<String> = peer
-        .next()
-        .unwrap()
-        .resources
-        .into_iter()
-        .map(|each| each.name)
-        .collect();
-    assert_eq!(names, ["a-cluster"]);
-    let mut peer = SotwPeer::open(&hub, &shown(&issued)).unwrap();
-    peer.ask(ResourceType::Cluster, &[]);
-    assert_eq!(peer.next().unwrap().resources.len(), 1);
+    for (tenant, others) in [("a", "b"), ("b", "a")] {
+        let issued = certificate(&hub, tenant);
+        for (kind, _) in OF_B {
+            for names in all_of(&hub, &shown(&issued), kind) {
+                assert!(!names.iter().any(|name| name.starts_with(others)), "{kind}: {names:?}");
+                // Tenant a has no certificate.
+                assert_eq!(
+                    names.is_empty(),
+                    tenant == "a" && kind == ResourceType::Secret,
+                    "{kind}"
+                );
+            }
+        }
+    }
     // An agent's certificate opens L4 only, of which there is none here.
     let agent = hub.issue(&SpiffeId::agent("node-1").unwrap(), HOUR);
+    for kind in [ResourceType::Cluster, ResourceType::Endpoints, ResourceType::Listener] {
+        assert_eq!(all_of(&hub, &shown(&agent), kind), [[""; 0]; 2], "{kind}");
+    }
+    // Whoever looks at the manager sees how far each peer's wildcards reach.
     let mut peer = DeltaPeer::open(&hub, &shown(&agent)).unwrap();
-    peer.ask(ResourceType::Cluster, &[]);
-    assert!(peer.next().unwrap().resources.is_empty());
+    peer.ask(ResourceType::Cluster, &["*"]);
+    peer.next().unwrap();
+    hub.assert_logged("scope=agent");
+    let scopes: Vec<String> = hub
+        .server()
+        .registry()
+        .peers()
+        .iter()
+        .map(|peer| peer.identity.scope.to_string())
+        .collect();
+    assert!(scopes.contains(&"agent".to_owned()), "{scopes:?}");
+}
+
+#[test]
+fn a_wildcard_for_a_type_that_is_for_others_is_refused_in_either_form() {
+    let world = World::new("xds-types");
+    let hub = Hub::start(&world.namespace, world.state(), two_tenants());
+    let agent = hub.issue(&SpiffeId::agent("node-1").unwrap(), HOUR);
+    let fleet = certificate(&hub, "*");
+    let mut refused = 0;
+    for (issued, kind) in [
+        (&agent, ResourceType::Secret),
+        (&agent, ResourceType::Route),
+        (&fleet, ResourceType::VirtualAddress),
+    ] {
+        let told = format!("nothing of type {kind} is for a peer of this scope");
+        let mut assert_refused = || {
+            refused += 1;
+            assert_eq!(hub.count(Count::Refused, "foreign_type"), refused, "{kind}");
+            hub.assert_logged(&told);
+        };
+        let mut peer = DeltaPeer::open(&hub, &shown(issued)).unwrap();
+        peer.ask(kind, &["*"]);
+        let response = peer.next().unwrap();
+        assert!(response.resources.is_empty(), "{response:?}");
+        assert_refused();
+        let mut peer = SotwPeer::open(&hub, &shown(issued)).unwrap();
+        peer.ask(kind, &["*"]);
+        let response = peer.next().unwrap();
+        assert!(response.resources.is_empty(), "{response:?}");
+        assert_refused();
+    }
 }
 
 #[test]
@@ -139,7 +184,7 @@ fn in_the_state_of_the_world_form_what_is_anothers_does_not_exist_either() {
             assert!(peer.silence(Duration::from_millis(300)), "{kind}");
         }
         assert_eq!(hub.count(Count::OutOfScope, kind.label()), 1, "{kind}");
-        hub.assert_logged("is outside the peer's scope");
+        hub.assert_logged(&format!("{kind} {name:?} is outside the peer's scope"));
     }
 }
 
@@ -275,15 +320,18 @@ impl TokenReviewer for Reviewer {
     }
 }
 
-fn token(name: &str, end: SystemTime) -> String {
+pub(crate) fn token(name: &str, end: SystemTime) -> String {
     use base64::Engine as _;
     let end = end.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
     let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(format!("{{\"exp\":{end}}}"));
     format!("{name}.{claims}.")
 }
 
-fn hub_with_tokens(world: &World) -> Hub<'_> {
-    let accounts = ServiceAccounts::parse(&["kubelb/agent".to_owned()], &["kubelb/envoy-a=a".to_owned()]);
+pub(crate) fn hub_with_tokens(world: &World) -> Hub<'_> {
+    let accounts = ServiceAccounts::parse(
+        &["kubelb/agent".to_owned()],
+        &["kubelb/envoy-a=a".to_owned(), "kubelb/envoy-b=b".to_owned()],
+    );
     let setup = Setup {
         tokens: Some((Arc::new(Reviewer), accounts.unwrap())),
         ..Setup::default()
@@ -331,24 +379,53 @@ fn a_token_opens_what_its_service_account_was_given() {
 }
 
 #[test]
+fn another_tenants_token_opens_what_is_that_tenants() {
+    let world = World::new("xds-other-token");
+    let hub = hub_with_tokens(&world);
+    let bearer = token("envoy-b", now() + HOUR);
+    let credential = Credential {
+        certificate: None,
+        token: Some(&bearer),
+    };
+    let kind = ResourceType::Cluster;
+    let mut peer = DeltaPeer::open(&hub, &credential).unwrap();
+    peer.ask(kind, &["*", "a-cluster"]);
+    let response = peer.next().unwrap();
+    let names: Vec<&str> = response.resources.iter().map(|each| each.name.as_str()).collect();
+    assert_eq!(names, ["b-cluster"]);
+    assert_eq!(response.removed_resources, ["a-cluster"]);
+    assert_eq!(hub.count(Count::OutOfScope, kind.label()), 1);
+    hub.assert_logged("\"a-cluster\" is outside the peer's scope");
+    let mut peer = SotwPeer::open(&hub, &credential).unwrap();
+    peer.ask(kind, &["a-cluster"]);
+    assert!(peer.next().unwrap().resources.is_empty());
+    assert_eq!(hub.count(Count::OutOfScope, kind.label()), 2);
+    hub.assert_logged("\"a-cluster\" is outside the peer's scope");
+}
+
+#[test]
 fn a_stream_ends_with_the_token_that_opened_it() {
     let world = World::new("xds-expiry");
     let hub = hub_with_tokens(&world);
     let bearer = token("envoy-a", now() + Duration::from_secs(2));
-    let mut peer = DeltaPeer::open(
-        &hub,
-        &Credential {
-            certificate: None,
-            token: Some(&bearer),
-        },
-    )
-    .unwrap();
-    peer.ask(ResourceType::Cluster, &[]);
-    let response = peer.next().unwrap();
-    peer.ack(&response);
-    let status = peer.next().expect_err("the stream goes on");
-    assert_eq!(status.code(), Code::Unauthenticated, "{status}");
-    assert_eq!(hub.count(Count::Refused, "expired"), 1);
+    let credential = Credential {
+        certificate: None,
+        token: Some(&bearer),
+    };
+    let mut delta = DeltaPeer::open(&hub, &credential).unwrap();
+    delta.ask(ResourceType::Cluster, &[]);
+    let response = delta.next().unwrap();
+    delta.ack(&response);
+    let mut sotw = SotwPeer::open(&hub, &credential).unwrap();
+    sotw.ask(ResourceType::Cluster, &[]);
+    let response = sotw.next().unwrap();
+    sotw.ack(&response, &[]);
+    for ended in [delta.next().err(), sotw.next().err()] {
+        let status = ended.expect("the stream goes on");
+        assert_eq!(status.code(), Code::Unauthenticated, "{status}");
+    }
+    assert_eq!(hub.count(Count::Refused, "expired"), 2);
+    // The last connection is the second one's.
     hub.assert_logged("its credential has expired");
 }
 

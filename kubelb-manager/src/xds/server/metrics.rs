@@ -19,7 +19,7 @@ pub enum Count {
     Connections,
     /// TLS handshakes that failed, by reason.
     HandshakesFailed,
-    /// Streams that were not served, by reason.
+    /// Connections, streams and requests that were not served, by reason.
     Refused,
     /// Requests of peers, by type.
     Requests,
@@ -67,7 +67,11 @@ impl Count {
         match self {
             Self::Connections => ("connections_total", None, "Connections that were accepted."),
             Self::HandshakesFailed => ("handshakes_failed_total", reason, "TLS handshakes that failed."),
-            Self::Refused => ("refused_total", reason, "Streams and connections that were not served."),
+            Self::Refused => (
+                "refused_total",
+                reason,
+                "Connections, streams and requests that were not served.",
+            ),
             Self::Requests => ("requests_total", kind, "Requests of peers."),
             Self::Responses => ("responses_total", kind, "Responses sent to peers."),
             Self::Bytes => ("response_bytes_total", kind, "Bytes of responses."),
@@ -162,6 +166,13 @@ impl Metrics {
         let each = state.pushes.iter();
         each.map(|(label, histogram)| (*label, histogram.slowest))
             .max_by_key(|(_, slowest)| *slowest)
+    }
+
+    /// The slowest so far of those of one label.
+    #[must_use]
+    pub fn slowest_of(&self, label: &str) -> Option<Duration> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.pushes.get(label).map(|histogram| histogram.slowest)
     }
 
     /// All of it as text; `peers` are those that are connected now.

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use kubelb_xds::pb::envoy::config::core::v3::Node;
 use kubelb_xds::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use kubelb_xds::server::{Config, Event, Output, Refusal, Response, Session, Variant};
 use kubelb_xds::{ResourceType, Snapshot};
@@ -37,12 +38,18 @@ pub(super) struct Open {
 /// A message of a peer.
 pub(super) trait Request: Send + 'static {
     fn type_url(&self) -> &str;
+    /// Who the peer says that it is: in the first message of a stream, as a rule.
+    fn node(&self) -> Option<&Node>;
     fn deliver(self, session: &mut Session, now: Instant) -> Output;
 }
 
 impl Request for DeltaDiscoveryRequest {
     fn type_url(&self) -> &str {
         &self.type_url
+    }
+
+    fn node(&self) -> Option<&Node> {
+        self.node.as_ref()
     }
 
     fn deliver(self, session: &mut Session, now: Instant) -> Output {
@@ -53,6 +60,10 @@ impl Request for DeltaDiscoveryRequest {
 impl Request for DiscoveryRequest {
     fn type_url(&self) -> &str {
         &self.type_url
+    }
+
+    fn node(&self) -> Option<&Node> {
+        self.node.as_ref()
     }
 
     fn deliver(self, session: &mut Session, now: Instant) -> Output {
@@ -87,7 +98,7 @@ pub(super) async fn run<R: Request>(open: Open, requests: Streaming<R>) {
         Protocol::Delta => Variant::Delta,
         Protocol::Sotw => Variant::StateOfTheWorld,
     };
-    tracing::info!(address = %connection.address, peer = identity.subject, protocol = protocol.word(), "xDS stream opened");
+    tracing::info!(address = %connection.address, peer = identity.subject, scope = %identity.scope, protocol = protocol.word(), "xDS stream opened");
     let mut stream = Stream {
         session: Session::new(variant, identity.scope.clone(), Config::default(), clock()),
         connection: &connection,
@@ -142,7 +153,10 @@ impl Stream<'_> {
                     return Status::unauthenticated("the credential has expired");
                 }
                 request = requests.message() => match request {
-                    Ok(Some(request)) => self.request(request),
+                    Ok(Some(request)) => match self.request(request) {
+                        Ok(output) => output,
+                        Err(status) => return status,
+                    },
                     Ok(None) => return Status::ok("the peer has no more to ask"),
                     Err(status) => return status,
                 },
@@ -160,20 +174,36 @@ impl Stream<'_> {
         Status::cancelled("the peer has gone")
     }
 
-    fn request(&mut self, request: impl Request) -> Output {
+    fn request(&mut self, request: impl Request) -> Result<Output, Status> {
         let kind = ResourceType::from_type_url(request.type_url());
         self.count(Count::Requests, kind.map_or("unknown", ResourceType::label));
+        if let Some(node) = request.node() {
+            self.verify_name(&node.id)?;
+        }
         let known_node = self.session.node().is_some();
         let output = request.deliver(&mut self.session, clock());
         let node = self.session.node().filter(|_| !known_node);
         self.entry.update(|peer| {
             let new_type = kind.is_some_and(|kind| peer.types.insert(kind));
             if let Some(node) = node {
-                peer.node = node.id.chars().take(MAX_NODE_ID).collect();
+                peer.node = shown(&node.id);
             }
             new_type || node.is_some()
         });
-        output
+        Ok(output)
+    }
+
+    /// Nobody is served under a name that is another's. No honest peer does that: its name and its proof come from one place.
+    fn verify_name(&self, node_id: &str) -> Result<(), Status> {
+        if self.identity.may_be_called(node_id) {
+            return Ok(());
+        }
+        let (address, peer, node) = (&self.connection.address, &self.identity.subject, shown(node_id));
+        self.count(Count::Refused, "node_id");
+        tracing::warn!(%address, peer, node, reason = "node_id", "xDS stream refused: its node id is another's");
+        let told =
+            format!("the node id {node:?} is not one of {peer}: start with what `kubelb-manager bootstrap` writes");
+        Err(Status::permission_denied(told))
     }
 
     fn snapshot(&mut self, snapshot: Arc<Snapshot>) -> Output {
@@ -264,6 +294,7 @@ impl Stream<'_> {
             Event::Refused(refusal) => {
                 let (count, label) = match &refusal {
                     Refusal::OutOfScope { kind, .. } => (Count::OutOfScope, kind.label()),
+                    Refusal::ForeignType(_) => (Count::Refused, "foreign_type"),
                     Refusal::UnknownType(_) => (Count::Refused, "unknown_type"),
                     Refusal::TooManyNames(_) => (Count::Refused, "too_many_names"),
                 };
@@ -292,6 +323,10 @@ impl Stream<'_> {
 
 /// Longest node id that is kept, in characters.
 const MAX_NODE_ID: usize = 256;
+
+fn shown(node_id: &str) -> String {
+    node_id.chars().take(MAX_NODE_ID).collect()
+}
 
 pub(super) fn left(until: SystemTime) -> Duration {
     until.duration_since(wall_clock()).unwrap_or_default().min(FAR)

@@ -12,7 +12,9 @@ mod peer;
 mod peers;
 mod process;
 mod report;
+mod scale;
 mod scenario;
+mod served;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -25,6 +27,9 @@ use nix::sys::signal::{SigSet, Signal};
 
 use report::Report;
 use scenario::Scenario;
+
+/// Changes to each row of the part about scale, at most.
+const SCALE_CHANGES: usize = 5;
 
 /// Measures the control plane on this machine, which should do nothing else. Needs root.
 #[derive(Debug, Parser)]
@@ -46,7 +51,7 @@ struct Args {
     #[arg(long, default_value_t = 20)]
     changes: usize,
     /// Only these parts.
-    #[arg(long, value_delimiter = ',', default_value = "change,cold,peers")]
+    #[arg(long, value_delimiter = ',', default_value = "change,cold,peers,scale")]
     parts: Vec<Part>,
     /// A small one that says nothing about time: that everything works.
     #[arg(long)]
@@ -67,6 +72,8 @@ enum Part {
     Cold,
     /// Many peers of one manager.
     Peers,
+    /// Very many resources in one Envoy.
+    Scale,
 }
 
 /// This program as a process that is measured.
@@ -103,6 +110,7 @@ fn main() -> anyhow::Result<()> {
                 };
                 peers::take(&scenario(args.peer_load_balancers), plan, &mut report)?;
             }
+            Part::Scale => scale::take(args.changes.min(SCALE_CHANGES), args.quick, &mut report)?,
         }
     }
     let mut out = std::io::stdout().lock();
