@@ -12,6 +12,10 @@ use crate::snapshot::{Scope, Snapshot};
 /// Resources of other owners that are looked at in search of more of the same owner. Names start with the owner's namespace, so its resources are neighbours.
 const MISSES: usize = 256;
 
+/// Resources in one response to a proxy that serves already: of those that it makes ready before it acknowledges them, and of others.
+const COSTLY: usize = 64;
+const CHEAP: usize = 512;
+
 /// What one response brings.
 #[derive(Default)]
 struct Batch {
@@ -68,6 +72,11 @@ impl Session {
             more,
             ..
         } = findings;
+        let most = self.max_resources(kind);
+        // What is removed goes with what takes its place, which has to be whole then.
+        if kind == ResourceType::Listener && gone.is_empty() {
+            batch.sends.truncate(most);
+        }
         let peer = self.types.get(kind);
         // An empty list of routes or endpoints would be taken for an answer.
         let first =
@@ -139,6 +148,11 @@ impl Session {
     ) {
         let peer = self.types.get(kind);
         let together = !suspects && self.bundles(kind);
+        let most = if kind == ResourceType::Listener {
+            usize::MAX
+        } else {
+            self.max_resources(kind)
+        };
         let mut misses = 0;
         for name in names {
             match peer.need(name, snapshot.visible(&self.scope, kind, name)) {
@@ -150,7 +164,8 @@ impl Session {
                 }
                 Need::Send(resource) => {
                     let limit = suspects.then(|| peer.suspects.get(name).copied().unwrap_or(1));
-                    if !findings.batch.take(resource, together, limit, self.max_bytes(kind)) {
+                    let fits = findings.batch.sends.len() < most;
+                    if !fits || !findings.batch.take(resource, together, limit, self.max_bytes(kind)) {
                         findings.more = true;
                         misses += 1;
                         if misses > MISSES {
@@ -177,6 +192,21 @@ impl Session {
             (Variant::StateOfTheWorld, _) => usize::MAX,
             (Variant::Delta, Scope::Fleet(_)) if kind == ResourceType::Route => 0,
             (Variant::Delta, _) => self.config.response_bytes,
+        }
+    }
+
+    /// A proxy acknowledges what it was sent together, when all of it is ready, and until then nothing else of the type gets through to it: what is
+    /// very many for one tenant is not to keep the others waiting. The first response is for one that does not serve yet, and best whole.
+    fn max_resources(&self, kind: ResourceType) -> usize {
+        match (self.variant, &self.scope, kind) {
+            _ if !self.types.get(kind).answered => usize::MAX,
+            (Variant::StateOfTheWorld, ..) | (_, Scope::Agent, _) => usize::MAX,
+            (
+                Variant::Delta,
+                Scope::Fleet(_),
+                ResourceType::Cluster | ResourceType::Secret | ResourceType::Listener | ResourceType::Route,
+            ) => COSTLY,
+            (Variant::Delta, Scope::Fleet(_), ResourceType::Endpoints | ResourceType::VirtualAddress) => CHEAP,
         }
     }
 

@@ -10,6 +10,7 @@ use crate::pb::google::rpc::Status;
 use crate::resource::{Audience, Reference, Resource, XdsResource};
 use crate::snapshot::Tenants;
 
+mod batches;
 mod scope;
 
 const CDS: ResourceType = ResourceType::Cluster;

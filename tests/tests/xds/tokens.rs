@@ -166,9 +166,13 @@ fn a_token_that_an_api_server_issued_opens_its_scope_and_no_other_token_does() {
     assert_eq!(clusters(&hub, &envoy).unwrap(), ["a-cluster"]);
     let agent = issuer.token("agent", Some(AUDIENCE));
     let peer = DeltaPeer::open(&hub, &bearer(&agent)).unwrap();
-    let peers = hub.server().registry().peers();
-    let scopes: Vec<&Scope> = peers.iter().map(|peer| &peer.identity.scope).collect();
-    assert!(scopes.contains(&&Scope::Agent), "{scopes:?}");
+    wait::until(SOON, || {
+        let peers = hub.server().registry().peers();
+        let is_there = peers.iter().any(|peer| peer.identity.scope == Scope::Agent);
+        anyhow::ensure!(is_there, "{peers:?}");
+        Ok(())
+    })
+    .unwrap();
     drop(peer);
 
     // A tenant's CCM, also when it asks for our audience; a token for the API server; one that was tampered with; nonsense.

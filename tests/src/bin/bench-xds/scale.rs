@@ -53,10 +53,12 @@ fn name(row: Row, many: u16) -> String {
 /// Takes the figures of `changes` changes to each row.
 pub(crate) fn take(changes: usize, is_quick: bool, report: &mut Report) -> anyhow::Result<()> {
     for (row, many) in ROWS {
-        let (row, many) = match row {
-            Row::Chains { each } if is_quick => (Row::Chains { each: each / QUICK }, many / QUICK),
-            row if is_quick => (row, many / QUICK),
-            row => (row, many),
+        let part = if is_quick { QUICK } else { 1 };
+        let many = many / part;
+        let row = if let Row::Chains { each } = row {
+            Row::Chains { each: each / part }
+        } else {
+            row
         };
         let changes = u16::try_from(changes)?.max(1);
         one(row, many, changes, report).with_context(|| name(row, many))?;
@@ -77,16 +79,12 @@ fn one(row: Row, many: u16, changes: u16, report: &mut Report) -> anyhow::Result
     let name = name(row, many);
     let named = |what: &str| format!("{name}: {what}");
     let before = allocated(&envoy)?;
-    let started = wait::now();
-    served.publish(site.resources(row, many))?;
+    let started = served.publish(site.resources(row, many))?;
     served.until_taken(LOAD_WITHIN)?;
     report.add(PART, named("all at once"), started.elapsed().as_secs_f64(), "s");
-    report.add(
-        PART,
-        named("the slowest acknowledgement of it"),
-        ms(served.slowest_acknowledgement()),
-        "ms",
-    );
+    let (slowest, of) = served.slowest_acknowledgement();
+    let slowest_is = named(&format!("its slowest acknowledgement ({of})"));
+    report.add(PART, slowest_is, ms(slowest), "ms");
     let memory = allocated(&envoy)?.saturating_sub(before);
     let memory = float(usize::try_from(memory)?) / 1_024.0 / f64::from(many);
     report.add(PART, named("Envoy's memory for each"), memory, "KiB");
@@ -100,9 +98,7 @@ fn one(row: Row, many: u16, changes: u16, report: &mut Report) -> anyhow::Result
     }
     let (mut acknowledged, mut serves) = (Duration::ZERO, Duration::ZERO);
     let mut change = |many: u16, asked: u16| -> anyhow::Result<()> {
-        let resources = site.resources(row, many);
-        let started = wait::now();
-        served.publish(resources)?;
+        let started = served.publish(site.resources(row, many))?;
         served.until_taken(CHANGE_WITHIN)?;
         acknowledged = acknowledged.max(started.elapsed());
         if let Some(door) = row.door(asked) {

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, ensure};
 use kubelb_manager::bootstrap::EnvoyLimits;
@@ -85,11 +85,12 @@ impl Served {
         Ok(bootstrap(&id.node_id(), &[endpoint], &credentials, LIMITS).to_string())
     }
 
-    /// Replaces all of it. Returns when it is there for peers.
-    pub(crate) fn publish(&self, resources: Vec<Resource>) -> anyhow::Result<()> {
-        let next = whole(resources, Some(&self.snapshots.borrow()))?;
-        self.snapshots.send_replace(Arc::new(next));
-        Ok(())
+    /// Replaces all of it; when it was there for peers.
+    pub(crate) fn publish(&self, resources: Vec<Resource>) -> anyhow::Result<Instant> {
+        let next = Arc::new(whole(resources, Some(&self.snapshots.borrow()))?);
+        let at = wait::now();
+        self.snapshots.send_replace(next);
+        Ok(at)
     }
 
     /// Waits until the one peer has acknowledged all of it, and may serve all of its listeners.
@@ -105,10 +106,10 @@ impl Served {
         .map(drop)
     }
 
-    /// The slowest acknowledgement of a response so far.
-    pub(crate) fn slowest_acknowledgement(&self) -> Duration {
-        let kinds = ResourceType::ALL.into_iter();
-        let slowest = kinds.filter_map(|kind| self.server.metrics().slowest_of(kind.label()));
+    /// The slowest acknowledgement of a response so far, and of which type.
+    pub(crate) fn slowest_acknowledgement(&self) -> (Duration, &'static str) {
+        let labels = ResourceType::ALL.map(ResourceType::label).into_iter();
+        let slowest = labels.filter_map(|label| Some((self.server.metrics().slowest_of(label)?, label)));
         slowest.max().unwrap_or_default()
     }
 }
