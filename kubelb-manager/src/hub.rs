@@ -6,13 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kubelb_api::names::AddressName;
-use kubelb_api::v1alpha1::AddressClaim;
+use kubelb_api::v1alpha1::{AddressClaim, VirtualAddressOwner};
 use kubelb_xds::Snapshot;
 use serde_json::Value;
 
 use crate::allocate::{self, Given};
 use crate::ir::{Builder, Ir};
 use crate::object::{Kind, Object, ObjectKey, ObjectName};
+use crate::owners::{self, Nodes};
 use crate::problem::Problem;
 use crate::status::{self, Problems, Reports, StatusPatch};
 use crate::store::{Objects, Seen, Store};
@@ -48,6 +49,8 @@ pub struct Hub {
     source_keeps: bool,
     /// Everything is to be looked at again by the next call of [`Self::settle`].
     is_all_due: bool,
+    /// The nodes that owners of addresses were last chosen among, unless they are to be chosen again.
+    owned_by: Option<Nodes>,
     store: Store,
     builder: Builder,
     snapshot: Snapshot,
@@ -71,6 +74,7 @@ impl Hub {
             plans: true,
             source_keeps: false,
             is_all_due: false,
+            owned_by: None,
             store: Store::default(),
             builder: Builder::new(namespace),
             snapshot: Snapshot::default(),
@@ -106,15 +110,46 @@ impl Hub {
         self.plans = plans;
     }
 
+    /// Chooses who announces each address, among `nodes`; what there is to write, and then to [settle](Self::settle).
+    pub fn own(&mut self, nodes: Nodes, now: &Time) -> owners::Plan {
+        if !self.leads || self.owned_by.as_ref() == Some(&nodes) {
+            return owners::Plan::default();
+        }
+        let served = self.builder.ir().addresses.keys().copied();
+        let plan = owners::plan(&self.store, served, &nodes, now.0.as_second());
+        for owner in &plan.write {
+            self.store.apply(Ok(Object::VirtualAddressOwner(owner.clone().into())));
+        }
+        for name in &plan.over {
+            let key = ObjectKey::new(Kind::VirtualAddressOwner, "", &name.to_string());
+            self.store.delete(&key);
+        }
+        self.owned_by = Some(nodes);
+        plan
+    }
+
+    /// Owners are to be chosen again, though the nodes may be the same.
+    pub fn own_again(&mut self) {
+        self.owned_by = None;
+    }
+
     /// What was written last of the status of an object is what its source has by now, or will never have.
     pub fn forget_status(&mut self, key: &ObjectKey) {
         self.statuses.remove(key);
     }
 
     /// Takes in what an earlier process wrote.
-    pub fn restore(&mut self, claims: Vec<AddressClaim>, statuses: BTreeMap<ObjectKey, Value>) {
+    pub fn restore(
+        &mut self,
+        claims: Vec<AddressClaim>,
+        owners: Vec<VirtualAddressOwner>,
+        statuses: BTreeMap<ObjectKey, Value>,
+    ) {
         for claim in claims {
             self.store.apply(Ok(Object::AddressClaim(claim.into())));
+        }
+        for owner in owners {
+            self.store.apply(Ok(Object::VirtualAddressOwner(owner.into())));
         }
         let statuses = statuses.into_iter();
         self.statuses = statuses.map(|(key, status)| (key, status.to_string().into())).collect();
@@ -170,6 +205,9 @@ impl Hub {
         let before = self.builder.ir().clone();
         let update = self.builder.update(&self.store, &changed);
         self.snapshot = xds::follow(&self.snapshot, &before, self.builder.ir(), &update);
+        if !update.addresses.is_empty() || is_all_due {
+            self.own_again();
+        }
         settled.problems.extend(update.problems);
         settled.load_balancers = update.load_balancers.clone();
         for name in &update.load_balancers {

@@ -63,6 +63,11 @@ impl<K: Resource<DynamicType = ()> + Clone + PartialEq> Ledger<K> {
         self.known.get(name)
     }
 
+    /// Names of all that are known.
+    pub fn names(&self) -> impl Iterator<Item = &String> {
+        self.known.keys()
+    }
+
     /// A list is about to be made.
     pub fn listing(&mut self) {
         self.since_listing.clear();
@@ -113,7 +118,7 @@ impl<K: Resource<DynamicType = ()> + Clone + PartialEq> Ledger<K> {
         gone
     }
 
-    /// The requests that bring an object about, in their order. What `is_same` says cannot become the wanted object is deleted first.
+    /// The requests that bring an object about, in their order. One that cannot become the wanted one, as `can_become` says, is deleted first.
     #[must_use]
     pub fn requests(&self, mut wanted: K, can_become: impl Fn(&K, &K) -> bool) -> Vec<Request<K>> {
         let name = wanted.meta().name.clone().unwrap_or_default();

@@ -19,6 +19,7 @@ pub mod identity;
 pub mod ir;
 pub mod ledger;
 pub mod object;
+pub mod owners;
 pub mod problem;
 pub mod run;
 pub mod serve;

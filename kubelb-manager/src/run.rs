@@ -31,11 +31,12 @@ use crate::hub::{Hub, Settled};
 use crate::identity::review;
 use crate::identity::secret::Shared;
 use crate::object::{Kind, ObjectKey};
+use crate::owners::Plan;
 use crate::serve;
 use crate::source::catalog::{Catalog, Files};
 use crate::source::directory;
 use crate::state::{StateDirectory, StateError};
-use telling::Telling;
+use telling::{Due, Telling};
 
 /// Carries a command out.
 ///
@@ -104,7 +105,7 @@ pub async fn start(
         Origin::Directory { files, state } => {
             let before = state.load().context("--state-dir")?;
             let mut hub = Hub::new(&args.namespace);
-            hub.restore(before.claims, before.statuses);
+            hub.restore(before.claims, before.owners, before.statuses);
             if telling.is_some() {
                 hub.await_peers();
             }
@@ -251,8 +252,11 @@ impl Follower {
             let update = tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
                 update = files.recv() => update,
-                () = telling::due(self.telling.as_mut()) => {
-                    self.tell().await?;
+                due = telling::due(self.telling.as_mut()) => {
+                    match due {
+                        Due::Reports => self.tell().await?,
+                        Due::Nodes => self.settle().await?,
+                    }
                     continue;
                 }
             };
@@ -277,9 +281,21 @@ impl Follower {
         for seen in difference.seen {
             self.hub.apply(seen);
         }
-        let settled = self.hub.settle(&Time(Timestamp::now()));
+        self.settle().await
+    }
+
+    async fn settle(&mut self) -> anyhow::Result<()> {
+        let now = Time(Timestamp::now());
+        let mut settled = self.hub.settle(&now);
         for key in &settled.problems {
             self.complain(key);
+        }
+        if let Some(telling) = &mut self.telling {
+            let plan = self.hub.own(telling.nodes(self.hub.ir()), &now);
+            if !plan.is_empty() {
+                self.write(plan, write_owners).await?.context("--state-dir")?;
+                settled.statuses.extend(self.hub.settle(&now).statuses);
+            }
         }
         let changed = settled.load_balancers.clone();
         let settled = self.write(settled, write_claims).await?.context("--state-dir")?;
@@ -310,13 +326,13 @@ impl Follower {
         self.write(settled, write_statuses).await
     }
 
-    async fn write<T: Send + 'static>(
+    async fn write<W: Send + 'static, T: Send + 'static>(
         &self,
-        settled: Settled,
-        write: impl FnOnce(&StateDirectory, Settled) -> T + Send + 'static,
+        what: W,
+        write: impl FnOnce(&StateDirectory, W) -> T + Send + 'static,
     ) -> anyhow::Result<T> {
         let state = Arc::clone(&self.state);
-        tokio::task::spawn_blocking(move || write(&state, settled))
+        tokio::task::spawn_blocking(move || write(&state, what))
             .await
             .context("writing state panicked")
     }
@@ -357,6 +373,14 @@ fn write_claims(state: &StateDirectory, settled: Settled) -> Result<Settled, Sta
     }
     state.write_claims(&settled.claims)?;
     Ok(settled)
+}
+
+/// An epoch that is forgotten could be given to two nodes.
+fn write_owners(state: &StateDirectory, plan: Plan) -> Result<(), StateError> {
+    for name in &plan.over {
+        state.remove_owner(*name)?;
+    }
+    state.write_owners(&plan.write)
 }
 
 /// A status that cannot be written is told later.

@@ -1,4 +1,5 @@
-//! The state directory of a manager without an API server: claims of addresses, and the status of objects, one readable file each.
+//! The state directory of a manager without an API server: claims of addresses, who announces them, and the status of objects, one readable file
+//! each.
 //!
 //! Owns names and formats of the files; writing one is atomic. Must not know: what claims and statuses mean.
 
@@ -9,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use kubelb_api::API_VERSION;
 use kubelb_api::names::AddressName;
-use kubelb_api::v1alpha1::AddressClaim;
+use kubelb_api::v1alpha1::{AddressClaim, VirtualAddressOwner};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tempfile::{NamedTempFile, TempPath};
@@ -17,6 +18,7 @@ use tempfile::{NamedTempFile, TempPath};
 use crate::object::{Kind, Object, ObjectKey, decode};
 
 const CLAIMS: &str = "claims";
+const OWNERS: &str = "owners";
 const STATUS: &str = "status";
 const LOCK: &str = "lock";
 /// So many claims are brought to the disk one by one; for more it is cheaper to bring all of the file system there at once.
@@ -60,6 +62,8 @@ pub enum StateError {
 pub struct State {
     /// Claims.
     pub claims: Vec<AddressClaim>,
+    /// Which node announces which address.
+    pub owners: Vec<VirtualAddressOwner>,
     /// Statuses by object.
     pub statuses: BTreeMap<ObjectKey, Value>,
 }
@@ -77,7 +81,7 @@ impl StateDirectory {
     /// # Errors
     /// When that is not possible, or another manager has it.
     pub fn open(root: &Path) -> Result<Self, StateError> {
-        for directory in [root.join(CLAIMS), root.join(STATUS)] {
+        for directory in [root.join(CLAIMS), root.join(OWNERS), root.join(STATUS)] {
             fs::create_dir_all(&directory).map_err(at(&directory))?;
         }
         let path = root.join(LOCK);
@@ -104,17 +108,20 @@ impl StateDirectory {
     /// When a claim cannot be read.
     pub fn load(&self) -> Result<State, StateError> {
         let mut state = State::default();
-        for path in self.files(CLAIMS)? {
-            let content = |reason: String| StateError::Content {
-                path: path.clone(),
-                reason,
-            };
-            let text = fs::read_to_string(&path).map_err(at(&path))?;
-            let value = serde_saphyr::from_str::<Value>(&text).map_err(|error| content(error.to_string()))?;
-            match decode(value) {
-                Ok(Object::AddressClaim(claim)) => state.claims.push(AddressClaim::clone(&claim)),
-                Ok(other) => return Err(content(format!("is a {}", other.kind().as_str()))),
-                Err(error) => return Err(content(error.to_string())),
+        for part in [CLAIMS, OWNERS] {
+            for path in self.files(part)? {
+                let content = |reason: String| StateError::Content {
+                    path: path.clone(),
+                    reason,
+                };
+                let text = fs::read_to_string(&path).map_err(at(&path))?;
+                let value = serde_saphyr::from_str::<Value>(&text).map_err(|error| content(error.to_string()))?;
+                match decode(value) {
+                    Ok(Object::AddressClaim(claim)) => state.claims.push(AddressClaim::clone(&claim)),
+                    Ok(Object::VirtualAddressOwner(owner)) => state.owners.push(VirtualAddressOwner::clone(&owner)),
+                    Ok(other) => return Err(content(format!("is a {}", other.kind().as_str()))),
+                    Err(error) => return Err(content(error.to_string())),
+                }
             }
         }
         for path in self.files(STATUS)? {
@@ -136,12 +143,24 @@ impl StateDirectory {
     /// # Errors
     /// When one cannot be written.
     pub fn write_claims(&self, claims: &[AddressClaim]) -> Result<(), StateError> {
-        let directory = self.root.join(CLAIMS);
-        let each = claims.len() <= SYNCED_ALONE;
+        self.write_objects(CLAIMS, claims)
+    }
+
+    /// Writes who announces which address, as [`Self::write_claims`] does.
+    ///
+    /// # Errors
+    /// When one cannot be written.
+    pub fn write_owners(&self, owners: &[VirtualAddressOwner]) -> Result<(), StateError> {
+        self.write_objects(OWNERS, owners)
+    }
+
+    fn write_objects<K: kube::Resource + Serialize>(&self, part: &str, objects: &[K]) -> Result<(), StateError> {
+        let directory = self.root.join(part);
+        let each = objects.len() <= SYNCED_ALONE;
         let mut written = Vec::new();
-        for claim in claims {
-            let path = self.claim_path(claim.metadata.name.as_deref().unwrap_or_default());
-            written.push((self.write_beside(&path, claim, each)?, path));
+        for object in objects {
+            let path = self.object_path(part, object.meta().name.as_deref().unwrap_or_default());
+            written.push((self.write_beside(&path, object, each)?, path));
         }
         // Before one takes the place of an older one, which would be gone if the machine lost its power now.
         if !each {
@@ -166,7 +185,15 @@ impl StateDirectory {
     /// # Errors
     /// When it cannot be removed.
     pub fn remove_claim(&self, name: AddressName) -> Result<(), StateError> {
-        remove(&self.claim_path(&name.to_string()))
+        remove(&self.object_path(CLAIMS, &name.to_string()))
+    }
+
+    /// Removes what says who announces an address; it may be gone already.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn remove_owner(&self, name: AddressName) -> Result<(), StateError> {
+        remove(&self.object_path(OWNERS, &name.to_string()))
     }
 
     /// Writes the status of an object.
@@ -198,8 +225,8 @@ impl StateDirectory {
         remove(&self.status_path(key))
     }
 
-    fn claim_path(&self, name: &str) -> PathBuf {
-        self.root.join(CLAIMS).join(format!("{name}.yaml"))
+    fn object_path(&self, part: &str, name: &str) -> PathBuf {
+        self.root.join(part).join(format!("{name}.yaml"))
     }
 
     /// Neither namespaces nor kinds have a dot, so that no two objects share a file.

@@ -42,6 +42,7 @@ fn hub_after(written: Settled) -> Hub {
     let statuses = written.statuses.into_iter();
     hub.restore(
         written.claims,
+        Vec::new(),
         statuses.map(|patch| (patch.object, patch.status)).collect(),
     );
     for entry in manifest::read(OBJECTS, |_| {}).entries {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::{Api, Client};
-use kubelb_api::v1alpha1::AddressClaim;
+use kubelb_api::v1alpha1::{AddressClaim, VirtualAddressOwner};
 use kubelb_xds::Snapshot;
 use serde_json::Value;
 use tokio::sync::watch;
@@ -18,11 +18,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::outbox::{Letter, Outbox, Told};
-use super::requests::carry_out;
-use super::telling::{self, Telling};
+use super::requests::ask_for;
+use super::telling::{self, Due, Telling};
 use crate::desk::{Cluster, Desk, View};
 use crate::hub::{Hub, Settled};
-use crate::ledger::{Ledger, Outcome};
+use crate::ledger::Ledger;
 use crate::object::{Kind, Object, ObjectKey, ObjectName};
 use crate::source::cluster::{Awaited, Entry, News, Version, Watches};
 
@@ -39,7 +39,9 @@ pub(super) struct Follower {
     watches: Watches,
     awaited: Awaited,
     claims: Ledger<AddressClaim>,
-    api: Api<AddressClaim>,
+    claim_api: Api<AddressClaim>,
+    owners: Ledger<VirtualAddressOwner>,
+    owner_api: Api<VirtualAddressOwner>,
     outbox: Outbox,
     /// Objects whose status was written, or is about to be, and which the watch has not told of with it.
     told: BTreeMap<ObjectKey, Pending>,
@@ -89,7 +91,9 @@ impl Follower {
         Self {
             watches: Watches::start(&client, &namespace),
             outbox: Outbox::start(&client),
-            api: Api::all(client.clone()),
+            claim_api: Api::all(client.clone()),
+            owners: Ledger::default(),
+            owner_api: Api::all(client.clone()),
             hub,
             awaited: Awaited::default(),
             claims: Ledger::default(),
@@ -136,12 +140,17 @@ impl Follower {
                 }
                 () = due(self.retry) => {
                     self.retry = None;
+                    self.hub.own_again();
                     self.hub.plan_addresses(true);
                 }
-                () = telling::due(self.telling.as_mut()) => {
-                    self.tell();
-                    continue;
-                }
+                due = telling::due(self.telling.as_mut()) => match due {
+                    Due::Reports => {
+                        self.tell();
+                        continue;
+                    }
+                    // Settling looks at them.
+                    Due::Nodes => {}
+                },
             }
             if self.awaited.is_over() {
                 self.settle().await;
@@ -157,6 +166,7 @@ impl Follower {
         }
         match news {
             News::Listing(Kind::AddressClaim) => self.claims.listing(),
+            News::Listing(Kind::VirtualAddressOwner) => self.owners.listing(),
             News::Listing(_) => {}
             News::Listed(kind, entries) => self.listed(kind, entries),
             News::Seen(entry) => self.seen(entry),
@@ -176,41 +186,32 @@ impl Follower {
         for entry in entries {
             self.seen(entry);
         }
-        if kind == Kind::AddressClaim {
-            let names = keys.iter().map(|key| key.name.name.to_string()).collect();
-            for name in self.claims.listed(&names) {
-                self.hub.delete(&claim_key(&name));
+        let names = keys.iter().map(|key| key.name.name.to_string()).collect();
+        let known: BTreeSet<String> = match kind {
+            Kind::AddressClaim => {
+                self.claims.listed(&names);
+                self.claims.names().cloned().collect()
             }
-            // Claims that no ledger knows, for nobody can read them.
-            let known = |key: &ObjectKey| self.claims.get(&key.name.name).is_some();
-            let unread: Vec<ObjectKey> = self
-                .hub
-                .store()
-                .keys(kind)
-                .into_iter()
-                .filter(|key| !keys.contains(key) && !known(key))
-                .collect();
-            for key in unread {
-                self.hub.delete(&key);
+            Kind::VirtualAddressOwner => {
+                self.owners.listed(&names);
+                self.owners.names().cloned().collect()
             }
-            return;
-        }
-        for key in self
-            .hub
-            .store()
-            .keys(kind)
-            .difference(&keys)
-            .cloned()
-            .collect::<Vec<_>>()
-        {
-            self.gone(&key);
+            Kind::Config | Kind::Tenant | Kind::Addresses | Kind::LoadBalancer | Kind::SyncSecret => BTreeSet::new(),
+        };
+        let is_over = |key: &ObjectKey| !keys.contains(key) && !known.contains(&*key.name.name);
+        let all = self.hub.store().keys(kind).into_iter();
+        for key in all.filter(is_over).collect::<Vec<_>>() {
+            self.forget(&key);
         }
     }
 
     fn seen(&mut self, entry: Entry) {
-        if let Ok(Object::AddressClaim(claim)) = &entry.seen
-            && !self.claims.seen(claim)
-        {
+        let is_news = match &entry.seen {
+            Ok(Object::AddressClaim(claim)) => self.claims.seen(claim),
+            Ok(Object::VirtualAddressOwner(owner)) => self.owners.seen(owner),
+            Ok(_) | Err(_) => true,
+        };
+        if !is_news {
             return;
         }
         let key = key_of(&entry);
@@ -226,12 +227,19 @@ impl Follower {
     }
 
     fn gone(&mut self, key: &ObjectKey) {
-        if key.kind == Kind::AddressClaim
-            && !self.claims.gone(&key.name.name)
-            && self.claims.get(&key.name.name).is_some()
-        {
-            return;
+        let name = &*key.name.name;
+        // A new one of the same name may have been made here since.
+        let is_known = match key.kind {
+            Kind::AddressClaim => !self.claims.gone(name) && self.claims.get(name).is_some(),
+            Kind::VirtualAddressOwner => !self.owners.gone(name) && self.owners.get(name).is_some(),
+            Kind::Config | Kind::Tenant | Kind::Addresses | Kind::LoadBalancer | Kind::SyncSecret => false,
+        };
+        if !is_known {
+            self.forget(key);
         }
+    }
+
+    fn forget(&mut self, key: &ObjectKey) {
         self.told.remove(key);
         self.hub.forget_status(key);
         self.hub.delete(key);
@@ -270,6 +278,7 @@ impl Follower {
             self.hub.forget_status(&key);
         }
         self.claims = Ledger::default();
+        self.owners = Ledger::default();
         self.watches = Watches::start(&self.client, &self.namespace);
     }
 
@@ -278,17 +287,17 @@ impl Follower {
         let mut changed: BTreeSet<ObjectName> = BTreeSet::new();
         let mut concerned: BTreeSet<ObjectKey> = BTreeSet::new();
         for round in 1.. {
-            let mut settled = self.hub.settle(&Time(Timestamp::now()));
+            let now = Time(Timestamp::now());
+            let mut settled = self.hub.settle(&now);
             let patches = std::mem::take(&mut settled.statuses).into_iter();
             statuses.extend(patches.map(|patch| (patch.object, patch.status)));
             changed.append(&mut settled.load_balancers);
             concerned.append(&mut settled.problems);
-            if self.write_claims(settled).await {
+            if self.write_claims(settled).await && !self.write_owners(&now).await {
                 break;
             }
             if round >= ROUNDS {
-                self.hub.plan_addresses(false);
-                self.retry = Some(Instant::now() + RETRY);
+                self.pause();
             }
         }
         for key in &concerned {
@@ -314,44 +323,52 @@ impl Follower {
     /// Writes claims; whether all are as they were planned. Where they are not, the hub knows by then what there is instead.
     async fn write_claims(&mut self, settled: Settled) -> bool {
         let over = settled.claims_over.iter().map(ToString::to_string);
-        let over = over.filter_map(|name| Some((name.clone(), vec![self.claims.removal(&name)?])));
-        let removals: Vec<_> = over.collect();
         let same_tenant = |old: &AddressClaim, new: &AddressClaim| old.spec.tenant == new.spec.tenant;
-        let writes = settled.claims.into_iter().map(|claim| {
-            let name = claim.metadata.name.clone().unwrap_or_default();
-            (name, self.claims.requests(claim, same_tenant))
-        });
-        let writes: Vec<_> = writes.collect();
-        let mut as_planned = true;
-        for jobs in [removals, writes] {
-            for (name, outcome) in carry_out(&self.api, &mut self.claims, jobs).await {
-                match outcome {
-                    Outcome::Done(_) => continue,
-                    Outcome::Lost(_) => {
-                        self.conflicts += 1;
-                        tracing::info!(
-                            claim = name,
-                            "another manager has written it; addresses are planned again"
-                        );
-                    }
-                    Outcome::Failed(why) => {
-                        tracing::warn!(
-                            claim = name,
-                            why,
-                            "could not be written; its address is not served until it is"
-                        );
-                        self.hub.plan_addresses(false);
-                        self.retry = Some(Instant::now() + RETRY);
-                    }
-                }
-                as_planned = false;
-                match self.claims.get(&name) {
-                    Some(claim) => self.hub.apply(Ok(Object::AddressClaim(claim.clone().into()))),
-                    None => self.hub.delete(&claim_key(&name)),
-                };
-            }
+        let denied = ask_for(&self.claim_api, &mut self.claims, over, settled.claims, same_tenant).await;
+        self.conflicts += denied.conflicts;
+        if denied.failed {
+            self.pause();
+        }
+        let as_planned = denied.instead.is_empty();
+        for (name, instead) in denied.instead {
+            match instead {
+                Some(claim) => self.hub.apply(Ok(Object::AddressClaim(claim.into()))),
+                None => self.hub.delete(&ObjectKey::new(Kind::AddressClaim, "", &name)),
+            };
         }
         as_planned
+    }
+
+    /// Chooses who announces addresses, and writes that; whether there is something else to serve now.
+    async fn write_owners(&mut self, now: &Time) -> bool {
+        let Some(telling) = self.telling.as_mut().filter(|_| self.retry.is_none()) else {
+            return false;
+        };
+        let nodes = telling.nodes(self.hub.ir());
+        let plan = self.hub.own(nodes, now);
+        if plan.is_empty() {
+            return false;
+        }
+        let over = plan.over.iter().map(ToString::to_string);
+        let denied = ask_for(&self.owner_api, &mut self.owners, over, plan.write, |_, _| true).await;
+        self.conflicts += denied.conflicts;
+        if denied.failed {
+            self.pause();
+        }
+        for (name, instead) in denied.instead {
+            self.hub.own_again();
+            match instead {
+                Some(owner) => self.hub.apply(Ok(Object::VirtualAddressOwner(owner.into()))),
+                None => self.hub.delete(&ObjectKey::new(Kind::VirtualAddressOwner, "", &name)),
+            };
+        }
+        true
+    }
+
+    /// The server does not answer, or others are always faster: what can be served without its leave is, and it is asked again later.
+    fn pause(&mut self) {
+        self.hub.plan_addresses(false);
+        self.retry = Some(Instant::now() + RETRY);
     }
 
     /// Brings the statuses up with what peers tell.
@@ -403,10 +420,6 @@ fn key_of(entry: &Entry) -> ObjectKey {
         Ok(object) => object.key(),
         Err(malformed) => malformed.key.clone(),
     }
-}
-
-fn claim_key(name: &str) -> ObjectKey {
-    ObjectKey::new(Kind::AddressClaim, "", name)
 }
 
 async fn due(at: Option<Instant>) {

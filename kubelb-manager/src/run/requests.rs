@@ -18,8 +18,66 @@ const REQUEST_TIME: Duration = Duration::from_secs(5);
 /// Requests under way.
 const AT_ONCE: usize = 32;
 
+/// What was not granted as it was wanted.
+#[derive(Debug)]
+pub(super) struct Denied<K> {
+    /// What there is instead, by name.
+    pub(super) instead: Vec<(String, Option<K>)>,
+    /// How many somebody else was faster with.
+    pub(super) conflicts: u64,
+    /// Whether the server did not answer, or refused.
+    pub(super) failed: bool,
+}
+
+/// Asks for objects to be removed and written. `can_become` says whether one may be changed into another; else it is deleted first.
+pub(super) async fn ask_for<K>(
+    api: &Api<K>,
+    ledger: &mut Ledger<K>,
+    over: impl Iterator<Item = String>,
+    wanted: Vec<K>,
+    can_become: impl Fn(&K, &K) -> bool,
+) -> Denied<K>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + PartialEq + Serialize + DeserializeOwned,
+{
+    let removals: Vec<_> = over
+        .filter_map(|name| Some((name.clone(), vec![ledger.removal(&name)?])))
+        .collect();
+    let writes: Vec<_> = wanted
+        .into_iter()
+        .map(|object| {
+            let name = object.meta().name.clone().unwrap_or_default();
+            (name, ledger.requests(object, &can_become))
+        })
+        .collect();
+    let mut denied = Denied {
+        instead: Vec::new(),
+        conflicts: 0,
+        failed: false,
+    };
+    for jobs in [removals, writes] {
+        for (name, outcome) in carry_out(api, ledger, jobs).await {
+            let kind = K::kind(&());
+            match outcome {
+                Outcome::Done(_) => continue,
+                Outcome::Lost(_) => {
+                    denied.conflicts += 1;
+                    tracing::info!(%kind, name, "another manager has written it; it is planned again");
+                }
+                Outcome::Failed(why) => {
+                    denied.failed = true;
+                    tracing::warn!(%kind, name, why, "could not be written; it does not count until it is");
+                }
+            }
+            let instead = ledger.get(&name).cloned();
+            denied.instead.push((name, instead));
+        }
+    }
+    denied
+}
+
 /// Carries jobs out, each a name with its requests in their order, and notes the answers; what became of each.
-pub(super) async fn carry_out<K>(
+async fn carry_out<K>(
     api: &Api<K>,
     ledger: &mut Ledger<K>,
     jobs: Vec<(String, Vec<Request<K>>)>,

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use crate::ir::Ir;
 use crate::object::ObjectName;
+use crate::owners::{Nodes, Standing};
 use crate::standing::{Board, View};
 use crate::status::Reports;
 use crate::xds::server::agents::Presence;
@@ -19,7 +20,19 @@ const PAUSE: Duration = Duration::from_millis(100);
 const PAUSE_OF_LOOK: u32 = 3;
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// Time between two looks at whether all agents are heard.
-const LISTEN: Duration = Duration::from_secs(1);
+const LISTEN: Duration = Duration::from_millis(250);
+/// A node whose agent ended its stream in good order is about to come back for so long: a restart, or an upgrade.
+const RESTART: Duration = Duration::from_secs(60);
+/// After the start of this manager, nodes that announce something and were not heard yet are about to come for so long.
+const ARRIVAL: Duration = Duration::from_secs(10);
+
+/// What there is to look at.
+pub(super) enum Due {
+    /// What peers tell.
+    Reports,
+    /// Other nodes are here than before.
+    Nodes,
+}
 
 /// See the module.
 pub(super) struct Telling {
@@ -33,6 +46,13 @@ pub(super) struct Telling {
     not_before: Instant,
     listened: Instant,
     silent: BTreeSet<u64>,
+    started: Instant,
+    /// When nodes were last looked for.
+    counted: Instant,
+    /// Nodes that announce something, whether they are here or not.
+    owners: BTreeSet<String>,
+    /// As last told.
+    nodes: Nodes,
 }
 
 impl Telling {
@@ -48,6 +68,10 @@ impl Telling {
             not_before: now,
             listened: now,
             silent: BTreeSet::new(),
+            started: now,
+            counted: now,
+            owners: BTreeSet::new(),
+            nodes: Nodes::new(),
         }
     }
 
@@ -90,14 +114,61 @@ impl Telling {
         differs
     }
 
-    async fn due(&mut self) {
+    /// The nodes, for those who choose among them.
+    pub(super) fn nodes(&mut self, ir: &Ir) -> Nodes {
+        let now = clock();
+        if self.is_arriving(now) {
+            let owners = ir.addresses.values().filter_map(|address| address.owner.as_ref());
+            self.owners = owners.map(|owner| owner.node.clone()).collect();
+        }
+        self.nodes = self.find_nodes(now);
+        self.nodes.clone()
+    }
+
+    fn is_arriving(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.started) < ARRIVAL
+    }
+
+    fn find_nodes(&self, now: Instant) -> Nodes {
+        let mut nodes = Nodes::new();
+        if self.is_arriving(now) {
+            nodes.extend(self.owners.iter().map(|node| (node.clone(), Standing::Away)));
+        }
+        for agent in self.server.agents().view(now) {
+            let Some(node) = agent.node else { continue };
+            match agent.presence {
+                Presence::Heard => nodes.insert(node, Standing::Here),
+                Presence::Closed(at) if now.saturating_duration_since(at) < RESTART => {
+                    nodes.insert(node, Standing::Away)
+                }
+                Presence::Silent | Presence::Closed(_) | Presence::Lost(_) => nodes.remove(&node),
+            };
+        }
+        nodes
+    }
+
+    async fn due(&mut self) -> Due {
         loop {
-            if self.is_due {
-                tokio::time::sleep_until(self.not_before.into()).await;
-                return;
+            let now = clock();
+            // What is heard otherwise concerns everything.
+            if self.listened + LISTEN <= now && self.listen(now) {
+                self.server.registry().concern_everything();
             }
+            if self.counted + LISTEN <= now {
+                self.counted = now;
+                if self.find_nodes(now) != self.nodes {
+                    return Due::Nodes;
+                }
+            }
+            if self.is_due && self.not_before <= now {
+                return Due::Reports;
+            }
+            let due = self.is_due.then_some(self.not_before);
             let listen = self.listened + LISTEN;
-            let timeout = self.board.poll_timeout().map_or(listen, |at| at.min(listen));
+            let timeout = [due, self.board.poll_timeout()]
+                .into_iter()
+                .flatten()
+                .fold(listen.min(self.counted + LISTEN), Instant::min);
             tokio::select! {
                 changed = self.changes.changed() => match changed {
                     Ok(()) => self.is_due = true,
@@ -106,12 +177,7 @@ impl Telling {
                 },
                 () = tokio::time::sleep_until(timeout.into()) => {
                     let now = clock();
-                    let is_time = self.board.poll_timeout().is_some_and(|at| at <= now);
-                    // What is heard otherwise concerns everything.
-                    if self.listened + LISTEN <= now && self.listen(now) {
-                        self.server.registry().concern_everything();
-                    }
-                    self.is_due |= is_time;
+                    self.is_due |= self.board.poll_timeout().is_some_and(|at| at <= now);
                 }
             }
         }
@@ -119,7 +185,7 @@ impl Telling {
 }
 
 /// When there is something to look at.
-pub(super) async fn due(telling: Option<&mut Telling>) {
+pub(super) async fn due(telling: Option<&mut Telling>) -> Due {
     match telling {
         Some(telling) => telling.due().await,
         None => std::future::pending().await,

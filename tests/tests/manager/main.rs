@@ -7,15 +7,20 @@
     reason = "tests say what they expect"
 )]
 
+mod node;
 mod world;
+
+use std::net::SocketAddr;
+use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::Api;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
-use kubelb_api::v1alpha1::{AddressClaim, AddressClaimSpec, Holder};
+use kubelb_api::v1alpha1::{AddressClaim, AddressClaimSpec, Holder, VirtualAddressOwner};
 use kubelb_tests::bare::until;
 use kubelb_tests::control_plane::Host;
+use node::Node;
 use serde_json::json;
 use world::{NAMESPACE, TENANT, World, condition, ingress, listeners};
 
@@ -279,4 +284,70 @@ async fn all_managers_have_one_authority_and_peers_are_told_what_to_trust() {
     assert!(!trusted.contains("PRIVATE"));
     first.stop().await;
     second.stop().await;
+}
+
+#[tokio::test]
+async fn an_address_is_announced_by_one_node_and_moves_only_when_that_is_lost() {
+    let world = World::start(POOL).await;
+    let directory = tempfile::tempdir().unwrap();
+    let listen = free_address();
+    let state = directory.path().display().to_string();
+    let flags = [format!("--listen-xds={listen}"), format!("--state-dir={state}")];
+    let flags = flags.each_ref().map(String::as_str);
+    let manager = world.manage("first", &flags).await;
+    world.create_load_balancer("web", |_| {}).await;
+    let mut nodes = ["a", "b"].map(|name| Some(Node::start(name, &[listen], directory.path())));
+    let owners: Api<VirtualAddressOwner> = Api::all(world.client());
+    let name = "v4-203-0-113-10";
+    let owner = until(&owners, name, "somebody", |owner| owner.is_some()).await.unwrap();
+    let index = usize::from(owner.spec.node == "b");
+    let others = ["b", "a"][index];
+
+    // A restart of the agent, and one of the manager, move nothing.
+    let node = nodes[index].take();
+    drop(node);
+    let moved = async { until(&owners, name, "", |now| now.is_some_and(|now| now.spec != owner.spec)).await };
+    assert!(
+        tokio::time::timeout(Duration::from_secs(3), moved).await.is_err(),
+        "a restart moves nothing"
+    );
+    nodes[index] = Some(Node::start(&owner.spec.node, &[listen], directory.path()));
+    manager.stop().await;
+    let manager = world.manage("second", &flags).await;
+    let moved = async { until(&owners, name, "", |now| now.is_some_and(|now| now.spec != owner.spec)).await };
+    assert!(
+        tokio::time::timeout(Duration::from_secs(3), moved).await.is_err(),
+        "nor does another manager"
+    );
+
+    // One that is silent is lost.
+    let frozen = nodes[index].as_ref().unwrap().freeze();
+    let began = tokio::time::Instant::now();
+    let taken = until(&owners, name, "another", |now| {
+        now.is_some_and(|now| now.spec.node == others)
+    })
+    .await
+    .unwrap();
+    eprintln!("another node announces it after {:?}", began.elapsed());
+    assert!(taken.spec.epoch > owner.spec.epoch);
+    drop(frozen);
+    let moved = async { until(&owners, name, "", |now| now.is_some_and(|now| now.spec != taken.spec)).await };
+    assert!(
+        tokio::time::timeout(Duration::from_secs(3), moved).await.is_err(),
+        "it does not move back"
+    );
+
+    world
+        .load_balancers()
+        .delete("web", &DeleteParams::default())
+        .await
+        .unwrap();
+    until(&owners, name, "nobody", |owner| owner.is_none()).await;
+    manager.stop().await;
+}
+
+/// Free a moment ago, which has to do for one that is named beforehand.
+fn free_address() -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
 }
