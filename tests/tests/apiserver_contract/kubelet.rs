@@ -133,6 +133,7 @@ fn answer(
             while let Ok(read) = stream.read(&mut buffer).await
                 && read > 0
                 && stream.write_all(&buffer[..read]).await.is_ok()
+                && stream.flush().await.is_ok()
             {}
             drop(stream.shutdown().await);
             say_ended.send("stream").await.unwrap_or(());
