@@ -49,6 +49,8 @@ pub struct Hub {
     source_keeps: bool,
     /// Everything is to be looked at again by the next call of [`Self::settle`].
     is_all_due: bool,
+    /// Whether nodes announce addresses.
+    announces: bool,
     /// The nodes that owners of addresses were last chosen among, unless they are to be chosen again.
     owned_by: Option<Nodes>,
     store: Store,
@@ -74,6 +76,7 @@ impl Hub {
             plans: true,
             source_keeps: false,
             is_all_due: false,
+            announces: true,
             owned_by: None,
             store: Store::default(),
             builder: Builder::new(namespace),
@@ -115,7 +118,7 @@ impl Hub {
         if !self.leads || self.owned_by.as_ref() == Some(&nodes) {
             return owners::Plan::default();
         }
-        let served = self.builder.ir().addresses.keys().copied();
+        let served = self.builder.ir().addresses.keys().copied().filter(|_| self.announces);
         let plan = owners::plan(&self.store, served, &nodes, now.0.as_second());
         for owner in &plan.write {
             self.store.apply(Ok(Object::VirtualAddressOwner(owner.clone().into())));
@@ -126,6 +129,11 @@ impl Hub {
         }
         self.owned_by = Some(nodes);
         plan
+    }
+
+    /// Whether nodes announce addresses at all.
+    pub fn announce(&mut self, announces: bool) {
+        self.announces = announces;
     }
 
     /// Owners are to be chosen again, though the nodes may be the same.

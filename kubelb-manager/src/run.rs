@@ -105,6 +105,7 @@ pub async fn start(
         Origin::Directory { files, state } => {
             let before = state.load().context("--state-dir")?;
             let mut hub = Hub::new(&args.namespace);
+            hub.announce(args.announce);
             hub.restore(before.claims, before.owners, before.statuses);
             if telling.is_some() {
                 hub.await_peers();
@@ -131,6 +132,7 @@ pub async fn start(
             let follower = cluster::Follower::new(cluster::Parts {
                 client,
                 namespace: args.namespace,
+                announces: args.announce,
                 desk,
                 publish,
                 telling,

@@ -65,6 +65,7 @@ impl Manager {
         let args = RunArgs {
             xds: kubelb_manager::serve::XdsArgs::default(),
             source: Source::Directory(manifests.to_owned()),
+            announce: true,
             election: ElectionArgs::default(),
             state_dir: Some(state.to_owned()),
             namespace: "kubelb".to_owned(),

@@ -68,6 +68,7 @@ struct Pending {
 pub(super) struct Parts {
     pub(super) client: Client,
     pub(super) namespace: String,
+    pub(super) announces: bool,
     pub(super) desk: Arc<Desk>,
     pub(super) publish: watch::Sender<Option<Arc<Snapshot>>>,
     pub(super) telling: Option<Telling>,
@@ -79,12 +80,14 @@ impl Follower {
         let Parts {
             client,
             namespace,
+            announces,
             desk,
             publish,
             telling,
             leads,
         } = parts;
         let mut hub = Hub::of_cluster(&namespace);
+        hub.announce(announces);
         if telling.is_some() {
             hub.await_peers();
         }

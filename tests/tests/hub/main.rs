@@ -49,7 +49,9 @@ impl Manager {
             admin,
         ]
         .map(str::to_owned);
+        // Without an API server, managers cannot agree on who announces an address.
         let rest = [
+            "--announce=false".to_owned(),
             "--source".to_owned(),
             format!("file://{}", manifests.display()),
             "--state-dir".to_owned(),

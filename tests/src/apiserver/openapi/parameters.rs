@@ -1,4 +1,4 @@
-//! What the operations take in their paths and queries. The texts are the API's own (`parameters.txt`).
+//! What the operations take in their paths and queries.
 
 use serde_json::{Value, json};
 
