@@ -12,6 +12,16 @@ pub const DEFAULT_CONFIG: &str = "default";
 pub const DEFAULT_ADDRESSES: &str = "default";
 /// Name of the TenantState, in the tenant's namespace.
 pub const DEFAULT_TENANT_STATE: &str = "default";
+/// Name, in the tenant's namespace of the management cluster, of the account of its CCM, and of the account's Role and RoleBinding.
+pub const CCM_ACCOUNT: &str = "kubelb-ccm";
+/// Name of the Secret beside that account with the kubeconfig for the CCM.
+pub const CCM_KUBECONFIG_SECRET: &str = "kubelb-ccm-kubeconfig";
+/// Name of the Secret in the tenant's cluster that the administrator copies that kubeconfig into.
+pub const TENANT_KUBECONFIG_SECRET: &str = "kubelb-cluster";
+/// Key of the kubeconfig in both Secrets.
+pub const KUBECONFIG_KEY: &str = "kubelb";
+/// Name of the Secret beside that account with a token that never ends, where KubeLB has registered the tenant.
+pub const LEGACY_CCM_TOKEN_SECRET: &str = "kubelb-ccm";
 /// Class by which Services, Ingresses and Gateways of a tenant ask for kubelb.
 pub const CLASS: &str = "kubelb";
 

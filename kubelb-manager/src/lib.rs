@@ -13,6 +13,7 @@
 pub mod allocate;
 pub mod args;
 pub mod bootstrap;
+pub mod controllers;
 mod desk;
 pub mod hub;
 pub mod identity;

@@ -1,4 +1,4 @@
-//! What every binary of the workspace would otherwise copy: logs, the admin server, orderly shutdown, leader election, error
+//! What every binary of the workspace would otherwise copy: logs, the admin server, orderly shutdown, leader election, tokens, error
 //! texts.
 //!
 //! Knows nothing of load balancing: what `/status` or `/metrics` say is handed in by the binary.
@@ -12,3 +12,5 @@ pub mod lease;
 pub mod pace;
 pub mod shutdown;
 pub mod telemetry;
+#[cfg(feature = "token")]
+pub mod token;

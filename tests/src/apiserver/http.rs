@@ -225,7 +225,7 @@ async fn answer(
         Err(error) if error.code == 404 => return other_path(server, &request),
         Err(error) => return Err(error),
     };
-    verbs::authorize(server, &request.user, &target)?;
+    verbs::authorize(server, &request, &target)?;
     if proxy::leads_on(&target) {
         let client = proxy::Client {
             headers: head.headers,

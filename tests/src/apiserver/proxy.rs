@@ -70,7 +70,7 @@ pub(crate) async fn pass(
                 verb: "create",
                 ..target.clone()
             };
-            verbs::authorize(server, &request.user, &creates)?;
+            verbs::allow(server, &request.user, &creates.attributes())?;
         }
     }
     if way == Way::Proxy && request.path.ends_with("/proxy") && request.method == "GET" {

@@ -15,11 +15,13 @@ use super::managed;
 use super::object::{as_map, field_mut, meta, name, set_meta};
 use super::patch;
 use super::pods;
+use super::rbac::Attributes;
 use super::read;
 use super::resource::Resource;
 use super::reviews;
 use super::scale;
 use super::schema::Shape;
+use super::selectors::Fields;
 use super::server::{Server, Txn};
 use super::status::{ApiError, Cause};
 use super::store::Stored;
@@ -324,10 +326,22 @@ fn delete_collection(server: &Server, request: &Request, target: &Target) -> Res
     Ok(Answer::json(200, &list).after(revision))
 }
 
-/// Whether `user` may do what the path and method ask.
-pub(crate) fn authorize(server: &Server, user: &User, target: &Target) -> Result<(), ApiError> {
-    let wanted = target.attributes();
-    match super::rbac::allowed(&server.store(), user, &wanted) {
+/// Whether the user may do what the request asks.
+pub(crate) fn authorize(server: &Server, request: &Request, target: &Target) -> Result<(), ApiError> {
+    let mut wanted = target.attributes();
+    if matches!(wanted.verb.as_str(), "list" | "watch" | "deletecollection") {
+        // Who may see one object may list it alone.
+        let fields = Fields::parse(request.query.get("fieldSelector"), &target.resource);
+        if let Some(name) = fields.ok().as_ref().and_then(Fields::name) {
+            name.clone_into(&mut wanted.name);
+        }
+    }
+    allow(server, &request.user, &wanted)
+}
+
+/// Whether `user` may do this.
+pub(crate) fn allow(server: &Server, user: &User, wanted: &Attributes) -> Result<(), ApiError> {
+    match super::rbac::allowed(&server.store(), user, wanted) {
         Some(_) => Ok(()),
         None => Err(wanted.refusal(user)),
     }

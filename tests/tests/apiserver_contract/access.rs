@@ -128,3 +128,32 @@ async fn no_one_gives_away_what_they_do_not_have() {
     world.admin.post(&bindings, binding("bind", "bind")).await.ok(201);
     tenant.post(&bindings, binding("secrets", "secrets")).await.ok(201);
 }
+
+#[tokio::test]
+async fn who_may_see_one_object_may_list_it_alone() {
+    let world = World::start().await;
+    let group = "rbac.authorization.k8s.io";
+    let role = json!({
+        "apiVersion": format!("{group}/v1"), "kind": "Role", "metadata": {"name": "one"},
+        "rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["list"], "resourceNames": ["mine"]}],
+    });
+    let path = format!("/apis/{group}/v1/namespaces/{NAMESPACE}");
+    world.admin.post(&format!("{path}/roles"), role).await.ok(201);
+    let binding = json!({
+        "apiVersion": format!("{group}/v1"), "kind": "RoleBinding", "metadata": {"name": "one"},
+        "subjects": [{"kind": "User", "apiGroup": group, "name": TENANT}],
+        "roleRef": {"apiGroup": group, "kind": "Role", "name": "one"},
+    });
+    world.admin.post(&format!("{path}/rolebindings"), binding).await.ok(201);
+    let tenant = world.tenant();
+    let maps = format!("/api/v1/namespaces/{NAMESPACE}/secrets");
+    tenant
+        .get(&format!("{maps}?fieldSelector=metadata.name%3Dmine"))
+        .await
+        .ok(200);
+    tenant
+        .get(&format!("{maps}?fieldSelector=metadata.name%3Dother"))
+        .await
+        .fails(403, "Forbidden");
+    tenant.get(&maps).await.fails(403, "Forbidden");
+}

@@ -1,0 +1,81 @@
+//! Following what there is in the management cluster. Errors are told here and never reach the controllers: the last known state goes on being
+//! worked with.
+
+use std::fmt::Debug;
+
+use futures_util::{Stream, StreamExt as _};
+use kube::core::PartialObjectMeta;
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::reflector::{self, Store};
+use kube::runtime::watcher::{self, watcher};
+use kube::{Api, Resource, ResourceExt as _};
+use kubelb_runtime::error_chain::chain;
+use kubelb_runtime::pace::Pace;
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+
+/// What comes of a kind: never an error, and never an end.
+pub(crate) type News<K> = Result<K, watcher::Error>;
+
+fn without_errors<K>(
+    events: impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send,
+    what: &'static str,
+) -> impl Stream<Item = News<K>> + Send
+where
+    K: Send,
+{
+    events
+        .inspect(move |event| {
+            if let Err(error) = event {
+                tracing::warn!(what, error = %chain(error), "cannot be followed; tried again");
+            }
+        })
+        .touched_objects()
+        .filter(|object| std::future::ready(object.is_ok()))
+}
+
+/// Follows a kind, with a store of what there is. The stream has to be read for the store to be kept up.
+pub(crate) fn follow<K>(
+    api: Api<K>,
+    config: watcher::Config,
+    what: &'static str,
+) -> (Store<K>, impl Stream<Item = News<K>> + Send + 'static)
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    let (store, writer) = reflector::store();
+    let events = watcher(api, config)
+        .backoff(Pace::default())
+        // Who owns which field is never looked at, and is half of an object.
+        .modify(|object| object.managed_fields_mut().clear())
+        .reflect(writer);
+    (store, without_errors(events, what))
+}
+
+/// Follows the metadata of a kind.
+pub(crate) fn touched<K>(
+    api: Api<PartialObjectMeta<K>>,
+    config: watcher::Config,
+    what: &'static str,
+) -> impl Stream<Item = News<PartialObjectMeta<K>>> + Send + 'static
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    without_errors(watcher(api, config).backoff(Pace::default()), what)
+}
+
+/// Reads a stream, and tells that something came.
+pub(crate) async fn ring<T>(stream: impl Stream<Item = T> + Send, bell: watch::Sender<()>) {
+    let mut stream = std::pin::pin!(stream);
+    while stream.next().await.is_some() {
+        bell.send_replace(());
+    }
+}
+
+/// What came while nobody looked is one item.
+pub(crate) fn rings(receiver: watch::Receiver<()>) -> impl Stream<Item = ()> + Send {
+    futures_util::stream::unfold(receiver, |mut receiver| async move {
+        receiver.changed().await.ok()?;
+        Some(((), receiver))
+    })
+}
