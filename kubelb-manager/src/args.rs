@@ -10,6 +10,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use kubelb_runtime::telemetry::LogFormat;
 
 use crate::bootstrap::{BootstrapArgs, RotateArgs};
+use crate::controllers::args::ControllersArgs;
 use crate::serve::XdsArgs;
 
 /// Namespace of the Config unless `--namespace` says otherwise.
@@ -57,6 +58,9 @@ pub struct RunArgs {
     /// How several managers of one API server take turns at writing.
     #[command(flatten)]
     pub election: ElectionArgs,
+    /// What is made for each tenant.
+    #[command(flatten)]
+    pub controllers: ControllersArgs,
     /// How agents and Envoys are served.
     #[command(flatten)]
     pub xds: XdsArgs,

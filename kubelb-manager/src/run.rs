@@ -129,6 +129,13 @@ pub async fn start(
                 directory,
             } = *origin;
             let leads = leading::campaign(&mut tasks, &client, &args, &shutdown);
+            let identity = args.election.identity();
+            let settings = args.controllers.settings(&args.namespace, &identity)?;
+            let controllers = leading::control(client.clone(), settings, leads.clone(), shutdown.clone());
+            tasks.spawn(async move {
+                controllers.await;
+                Ok(())
+            });
             let follower = cluster::Follower::new(cluster::Parts {
                 client,
                 namespace: args.namespace,

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kubelb_manager::args::{ElectionArgs, RunArgs, Source};
+use kubelb_manager::controllers::args::ControllersArgs;
 use kubelb_manager::run::start;
 use kubelb_runtime::telemetry::LogFormat;
 use kubelb_xds::{ResourceType, Snapshot};
@@ -67,6 +68,7 @@ impl Manager {
             source: Source::Directory(manifests.to_owned()),
             announce: true,
             election: ElectionArgs::default(),
+            controllers: ControllersArgs::default(),
             state_dir: Some(state.to_owned()),
             namespace: "kubelb".to_owned(),
             admin_address,

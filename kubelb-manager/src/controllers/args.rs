@@ -26,6 +26,17 @@ pub struct ControllersArgs {
     pub tenant_token_lifetime: Duration,
 }
 
+impl Default for ControllersArgs {
+    /// As without any flag.
+    fn default() -> Self {
+        Self {
+            api_server_urls: Vec::new(),
+            api_server_ca: None,
+            tenant_token_lifetime: Duration::from_secs(720 * 60 * 60),
+        }
+    }
+}
+
 impl ControllersArgs {
     /// What the controllers work with. `namespace` is the manager's, `instance` the name of this replica.
     ///

@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::RunArgs;
+use crate::controllers;
 
 /// Name of the Lease, as KubeLB's manager has it, so that one of the two writes at a time.
 const LEASE: &str = "19f32e7b.kubelb.k8c.io";
@@ -18,6 +19,40 @@ const TIMING: Timing = Timing {
     renew: Duration::from_secs(2),
     retry: Duration::from_millis(500),
 };
+
+/// Runs the controllers while this manager leads, until `shutdown`.
+pub(super) async fn control(
+    client: Client,
+    settings: controllers::Settings,
+    mut leads: watch::Receiver<bool>,
+    shutdown: CancellationToken,
+) {
+    loop {
+        let begun = async { leads.wait_for(|leads| *leads).await.is_ok() };
+        let is_leader = tokio::select! {
+            () = shutdown.cancelled() => false,
+            begun = begun => begun,
+        };
+        if !is_leader {
+            return;
+        }
+        let stop = shutdown.child_token();
+        let ended = async {
+            // An election that is over is as good as lost.
+            drop(leads.wait_for(|leads| !*leads).await);
+            stop.cancel();
+        };
+        tokio::join!(
+            controllers::run(client.clone(), settings.clone(), stop.clone()),
+            async {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = ended => {}
+                }
+            }
+        );
+    }
+}
 
 /// Takes part in the election until `shutdown`; whether this one leads.
 pub(super) fn campaign(

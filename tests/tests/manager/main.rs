@@ -17,11 +17,16 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::Api;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
-use kubelb_api::v1alpha1::{AddressClaim, AddressClaimSpec, Holder, VirtualAddressOwner};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kubelb_api::v1alpha1::{
+    AddressClaim, AddressClaimSpec, Addresses, Holder, LoadBalancer, Tenant, VirtualAddressOwner,
+};
 use kubelb_tests::bare::until;
 use kubelb_tests::control_plane::Host;
+use kubelb_tests::controllers;
 use node::Node;
 use serde_json::json;
+use tokio_util::task::AbortOnDropHandle;
 use world::{NAMESPACE, TENANT, World, condition, ingress, listeners};
 
 const POOL: &str = "203.0.113.10-203.0.113.19";
@@ -344,6 +349,76 @@ async fn an_address_is_announced_by_one_node_and_moves_only_when_that_is_lost() 
         .unwrap();
     until(&owners, name, "nobody", |owner| owner.is_none()).await;
     manager.stop().await;
+}
+
+#[tokio::test]
+async fn a_new_tenant_is_registered_and_served_by_its_own_credential() {
+    let world = World::start(POOL).await;
+    let server = &world.cluster.server;
+    let options = controllers::Options {
+        api_ca: server.ca().unwrap().to_owned(),
+        ..controllers::Options::default()
+    };
+    let _controllers = AbortOnDropHandle::new(tokio::spawn(controllers::run(
+        world.client(),
+        options,
+        std::future::pending(),
+    )));
+    let url = format!("--api-server-url=https://{}", server.address());
+    let mut manager = world.manage("a", &[&url]).await;
+    world
+        .create::<Tenant>(json!({"metadata": {"name": "second"}, "spec": {}}))
+        .await;
+    let secrets: Api<Secret> = Api::namespaced(world.client(), "tenant-second");
+    let secret = until(&secrets, "kubelb-ccm-kubeconfig", "the credential", |secret| {
+        secret.is_some()
+    })
+    .await
+    .unwrap();
+    let text = String::from_utf8(secret.data.unwrap()["kubelb"].0.clone()).unwrap();
+    let kubeconfig = Kubeconfig::from_yaml(&text).unwrap();
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+        .await
+        .unwrap();
+    let tenant = kube::Client::try_from(config).unwrap();
+    let addresses: Api<Addresses> = Api::namespaced(tenant.clone(), "tenant-second");
+    let spec = json!({"metadata": {"name": "default"}, "spec": {"addresses": [{"ip": "10.0.0.2"}]}});
+    let object = object("Addresses", spec);
+    addresses.create(&PostParams::default(), &object).await.unwrap();
+    let load_balancers: Api<LoadBalancer> = Api::namespaced(tenant, "tenant-second");
+    let spec = json!({"metadata": {"name": "web"}, "spec": {
+        "type": "LoadBalancer", "ports": [{"port": 80}],
+        "endpoints": [{"addressesReference": {"name": "default"}, "ports": [{"port": 30080}]}],
+    }});
+    load_balancers
+        .create(&PostParams::default(), &self::object("LoadBalancer", spec))
+        .await
+        .unwrap();
+    manager
+        .serves("the listener", |names| {
+            names == ["tenant-second/web/203.0.113.10/80-tcp"]
+        })
+        .await;
+    until(&load_balancers, "web", "told", |object| {
+        ingress(object) == ["203.0.113.10"]
+    })
+    .await;
+
+    let tenants: Api<Tenant> = Api::all(world.client());
+    tenants.delete("second", &DeleteParams::default()).await.unwrap();
+    manager.serves("nothing", <[String]>::is_empty).await;
+    until(&tenants, "second", "nothing is left", |tenant| tenant.is_none()).await;
+    until(&world.claims(), "v4-203-0-113-10", "the claim is over", |claim| {
+        claim.is_none()
+    })
+    .await;
+    manager.stop().await;
+}
+
+fn object<K: serde::de::DeserializeOwned>(kind: &str, mut value: serde_json::Value) -> K {
+    value["apiVersion"] = json!("kubelb.k8c.io/v1alpha1");
+    value["kind"] = json!(kind);
+    serde_json::from_value(value).unwrap()
 }
 
 /// Free a moment ago, which has to do for one that is named beforehand.
