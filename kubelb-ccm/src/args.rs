@@ -5,10 +5,11 @@
 
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser};
-use kubelb_api::names::{NameError, TenantName};
+use kubelb_api::names::{NameError, TenantName, is_label, is_subdomain};
 use kubelb_runtime::telemetry::LogFormat;
 
 use crate::plan::{AddressType, Settings};
@@ -23,6 +24,13 @@ pub struct Cli {
     /// Kubeconfig of the management cluster, as the tenant's credential.
     #[arg(long, value_name = "FILE", default_value = "/home/nonroot/.kube/kubelb")]
     pub kubelb_kubeconfig: PathBuf,
+    /// Secret of the tenant's cluster that --kubelb-kubeconfig is mounted from (key `kubelb`): a renewed token is kept there, where the next start
+    /// finds it. Left out: it is kept in memory.
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    pub kubelb_kubeconfig_secret: Option<SecretName>,
+    /// Renew the token for the management cluster at this age, when that is before half of its life. In Go's notation: 12h.
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub kubelb_token_renew_after: Option<Duration>,
     /// Kubeconfig of the tenant's cluster; left out: the one of the Pod this runs in.
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
@@ -67,6 +75,34 @@ impl Cli {
             tenant: self.cluster_name.clone(),
             use_class: self.use_loadbalancer_class,
             to_nodes: self.enable_cloud_provider,
+        }
+    }
+}
+
+/// A Secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretName {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// The text names no Secret.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no Secret; use NAMESPACE/NAME, such as kubelb/kubelb-cluster")]
+pub struct SecretNameError(String);
+
+impl FromStr for SecretName {
+    type Err = SecretNameError;
+
+    fn from_str(text: &str) -> Result<Self, SecretNameError> {
+        match text.split_once('/') {
+            Some((namespace, name)) if is_label(namespace) && is_subdomain(name) => Ok(Self {
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+            }),
+            Some(_) | None => Err(SecretNameError(text.to_owned())),
         }
     }
 }
@@ -161,6 +197,7 @@ mod tests {
             ("--node-address-type", "internal", "ExternalIP, InternalIP or Hostname"),
             ("--metrics-addr", "host", "IP:PORT"),
             ("--cleanup-timeout", "soon", "90s"),
+            ("--kubelb-kubeconfig-secret", "kubelb-cluster", "NAMESPACE/NAME"),
             ("--cluster-name", "A_b", "a-z"),
         ] {
             let arguments: Vec<&str> = match flag {

@@ -5,12 +5,15 @@ use std::fmt::Write as _;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::jiff::Timestamp;
 use kube::runtime::reflector::Store;
 use kubelb_api::v1alpha1::LoadBalancer;
 use kubelb_runtime::admin::Answers;
 use serde_json::json;
 
+use crate::keeper::Standing;
 use crate::plan::{AddressType, Nodes, Settings, is_ours};
+use crate::route::Route;
 use crate::watch::Link;
 
 /// What there is to look at once the work has begun.
@@ -23,6 +26,14 @@ pub(crate) struct View {
     pub(crate) load_balancers: Store<LoadBalancer>,
     pub(crate) tenant: Arc<Link>,
     pub(crate) hub: Arc<Link>,
+    pub(crate) route: Route,
+    pub(crate) credential: Arc<RwLock<Standing>>,
+}
+
+impl View {
+    fn credential(&self) -> Standing {
+        self.credential.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// Answers of the admin server.
@@ -108,9 +119,9 @@ impl Answers for Desk {
                 .count();
             let nodes = view.nodes.state();
             let chosen = Nodes::choose(nodes.iter().map(AsRef::as_ref), view.address_type);
-            (managed, chosen.len(), view.hub.state())
+            (managed, chosen.len(), view.hub.state(), view.credential())
         });
-        if let Some((managed, nodes, hub)) = figures {
+        if let Some((managed, nodes, hub, credential)) = figures {
             let connected = u64::from(hub.error.is_none() && hub.lists > 0);
             gauge(
                 "kubelb_ccm_managed_services",
@@ -125,6 +136,20 @@ impl Answers for Desk {
                 "Whether the management cluster answers.",
                 connected,
             )?;
+            gauge(
+                "kubelb_ccm_credential_good",
+                "gauge",
+                "Whether nothing is wrong with the credential for the management cluster.",
+                u64::from(credential.error.is_none()),
+            )?;
+            if let Some(expires) = credential.expires {
+                gauge(
+                    "kubelb_ccm_credential_expires_timestamp_seconds",
+                    "gauge",
+                    "When the token for the management cluster ends.",
+                    u64::try_from(expires.as_second()).unwrap_or_default(),
+                )?;
+            }
         }
         gauge(
             "kubelb_ccm_services_failing",
@@ -156,12 +181,20 @@ impl Answers for Desk {
                 let state = link.state();
                 json!({"answers": state.error.is_none() && state.lists > 0, "error": state.error})
             };
+            let credential = view.credential();
+            let time = |time: Option<Timestamp>| time.map(|time| time.to_string());
             json!({
                 "tenant": view.settings.tenant.as_str(),
                 "namespace": view.settings.tenant.namespace(),
                 "isLeader": self.is_leader.get().is_some(),
                 "tenantCluster": cluster(&view.tenant),
                 "managementCluster": cluster(&view.hub),
+                "managementAddress": view.route.address(),
+                "credential": {
+                    "expires": time(credential.expires),
+                    "renewed": time(credential.renewed),
+                    "error": credential.error,
+                },
                 "services": view.services.state().iter().filter(|service| is_ours(service, &view.settings)).count(),
                 "loadBalancers": view.load_balancers.state().len(),
                 "failing": failing,

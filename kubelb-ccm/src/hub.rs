@@ -7,7 +7,7 @@ use std::time::Duration;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::core::Status;
 use kube::{Api, Client};
-use kubelb_api::names::{DEFAULT_ADDRESSES, TenantName};
+use kubelb_api::names::{CCM_KUBECONFIG_SECRET, DEFAULT_ADDRESSES, TenantName};
 use kubelb_api::v1alpha1::{Addresses, AddressesSpec, LoadBalancer};
 use kubelb_runtime::error_chain::chain;
 use serde::Serialize;
@@ -26,6 +26,9 @@ pub(crate) enum HubError {
     /// It said no. The same again would be answered the same.
     #[error("the management cluster refuses it: {0}")]
     Refused(String),
+    /// It does not take the credential.
+    #[error("the management cluster refuses the credential: {0}")]
+    Unauthorized(String),
     /// It did not answer, or said to come again.
     #[error("the management cluster does not answer: {0}")]
     Unreachable(String),
@@ -108,6 +111,11 @@ impl Hub {
                 self.link.works();
                 Err(Failure::Gone)
             }
+            Ok(Err(kube::Error::Api(status))) if status.code == 401 => {
+                let why = unauthorized(&self.namespace);
+                self.link.fails(&why);
+                Err(Failure::Other(HubError::Unauthorized(why)))
+            }
             Ok(Err(kube::Error::Api(status))) if is_final(&status) => {
                 self.link.works();
                 Err(Failure::Other(HubError::Refused(status.message.clone())))
@@ -116,6 +124,13 @@ impl Hub {
             Err(_) => Err(unreachable(format!("no answer within {} s", REQUEST_TIME.as_secs()))),
         }
     }
+}
+
+/// What to do about a credential that is not taken.
+fn unauthorized(namespace: &str) -> String {
+    format!(
+        "the token has ended or was revoked; whoever runs the management cluster finds a new kubeconfig in Secret {namespace}/{CCM_KUBECONFIG_SECRET}"
+    )
 }
 
 enum Failure {

@@ -11,11 +11,14 @@
 #![forbid(unsafe_code)]
 
 pub mod args;
+mod credential;
 mod desk;
 mod hub;
+mod keeper;
 mod nodes;
 mod orphans;
 pub mod plan;
+mod route;
 pub mod run;
 mod service;
 mod watch;

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::args::{Cli, identity, log_filter};
 use crate::desk::{Desk, View};
 use crate::hub::Hub;
+use crate::keeper::{self, Keeper};
 use crate::nodes::NodeAddresses;
 use crate::orphans::Orphans;
 use crate::service::{self, Context};
@@ -68,9 +69,13 @@ pub async fn start(cli: Cli, shutdown: CancellationToken) -> anyhow::Result<()> 
         tasks.spawn(admin::serve(listener, answers, shutdown.clone()));
     }
     let tenant = client(cli.kubeconfig.as_deref()).await.context("--kubeconfig")?;
-    let management = client(Some(&cli.kubelb_kubeconfig))
-        .await
-        .context("--kubelb-kubeconfig")?;
+    let start = keeper::Start {
+        file: cli.kubelb_kubeconfig.clone(),
+        secret: cli.kubelb_kubeconfig_secret.clone(),
+        renew_after: cli.kubelb_token_renew_after,
+        tenant: tenant.clone(),
+    };
+    let keeper = Keeper::open(start).await.context("--kubelb-kubeconfig")?;
     let held = if cli.enable_leader_election {
         let election = Election {
             namespace: cli
@@ -89,7 +94,7 @@ pub async fn start(cli: Cli, shutdown: CancellationToken) -> anyhow::Result<()> 
         None
     };
     desk.leads();
-    work(&cli, &tenant, &management, &desk, &mut tasks);
+    work(&cli, &tenant, keeper, &desk, &mut tasks);
     let lost = held.as_ref().map(|held| held.lost().clone()).unwrap_or_default();
     let result = tokio::select! {
         () = shutdown.cancelled() => Ok(()),
@@ -119,10 +124,10 @@ async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
 }
 
 /// Spawns everything that follows the two clusters.
-fn work(cli: &Cli, tenant: &Client, management: &Client, desk: &Arc<Desk>, tasks: &mut JoinSet<()>) {
+fn work(cli: &Cli, tenant: &Client, keeper: Keeper, desk: &Arc<Desk>, tasks: &mut JoinSet<()>) {
     let settings = cli.settings();
     let (here, there) = (Link::new("tenant"), Link::new("management"));
-    let hub = Hub::new(management, &settings.tenant, Arc::clone(&there));
+    let hub = Hub::new(&keeper.client(), &settings.tenant, Arc::clone(&there));
     let any = watcher::Config::default;
     let selected = match &cli.node_address_label_selector {
         Some(selector) => any().labels(selector),
@@ -184,7 +189,10 @@ fn work(cli: &Cli, tenant: &Client, management: &Client, desk: &Arc<Desk>, tasks
         load_balancers: load_balancers.store.clone(),
         tenant: here,
         hub: there,
+        route: keeper.route(),
+        credential: keeper.standing(),
     });
+    tasks.spawn(keeper.keep());
     let reporter = Reporter {
         controller: "kubelb-ccm".to_owned(),
         instance: Some(identity()),

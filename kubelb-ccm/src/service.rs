@@ -112,6 +112,7 @@ impl Context {
         match submitted {
             Submitted::Yes | Submitted::Unservable(_) => Ok(()),
             Submitted::Refused(why) => Err(HubError::Refused(why).into()),
+            Submitted::Unauthorized(why) => Err(HubError::Unauthorized(why).into()),
             Submitted::Unreachable(why) => Err(HubError::Unreachable(why).into()),
         }
     }
@@ -152,6 +153,7 @@ impl Context {
         match self.hub.apply(wanted).await {
             Ok(_) => Submitted::Yes,
             Err(HubError::Refused(why)) => Submitted::Refused(why),
+            Err(HubError::Unauthorized(why)) => Submitted::Unauthorized(why),
             Err(HubError::Unreachable(why)) => Submitted::Unreachable(why),
         }
     }

@@ -25,6 +25,8 @@ pub enum Submitted {
     Unservable(PlanError),
     /// It said no.
     Refused(String),
+    /// It does not take the credential; traffic goes on as it was last configured.
+    Unauthorized(String),
     /// It did not answer; traffic goes on as it was last configured.
     Unreachable(String),
 }
@@ -66,6 +68,11 @@ pub fn told(
         Submitted::Yes => (ConditionStatus::True, "Submitted", String::new()),
         Submitted::Unservable(error) => (ConditionStatus::False, "Unservable", error.to_string()),
         Submitted::Refused(why) => (ConditionStatus::False, "Refused", why.clone()),
+        Submitted::Unauthorized(why) => (
+            ConditionStatus::Unknown,
+            "CredentialRefused",
+            format!("{why}; traffic goes on as it was last configured"),
+        ),
         Submitted::Unreachable(why) => (
             ConditionStatus::Unknown,
             "ManagementClusterUnreachable",

@@ -9,6 +9,7 @@
 )]
 
 mod attacks;
+mod ccm;
 mod registration;
 mod removal;
 mod sync_secrets;
