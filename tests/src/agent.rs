@@ -356,7 +356,10 @@ impl Drop for Agent<'_> {
 }
 
 /// The agent's program: what `KUBELB_AGENT_BIN` names, else the one built beside this test.
-fn binary() -> anyhow::Result<PathBuf> {
+///
+/// # Errors
+/// When it is not built.
+pub fn binary() -> anyhow::Result<PathBuf> {
     const HINT: &str = "`cargo xtask test` and `cargo xtask demo` build it";
     tool::program(BINARY_VARIABLE, HINT, || tool::built("kubelb-agent"))
 }

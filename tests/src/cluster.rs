@@ -298,7 +298,19 @@ impl Cluster {
     /// # Errors
     /// When there is none that is new enough, or it can't be started.
     pub async fn kubectl(&self, arguments: &[&str]) -> anyhow::Result<Output> {
-        let mut command = self.control_plane.namespace.command(tool::kubernetes::kubectl()?);
+        self.administer(tool::kubernetes::kubectl()?, arguments).await
+    }
+
+    /// Runs helm, likewise.
+    ///
+    /// # Errors
+    /// See [`Self::kubectl`].
+    pub async fn helm(&self, arguments: &[&str]) -> anyhow::Result<Output> {
+        self.administer(tool::kubernetes::helm()?, arguments).await
+    }
+
+    async fn administer(&self, program: &Path, arguments: &[&str]) -> anyhow::Result<Output> {
+        let mut command = self.control_plane.namespace.command(program);
         command.args(arguments);
         command
             .env("KUBECONFIG", &self.kubeconfig)

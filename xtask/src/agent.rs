@@ -1,4 +1,4 @@
-//! Builds the node agent with the eBPF object in it.
+//! Builds the node agent with the eBPF object in it, and the programs that run beside it.
 
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,8 @@ pub(crate) const OBJECT_VARIABLE: &str = "KUBELB_EBPF_OBJECT";
 pub(crate) const BINARY_VARIABLE: &str = "KUBELB_AGENT_BIN";
 
 const PACKAGE: &str = "kubelb-agent";
+/// The other programs of the product, which end-to-end tests of all of it start.
+pub(crate) const OTHERS: [&str; 2] = ["kubelb-ccm", "kubelb-manager"];
 
 /// How the agent is compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,16 +24,24 @@ pub(crate) enum Profile {
     Release,
 }
 
-/// Builds the agent and returns the path of its binary.
+/// Builds the agent and `others`, whose binaries are then beside it, and returns the path of its binary.
 ///
 /// # Errors
 /// When the build fails.
-pub(crate) fn build(workspace: &Workspace, object: &Path, profile: Profile) -> anyhow::Result<PathBuf> {
+pub(crate) fn build(
+    workspace: &Workspace,
+    object: &Path,
+    profile: Profile,
+    others: &[&str],
+) -> anyhow::Result<PathBuf> {
     let mut command = process::cargo();
     command
         .current_dir(workspace.root())
         .env(OBJECT_VARIABLE, object)
-        .args(["build", "--package", PACKAGE, "--bin", PACKAGE]);
+        .arg("build");
+    for package in others.iter().chain([&PACKAGE]) {
+        command.args(["--package", package, "--bin", package]);
+    }
     let directory = match profile {
         Profile::Dev => "debug",
         Profile::Release => {

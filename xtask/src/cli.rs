@@ -88,7 +88,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
             steps.run("setup", || setup::ensure(&workspace))?;
             let object = steps.run("build-ebpf", || ebpf::build(&workspace, Object::Product))?;
             let binary = steps.run("build the agent", || {
-                agent::build(&workspace, &object, agent::Profile::Release)
+                agent::build(&workspace, &object, agent::Profile::Release, &[])
             })?;
             eprintln!("{}", binary.display());
             Ok(())

@@ -64,7 +64,9 @@ pub(crate) fn run(workspace: &Workspace, show: Show, args: &[String]) -> anyhow:
         Show::Demo | Show::BenchApi | Show::BenchXds => None,
         Show::Bench => Some(steps.run("build the bench's programs", || ebpf::build(workspace, Object::Bench))?),
     };
-    let binary = steps.run("build the agent", || agent::build(workspace, &object, show.profile()))?;
+    let binary = steps.run("build the agent", || {
+        agent::build(workspace, &object, show.profile(), &[])
+    })?;
     let envoy = match show {
         Show::Demo | Show::Bench | Show::BenchApi => None,
         Show::BenchXds => Some(ENVOY.find()?.with_context(|| format!("no {}", ENVOY.wanted()))?),

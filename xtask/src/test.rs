@@ -90,7 +90,9 @@ fn prepare(
     } else {
         None
     };
-    let binary = steps.run("build the agent", || agent::build(workspace, &object, Profile::Dev))?;
+    let binary = steps.run("build the programs", || {
+        agent::build(workspace, &object, Profile::Dev, &agent::OTHERS)
+    })?;
     let mut clients = Vec::new();
     for client in [KUBECTL, HELM, ENVOY] {
         let program = client.find()?;
