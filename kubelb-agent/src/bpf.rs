@@ -3,6 +3,7 @@
 //! The only module that knows aya, map file descriptors and mapped memory. What the rows should hold is decided in
 //! [`crate::tables`].
 
+pub mod announced;
 pub mod attach;
 pub mod clock;
 pub mod drops;

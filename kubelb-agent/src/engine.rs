@@ -7,12 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use kubelb_common::addr::Addr;
 use kubelb_common::backend::flag;
 use kubelb_common::flow::Binding;
 use kubelb_common::flow_table::FlowTables as _;
 use kubelb_common::maps::{MAX_PORT_POOLS, MAX_REVERSE};
 use kubelb_common::snat::SnatView;
 
+use crate::announce::{Memory, Place};
 use crate::args::AttachMode;
 use crate::bpf::attach::{self, Attached, Mode};
 use crate::bpf::load::Programs;
@@ -26,6 +28,8 @@ use crate::nudge::{End, Sender};
 use crate::snat::{self, Plan, Room, SnatOp};
 use crate::sweep::{Count, HalfOpenCounts, Suspects, Sweeper};
 use crate::tables::{self, Context, Cursors, Tables};
+
+mod announced;
 
 /// Longest that established TCP flows of a removed backend go on.
 pub const DRAIN_TIME: Duration = Duration::from_secs(300);
@@ -60,6 +64,9 @@ pub struct Engine {
     suspects: Option<(Suspects, BTreeMap<u8, SnatView>)>,
     /// Frontends that are not served as they should be since the last round, and why.
     unserved: BTreeMap<String, String>,
+    announced: Memory,
+    /// Answered for after the last look: what is not any more has been taken by another machine.
+    answered: BTreeMap<Place, u32>,
     random: fastrand::Rng,
 }
 
@@ -118,6 +125,8 @@ impl Engine {
                 .ok(),
             suspects: None,
             unserved: BTreeMap::new(),
+            announced: Memory::default(),
+            answered: BTreeMap::new(),
             random,
         };
         let snat = engine.snat_views();
@@ -222,8 +231,7 @@ impl Engine {
             self.left_now |= matches!(op, MapOp::DeactivateFrontend { .. });
             self.store.apply(&op)?;
         }
-        let random = &mut self.random;
-        self.store.publish_filter(&wanted.vips, || random.u64(..));
+        self.publish_filter(wanted.vips);
         if self.route_revision != Some(hops.revision) {
             self.route_revision = Some(hops.revision);
             if let Some(control) = self.store.maps.control() {
@@ -231,6 +239,13 @@ impl Engine {
             }
         }
         Ok(problems)
+    }
+
+    /// The data path looks at packets to these, and to announced addresses.
+    fn publish_filter(&mut self, mut vips: BTreeSet<Addr>) {
+        vips.extend(self.store.announced_addresses());
+        let random = &mut self.random;
+        self.store.publish_filter(&vips, || random.u64(..));
     }
 
     /// Carries out what is to be done with the SNAT rows. Ports that are all back are seen at once where possible.
@@ -250,8 +265,7 @@ impl Engine {
             others.into_iter().for_each(|op| self.store.apply_snat(op));
             if !resume.is_empty() {
                 // Replies must be known as ours before the first flow has such an address.
-                let random = &mut self.random;
-                self.store.publish_filter(&self.store.vips(), || random.u64(..));
+                self.publish_filter(self.store.vips());
             }
             resume.into_iter().for_each(|op| self.store.apply_snat(op));
         }

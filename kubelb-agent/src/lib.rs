@@ -3,6 +3,7 @@
 //! Pure parts decide ([`model`]); only the edges do I/O. See `ARCHITECTURE.md`.
 #![deny(unsafe_code)]
 
+pub mod announce;
 pub mod args;
 #[expect(
     unsafe_code,

@@ -16,6 +16,7 @@ pub fn render(report: &Report) -> String {
     if let Some(managers) = &report.xds {
         xds::render(managers, &mut out);
     }
+    addresses(report, &mut out);
     capacity(report, &mut out);
     frontends(report, &mut out);
     backends(report, &mut out);
@@ -50,6 +51,32 @@ fn agent(report: &Report, out: &mut String) {
         let mut family = Family::new(out, "kubelb_health_check_stretch_thousandths", Kind::Gauge, help);
         family.sample(&[], checks.stretch_thousandths);
     }
+}
+
+fn addresses(report: &Report, out: &mut String) {
+    let links = || {
+        let all = report.addresses.iter();
+        all.flat_map(|report| report.links.iter().map(move |link| (&report.address, link)))
+    };
+    let help = "Whether questions about an address that is this node's are answered on an interface (1), or another machine has taken it (0).";
+    let mut family = Family::new(out, "kubelb_address_answering", Kind::Gauge, help);
+    for (address, link) in links() {
+        let labels: [Label<'_>; 2] = [("address", address), ("interface", &link.interface)];
+        family.sample(&labels, u8::from(link.is_answering));
+    }
+    let help = "Questions of ARP and neighbour discovery about an address that were answered.";
+    let mut family = Family::new(out, "kubelb_address_answers_total", Kind::Counter, help);
+    for (address, link) in links() {
+        family.sample(&[("address", address), ("interface", &link.interface)], link.answered);
+    }
+    let help = "Times that another machine announced an address of this node's.";
+    let mut family = Family::new(out, "kubelb_address_conflicts_total", Kind::Counter, help);
+    for (address, link) in links() {
+        family.sample(&[("address", address), ("interface", &link.interface)], link.conflicts);
+    }
+    let help = "Malformed questions about addresses of this node's.";
+    let mut family = Family::new(out, "kubelb_address_malformed_questions_total", Kind::Counter, help);
+    family.sample(&[], report.malformed_questions);
 }
 
 fn capacity(report: &Report, out: &mut String) {

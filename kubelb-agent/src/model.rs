@@ -3,7 +3,7 @@
 //! Every source (file, xDS) decodes into [`Desired`]; [`crate::tables`] turns it into map rows. Values here are valid by
 //! construction of the source: a source refuses what these types cannot say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
@@ -19,6 +19,34 @@ pub struct Desired {
     pub snat: Snat,
     /// Frontends by unique name.
     pub frontends: BTreeMap<String, Frontend>,
+    /// Who announces which address. `None`: nobody has said so yet, and what is announced stays as it is.
+    pub addresses: Option<BTreeMap<IpAddr, VirtualAddress>>,
+}
+
+/// An address that clients dial, as those who announce it need it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VirtualAddress {
+    /// Who announces it.
+    pub owner: Owner,
+    /// Grows with each change of owner; below 2^63.
+    pub epoch: u64,
+    /// Interfaces to announce it on; empty: all that the programs are attached to.
+    pub interfaces: Vec<String>,
+    /// Whose it is; empty: nobody's in particular.
+    pub tenant: String,
+    /// Ports that something on the node serves.
+    pub local_ports: BTreeSet<(Protocol, NonZeroU16)>,
+}
+
+/// Who announces an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// This node.
+    This,
+    /// The node of this name.
+    Other(String),
+    /// Nobody: it is routed here, if anywhere.
+    Nobody,
 }
 
 /// Source NAT settings of the node.

@@ -5,6 +5,7 @@
 //! set of addresses and answers with a [`NextHopView`].
 
 pub mod socket;
+pub mod stack;
 pub mod state;
 pub mod wire;
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kubelb_common::addr::UDP;
+use kubelb_common::announce::MALFORMED_ROW;
 use kubelb_common::backend::flag;
 use kubelb_common::flow::{WAYS, tag};
 use kubelb_common::frontend::Selection;
@@ -19,6 +20,7 @@ use crate::bpf::maps::Maps;
 use crate::bpf::store::{name_of, source_set_of, used_ports};
 use crate::bpf::{BpfError, pins};
 use crate::model::{Algorithm, PortRange, Protocol};
+use crate::status::address::{AddressLinkReport, AddressReport};
 use crate::status::{
     AgentInfo, BackendHealth, BackendReport, BackendState, Condition, FrontendReport, HalfOpenReport, InterfaceReport,
     MapReport, Report, SnatReport, Traffic,
@@ -52,6 +54,11 @@ impl Reader {
             agent: self.agent(),
             xds: None,
             interfaces: self.interfaces(),
+            addresses: self.addresses(),
+            malformed_questions: self
+                .maps
+                .announced_row(MALFORMED_ROW)
+                .map_or(0, |row| row.view().answered),
             snat: self.snat(),
             maps: self.fill(flows, frontends.len()),
             checks: None,
@@ -117,6 +124,36 @@ impl Reader {
             .collect();
         interfaces.sort_by(|a, b| a.name.cmp(&b.name));
         interfaces
+    }
+
+    fn addresses(&self) -> Vec<AddressReport> {
+        let names: BTreeMap<u32, String> = self
+            .interfaces()
+            .into_iter()
+            .map(|interface| (interface.ifindex, interface.name))
+            .collect();
+        let mut addresses: BTreeMap<IpAddr, AddressReport> = BTreeMap::new();
+        for ((address, index), (_, view)) in self.maps.announcements().rows {
+            let report = addresses.entry(address).or_insert_with(|| AddressReport {
+                address,
+                owner: None,
+                is_ours: true,
+                epoch: view.epoch,
+                tenant: None,
+                links: Vec::new(),
+            });
+            let [a, b, c, d, e, f] = view.rival;
+            report.links.push(AddressLinkReport {
+                interface: names.get(&index).cloned().unwrap_or_else(|| index.to_string()),
+                is_answering: view.answers,
+                epoch: view.epoch,
+                since: view.since,
+                answered: view.answered,
+                conflicts: view.conflicts,
+                last_rival: (view.rival != [0; 6]).then(|| format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")),
+            });
+        }
+        addresses.into_values().collect()
     }
 
     fn snat(&self) -> Vec<SnatReport> {

@@ -3,6 +3,7 @@
 mod desk;
 mod rounds;
 mod standing;
+mod voice;
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -16,7 +17,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::announce::speaker;
 use crate::args::{self, Command, DetachArgs, OutputFormat, RunArgs, StatusArgs};
+use crate::bpf::announced::Witness;
 use crate::bpf::load::{Programs, Sizes};
 use crate::bpf::maps::Maps;
 use crate::bpf::pins::{self, PinDirectory, Removal};
@@ -24,7 +27,7 @@ use crate::bpf::store::Store;
 use crate::bpf::{BpfError, attach};
 use crate::engine::{Attachments, Engine};
 use crate::feedback::{Feedback, State};
-use crate::net::{self, NextHopView};
+use crate::net::{self, NextHopView, stack};
 use crate::report::{self, Reader};
 use crate::source::Source;
 use crate::source::xds::stream::read_shown;
@@ -32,6 +35,7 @@ use crate::status::xds::XdsReport;
 use crate::status::{AgentInfo, render_table};
 use desk::{Desk, Shared};
 use rounds::Rounds;
+use voice::Voice;
 
 /// Time between the two samples from which `status` has its rates.
 const SAMPLE: Duration = Duration::from_millis(500);
@@ -92,12 +96,38 @@ async fn agent(args: RunArgs) -> anyhow::Result<()> {
             .await
             .context("following routes and neighbours")
     });
+    let witness = Witness::open(&pins::existing_maps(&args.bpffs)?)?;
+    let (speech_out, speech_in) = watch::channel(speaker::Speech::default());
+    let token = shutdown.clone();
+    tasks.spawn(async move {
+        tokio::select! {
+            () = token.cancelled() => {}
+            () = speaker::run(speech_in, |place| witness.answers(place)) => {}
+        }
+        anyhow::Ok(())
+    });
+    let (stack_out, stack_in) = watch::channel(None);
+    let token = shutdown.clone();
+    tasks.spawn(async move {
+        stack::run(stack_in, token)
+            .await
+            .context("giving the node its addresses")
+    });
+    let voice = Voice::new(speech_out, stack_out);
     let (state, feedback) = feedback(args.bpffs.clone());
     let (source, managers) = source.start(feedback, shutdown.clone());
     if let Some(managers) = managers {
         shared.follow_managers(managers);
     }
-    let rounds = Rounds::new(engine, shared, source, wanted_out, hops_in, state, shutdown.clone());
+    let rounds = Rounds::new(
+        engine,
+        shared,
+        source,
+        (wanted_out, hops_in),
+        voice,
+        state,
+        shutdown.clone(),
+    );
     tasks.spawn(rounds.with_checks_per_second(args.max_checks_per_second).run());
 
     let mut result = Ok(());
@@ -181,7 +211,7 @@ fn status(args: &StatusArgs, out: &mut impl Write) -> anyhow::Result<()> {
     let before = reader.read();
     std::thread::sleep(SAMPLE);
     let mut after = reader.read();
-    after.xds = managers(args, &after.agent);
+    after.tell_of(managers(args, &after.agent));
     report::add_rates(&before, &mut after, SAMPLE);
     let text = match args.output {
         OutputFormat::Table => render_table(&after),
@@ -210,6 +240,14 @@ fn detach(args: &DetachArgs, out: &mut impl Write) -> anyhow::Result<()> {
         writeln!(out, "{path}: no such directory; nothing was pinned")?;
         return Ok(());
     };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let addresses = runtime.block_on(stack::remove_all())?;
+    if addresses > 0 {
+        writeln!(
+            out,
+            "removed {addresses} addresses and multicast groups from interfaces"
+        )?;
+    }
     let filters = attach::detach_filters(&args.bpffs)?;
     let pins = removal.remove_all()?;
     if pins.is_empty() {

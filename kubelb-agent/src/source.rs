@@ -23,6 +23,8 @@ use xds::stream::Settings;
 pub struct Update {
     /// The whole new configuration; `None`: what the receiver has stays in force.
     pub desired: Option<Desired>,
+    /// Whether who decides who announces an address is there to be heard: else what another machine took is left to it.
+    pub is_live: bool,
     /// What of the newest configuration is refused, or cannot be had, and why: for a person, one line each.
     pub problem: Option<String>,
 }
@@ -61,10 +63,12 @@ impl From<Result<Desired, ConfigErrors>> for Update {
         match result {
             Ok(desired) => Self {
                 desired: Some(desired),
+                is_live: true,
                 problem: None,
             },
             Err(errors) => Self {
                 desired: None,
+                is_live: true,
                 problem: Some(errors.to_string()),
             },
         }

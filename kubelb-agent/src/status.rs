@@ -5,6 +5,7 @@
 //!
 //! Lists are shown in the order they are given; fill them from sorted maps, so that two reports of one state are equal.
 
+pub mod address;
 mod table;
 pub mod xds;
 
@@ -16,6 +17,7 @@ use serde::Serialize;
 
 use crate::model::{Algorithm, Health, PortRange, Protocol};
 
+use address::AddressReport;
 pub use table::render_table;
 use xds::XdsReport;
 
@@ -28,6 +30,10 @@ pub struct Report {
     pub xds: Option<XdsReport>,
     /// What the programs are attached to.
     pub interfaces: Vec<InterfaceReport>,
+    /// Addresses that somebody announces on a link.
+    pub addresses: Vec<AddressReport>,
+    /// Questions about announced addresses that were malformed; they were left to the node's own stack.
+    pub malformed_questions: u64,
     /// Source addresses of translated flows.
     pub snat: Vec<SnatReport>,
     /// Fill of the eBPF maps.

@@ -53,6 +53,23 @@ pub fn forward_v6(root: &Path, interface: &str) -> Forwarding {
     }
 }
 
+/// Sees to it that an interface answers ARP for its own addresses only (`arp_ignore` 1) and asks in their names only (`arp_announce` 2), so that
+/// an address on the loopback interface is announced by nobody but the data path. Higher values stay. What is set is not set back: the
+/// agent's end must not change who answers.
+///
+/// # Errors
+/// When a setting cannot be read or written.
+pub fn quiet_arp(root: &Path, interface: &str) -> io::Result<()> {
+    for (name, least) in [("arp_ignore", 1), ("arp_announce", 2)] {
+        let path = root.join(format!("net/ipv4/conf/{interface}/{name}"));
+        let value: u8 = fs::read_to_string(&path)?.trim().parse().map_err(io::Error::other)?;
+        if value < least {
+            fs::write(&path, format!("{least}\n"))?;
+        }
+    }
+    Ok(())
+}
+
 fn is_on(value: &str) -> bool {
     value.trim() != "0"
 }
@@ -155,6 +172,19 @@ mod tests {
         assert_eq!(fs::read_to_string(root.path().join(v6)).unwrap(), "0\n");
         fs::write(root.path().join(v6), "1\n").unwrap();
         assert_eq!(forward_v6(root.path(), "eth0.100"), Forwarding::On);
+    }
+
+    #[test]
+    fn arp_is_quiet_where_it_was_not_and_left_where_it_is_quieter() {
+        let (ignore, announce) = ("net/ipv4/conf/eth0/arp_ignore", "net/ipv4/conf/eth0/arp_announce");
+        let root = tree(&[(ignore, "0\n"), (announce, "1\n")]);
+        let read = |name: &str| fs::read_to_string(root.path().join(name)).unwrap();
+        quiet_arp(root.path(), "eth0").unwrap();
+        assert_eq!((read(ignore), read(announce)), ("1\n".to_owned(), "2\n".to_owned()));
+        fs::write(root.path().join(ignore), "2\n").unwrap();
+        quiet_arp(root.path(), "eth0").unwrap();
+        assert_eq!(read(ignore), "2\n");
+        assert!(quiet_arp(root.path(), "eth1").is_err());
     }
 
     #[test]

@@ -20,6 +20,7 @@
 
 pub mod addr;
 pub mod affinity;
+pub mod announce;
 pub mod backend;
 pub mod bench;
 pub mod checksum;

@@ -33,6 +33,12 @@ pub const REVERSE: &str = "REVERSE";
 /// Where half-open flows are: number of a flow, plus one, or 0; 16 words to an element. Hints: what a word names may have
 /// become another flow, or a word another frontend's.
 pub const HALF_OPEN: &str = "HALF_OPEN";
+/// [`crate::announce::AnnounceKey`] to row number of [`ANNOUNCED`].
+pub const ANNOUNCE_KEYS: &str = "ANNOUNCE_KEYS";
+/// [`crate::announce::AnnounceRow`] rows; row 0 is nobody's.
+pub const ANNOUNCED: &str = "ANNOUNCED";
+/// MAC addresses of this node's interfaces, as words, to 1: what comes from one of these is no other machine's.
+pub const OWN_MACS: &str = "OWN_MACS";
 /// Interfaces an XDP program may redirect to: index to 1.
 pub const XDP_INTERFACES: &str = "XDP_INTERFACES";
 /// How each interface is attached and why, for `status`.
@@ -68,6 +74,9 @@ pub const PINNED: &[&str] = &[
     FLOWS,
     REVERSE,
     HALF_OPEN,
+    ANNOUNCE_KEYS,
+    ANNOUNCED,
+    OWN_MACS,
     XDP_INTERFACES,
     ATTACHMENTS,
     AGENT,
@@ -97,6 +106,10 @@ pub const MAX_PORT_POOLS: u32 = 1_024;
 pub const MAX_REVERSE: u32 = 1 << 22;
 /// Words for half-open flows, a power of two.
 pub const HALF_OPEN_WORDS: u32 = 1 << 18;
+/// Announced addresses, times the interfaces that they are announced on.
+pub const MAX_ANNOUNCED: u32 = 32_768;
+/// Keys of announced addresses: their interfaces, their local ports, themselves.
+pub const MAX_ANNOUNCE_KEYS: u32 = 3 * MAX_ANNOUNCED;
 /// Interfaces.
 pub const MAX_INTERFACES: u32 = 256;
 /// Default number of flows.

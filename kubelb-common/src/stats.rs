@@ -100,6 +100,8 @@ reasons! {
     HALF_OPEN_BUDGET = 14, "half-open-budget";
     /// The client's address is in none of the frontend's source ranges. Never answered.
     SOURCE_REFUSED = 15, "source-refused";
+    /// Nobody serves the port of an address that this node announces; answered with RST or port unreachable.
+    UNSERVED = 16, "unserved";
 }
 
 /// Number of counters of a frontend's drops, room for new reasons included. A power of two, so that a mask bounds an index.

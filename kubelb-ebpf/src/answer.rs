@@ -72,7 +72,7 @@ pub fn respond<B: Bytes, T: Tables>(bytes: &mut B, tables: &T, packet: &Packet, 
     tables.count_drop(frontend, reason);
     let icmp = match reason {
         Reason::TOO_BIG | Reason::TTL_EXPIRED => true,
-        Reason::NO_BACKEND | Reason::NO_FLOW | Reason::STALE_BACKEND => packet.protocol == UDP,
+        Reason::NO_BACKEND | Reason::NO_FLOW | Reason::STALE_BACKEND | Reason::UNSERVED => packet.protocol == UDP,
         _ => return false,
     };
     if !permitted(tables) {

@@ -3,6 +3,7 @@
 use kubelb_common::next_hop::MacWord;
 
 use crate::answer::{self, Why};
+use crate::neighbour::{self, Question};
 use crate::parse::Packet;
 use crate::tables::Tables;
 
@@ -42,6 +43,11 @@ pub trait Bytes: Sized {
     /// [`answer::respond`]; in the kernel out of line, so that the established path stays small.
     fn respond<T: Tables>(&mut self, tables: &T, packet: &Packet, frontend: u32, why: Why) -> bool {
         answer::respond(self, tables, packet, frontend, why)
+    }
+
+    /// [`neighbour::consider`], out of line likewise.
+    fn consider<T: Tables>(&mut self, tables: &T, question: Question) -> bool {
+        neighbour::consider(self, tables, question)
     }
 }
 

@@ -3,6 +3,7 @@
 //! The steps that [`Tables`] has the kernel call out of line return one word, because a BPF function can return no more.
 
 use kubelb_common::addr::{TCP, UDP};
+use kubelb_common::announce::{AnnounceKey, Subject};
 use kubelb_common::checksum::address_delta;
 use kubelb_common::flow::{Binding, Flow, flag, tag};
 use kubelb_common::flow_table::{self, Displacement, FlowKey, NO_PORT, displace};
@@ -79,6 +80,17 @@ pub fn insert<T: Tables>(tables: &T, packet: &Packet) -> u64 {
     tables.publish(packet, index, number, chosen)
 }
 
+/// True when the packet is for an address that this node announces, and for a port of it that nothing on the node serves either.
+#[inline(always)]
+pub fn is_unserved<T: Tables>(tables: &T, packet: &Packet) -> bool {
+    let key = |subject| AnnounceKey::new(packet.destination, subject);
+    if tables.announce_key(&key(Subject::Guarded)).is_none() {
+        return false;
+    }
+    let port = Subject::LocalPort(packet.protocol, packet.destination_port);
+    tables.announce_key(&key(port)).is_none()
+}
+
 /// First half of [`insert`]: finds the frontend, claims the flow's bucket, looks again, takes a slot. The result is an
 /// [`Insertion`] in one word or, with the claim held, slot and frontend.
 #[inline(always)]
@@ -93,6 +105,7 @@ pub fn begin<T: Tables>(tables: &T, packet: &Packet) -> u64 {
 fn try_begin<T: Tables>(tables: &T, packet: &Packet) -> Result<(u32, u32), Insertion> {
     let key = FrontendKey::new(packet.destination, packet.destination_port, packet.protocol);
     let number = match tables.frontend_number(&key) {
+        None | Some(ECHO_ONLY) if tables.is_unserved(packet) => return Err(Insertion::Refused(0, Reason::UNSERVED)),
         None | Some(ECHO_ONLY) => return Err(Insertion::NotOurs),
         Some(number) => number,
     };

@@ -10,6 +10,7 @@ pub mod bytes;
 pub mod insert;
 #[cfg(any(test, feature = "model"))]
 pub mod model;
+pub mod neighbour;
 pub mod outcome;
 pub mod parse;
 pub mod process;

@@ -6,18 +6,19 @@ mod frame;
 pub mod scene;
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kubelb_common::addr::Addr;
 use kubelb_common::affinity::{Affinity, AffinityKey};
+use kubelb_common::announce::{AnnounceKey, AnnounceRow};
 use kubelb_common::backend::Backend;
 use kubelb_common::control::{Control, Filter};
 use kubelb_common::flow::{Bucket, ClientHop};
 use kubelb_common::flow_table::{FlowTables, Layout, Slices};
 use kubelb_common::frontend::{Frontend, FrontendKey};
 use kubelb_common::maps::HALF_OPEN_WORDS;
-use kubelb_common::next_hop::NextHop;
+use kubelb_common::next_hop::{MacWord, NextHop};
 use kubelb_common::port_pool::PortPool;
 use kubelb_common::shared::{Line, SharedU32};
 use kubelb_common::snat::SnatAddress;
@@ -44,6 +45,8 @@ pub struct Rows<'a> {
     pub backend_slots: &'a [Line],
     /// Next-hop rows.
     pub next_hops: &'a [NextHop],
+    /// Rows of announced addresses.
+    pub announced: &'a [AnnounceRow],
 }
 
 /// How many rows of each kind.
@@ -78,6 +81,9 @@ pub struct Model {
     half_open: Vec<Line>,
     source_ranges: Vec<SourceRange>,
     affinities: Mutex<BTreeMap<AffinityKey, Affinity>>,
+    announce_keys: BTreeMap<AnnounceKey, u32>,
+    announced: Vec<AnnounceRow>,
+    own_macs: BTreeSet<u64>,
     routes: BTreeMap<Addr, ClientHop>,
 }
 
@@ -106,6 +112,9 @@ impl Model {
             half_open: rows(usize::try_from(HALF_OPEN_WORDS / Line::WORDS).unwrap_or(usize::MAX)),
             source_ranges: rows(sizes.rows),
             affinities: Mutex::default(),
+            announce_keys: BTreeMap::new(),
+            announced: rows(sizes.addresses),
+            own_macs: BTreeSet::new(),
             routes: BTreeMap::new(),
         }
     }
@@ -128,6 +137,7 @@ impl Model {
             backends: &self.backends,
             backend_slots: &self.backend_slots,
             next_hops: &self.next_hops,
+            announced: &self.announced,
         }
     }
 
@@ -138,6 +148,16 @@ impl Model {
     /// Says which frontend a key leads to.
     pub fn set_key(&mut self, key: FrontendKey, number: u32) {
         self.keys.insert(key, number);
+    }
+
+    /// Says what is known of an announced address.
+    pub fn set_announce_key(&mut self, key: AnnounceKey, row: u32) {
+        self.announce_keys.insert(key, row);
+    }
+
+    /// Says that a MAC address is one of this node's.
+    pub fn set_own_mac(&mut self, mac: MacWord) {
+        self.own_macs.insert(mac.word());
     }
 
     /// Says how packets get to a client; a revision of 0 stands for an unknown neighbour, any other for a known one.
@@ -253,6 +273,15 @@ impl Tables for Cpu<'_> {
     }
     fn half_open(&self, word: u32) -> Option<&SharedU32> {
         row(&self.model.half_open, Line::of(word)).map(|line| line.word(word))
+    }
+    fn announce_key(&self, key: &AnnounceKey) -> Option<u32> {
+        self.model.announce_keys.get(key).copied()
+    }
+    fn announce_row(&self, index: u32) -> Option<&AnnounceRow> {
+        row(&self.model.announced, index)
+    }
+    fn is_own_mac(&self, mac: MacWord) -> bool {
+        self.model.own_macs.contains(&mac.word())
     }
     fn with_scratch<R>(&self, f: impl FnOnce(&mut Scratch) -> R) -> Option<R> {
         Some(f(&mut self.scratch.borrow_mut()))

@@ -10,6 +10,7 @@ use crate::bytes::{Bytes, get16, get32, get64};
 
 const ETHERTYPE_IPV4: u16 = 0x0800u16.to_be();
 const ETHERTYPE_IPV6: u16 = 0x86ddu16.to_be();
+const ETHERTYPE_ARP: u16 = 0x0806u16.to_be();
 /// Next-header value of the fragment header (RFC 8200 §4.5).
 const FRAGMENT_HEADER: u8 = 44;
 const ETHERTYPE_VLAN: u16 = 0x8100u16.to_be();
@@ -141,6 +142,17 @@ pub fn destination<B: Bytes>(bytes: &mut B) -> Option<Destination> {
                 plain: false,
             })
         }
+        _ => None,
+    }
+}
+
+/// Where the ARP message begins of a frame that has no [`destination`]. `None`: it carries something else.
+#[inline(always)]
+pub fn arp<B: Bytes>(bytes: &mut B) -> Option<usize> {
+    let head = bytes.window::<18>(0)?;
+    match (get16::<12, 18>(head), get16::<16, 18>(head)) {
+        (ETHERTYPE_ARP, _) => Some(L2),
+        (ETHERTYPE_VLAN | ETHERTYPE_QINQ, ETHERTYPE_ARP) => Some(L2_TAGGED),
         _ => None,
     }
 }

@@ -15,6 +15,7 @@ use kubelb_common::tcp::{self, ACK, Direction, FIN, RST, SYN};
 use crate::answer::{self, Why};
 use crate::bytes::{Bytes, get32};
 use crate::insert::{Insertion, key_of};
+use crate::neighbour::{LINK_MULTICAST, Question};
 use crate::outcome::Outcome;
 use crate::parse::{self, Destination, Packet, Unsteerable};
 use crate::rewrite::{self, Translation};
@@ -24,7 +25,10 @@ use crate::tables::Tables;
 #[inline(always)]
 pub fn process<B: Bytes, T: Tables>(bytes: &mut B, tables: &T) -> Outcome {
     let Some(to) = parse::destination(bytes) else {
-        return Outcome::Pass;
+        return match parse::arp(bytes) {
+            Some(l3) => ask(bytes, tables, Question::Arp(l3)),
+            None => Outcome::Pass,
+        };
     };
     // Two copies of the rest: in the first the compiler knows the family and all offsets.
     if to.plain {
@@ -42,12 +46,25 @@ fn onward<B: Bytes, T: Tables>(bytes: &mut B, tables: &T, to: &Destination) -> O
     let (which, seed) = control.filter();
     let class = tables.filter(which, hash::address(seed, to.address));
     if class == 0 {
+        if to.v6 && to.address.words().0 == LINK_MULTICAST {
+            return ask(bytes, tables, Question::Discovery(to.l3));
+        }
         return Outcome::Pass;
     }
     let mut packet = Packet::default();
     match steer(bytes, tables, control, to, &mut packet, class) {
         Decision::Done(outcome) => outcome,
         Decision::Answer(frontend, why) => answer::give(bytes, tables, &packet, frontend, why),
+    }
+}
+
+/// A frame that may be a question about an address.
+#[inline(always)]
+fn ask<B: Bytes, T: Tables>(bytes: &mut B, tables: &T, question: Question) -> Outcome {
+    if bytes.consider(tables, question) {
+        Outcome::Answer
+    } else {
+        Outcome::Pass
     }
 }
 
@@ -89,6 +106,8 @@ fn steer<B: Bytes, T: Tables>(
         let echo = answer::is_echo_request(packet) && is_vip(tables, to);
         return if echo {
             Decision::Answer(0, Why::Echo)
+        } else if packet.v6 {
+            Decision::Done(ask(bytes, tables, Question::Discovery(to.l3)))
         } else {
             Decision::Done(Outcome::Pass)
         };

@@ -1,12 +1,13 @@
 //! The map seam.
 
 use kubelb_common::affinity::{Affinity, AffinityKey};
+use kubelb_common::announce::{AnnounceKey, AnnounceRow, Subject};
 use kubelb_common::backend::Backend;
 use kubelb_common::control::Control;
 use kubelb_common::flow::ClientHop;
 use kubelb_common::flow_table::FlowTables;
 use kubelb_common::frontend::FrontendKey;
-use kubelb_common::next_hop::NextHop;
+use kubelb_common::next_hop::{MacWord, NextHop};
 use kubelb_common::shared::SharedU32;
 use kubelb_common::stats::{Reason, Scratch};
 
@@ -32,6 +33,27 @@ pub trait Tables: FlowTables + Sized {
     fn next_hop(&self, index: u32) -> Option<&NextHop>;
     /// Calls `f` with this CPU's scratch row.
     fn with_scratch<R>(&self, f: impl FnOnce(&mut Scratch) -> R) -> Option<R>;
+
+    /// Value of a key of announced addresses.
+    fn announce_key(&self, key: &AnnounceKey) -> Option<u32>;
+    /// A row of announced addresses.
+    fn announce_row(&self, index: u32) -> Option<&AnnounceRow>;
+    /// True for the MAC addresses of this node's interfaces.
+    fn is_own_mac(&self, mac: MacWord) -> bool;
+    /// The row of an address that is announced on an interface.
+    fn announced(&self, address: kubelb_common::addr::Addr, interface: u32) -> Option<&AnnounceRow> {
+        self.announce_row(self.announce_key(&AnnounceKey::new(address, Subject::Interface(interface)))?)
+    }
+    /// Counts a malformed question about an announced address.
+    fn count_malformed_question(&self) {
+        if let Some(row) = self.announce_row(kubelb_common::announce::MALFORMED_ROW) {
+            row.count();
+        }
+    }
+    /// [`crate::insert::is_unserved`], out of line likewise.
+    fn is_unserved(&self, packet: &Packet) -> bool {
+        crate::insert::is_unserved(self, packet)
+    }
 
     /// Low half of jiffies.
     fn now(&self) -> u32;

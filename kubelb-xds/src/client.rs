@@ -35,6 +35,8 @@ struct Subscription {
     versions: BTreeMap<String, String>,
     /// Asked for on this stream.
     asked: bool,
+    /// Asked for only when the caller says so, on each stream.
+    held: bool,
 }
 
 /// What a response changes, and the answer to it.
@@ -101,7 +103,7 @@ impl Session {
             return None;
         }
         if !subscription.asked {
-            return Some(self.opening(kind));
+            return (!subscription.held).then(|| self.opening(kind));
         }
         Some(DeltaDiscoveryRequest {
             type_url: kind.type_url().to_owned(),
@@ -150,10 +152,22 @@ impl Session {
         }
         let wanted = ResourceType::ALL.into_iter().filter(|kind| {
             let subscription = self.types.get(*kind);
-            subscription.wildcard || !subscription.names.is_empty()
+            !subscription.held && subscription.is_wanted()
         });
         let wanted: Vec<ResourceType> = wanted.collect();
         wanted.into_iter().map(|kind| self.opening(kind)).collect()
+    }
+
+    /// Does not ask for this type on a new stream until [`Self::release`]: for types that not every server knows.
+    pub fn hold(&mut self, kind: ResourceType) {
+        self.types.get_mut(kind).held = true;
+    }
+
+    /// Asks for a type that is held, on this stream. `None` when it has been asked for, or when nothing of it is wanted.
+    pub fn release(&mut self, kind: ResourceType) -> Option<DeltaDiscoveryRequest> {
+        let subscription = self.types.get(kind);
+        let is_due = self.connected && !subscription.asked && subscription.is_wanted();
+        is_due.then(|| self.opening(kind))
     }
 
     /// The stream has ended.
@@ -259,6 +273,10 @@ impl Session {
 }
 
 impl Subscription {
+    fn is_wanted(&self) -> bool {
+        self.wildcard || !self.names.is_empty()
+    }
+
     fn wants(&self, name: &str) -> bool {
         self.wildcard || self.names.contains(name)
     }

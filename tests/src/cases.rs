@@ -12,6 +12,7 @@ mod backends;
 mod flows;
 mod half_open;
 mod malformed;
+mod neighbour;
 mod new_flows;
 mod world;
 
@@ -142,6 +143,7 @@ pub fn all() -> Vec<Case> {
         backends::cases(),
         half_open::cases(),
         malformed::cases(),
+        neighbour::cases(),
         new_flows::cases(),
     ]
     .into_iter()

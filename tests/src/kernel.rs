@@ -10,13 +10,14 @@ use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use kubelb_agent::bpf::clock;
 use kubelb_agent::bpf::mapped::{Mapped, Row};
+use kubelb_common::announce::{AnnounceKey, AnnounceRow};
 use kubelb_common::backend::Backend;
 use kubelb_common::control::{Control, Filter};
 use kubelb_common::flow::Bucket;
 use kubelb_common::flow_table::Slices;
 use kubelb_common::frontend::{Frontend, FrontendKey};
 use kubelb_common::maps as names;
-use kubelb_common::next_hop::NextHop;
+use kubelb_common::next_hop::{MacWord, NextHop};
 use kubelb_common::port_pool::PortPool;
 use kubelb_common::shared::Line;
 use kubelb_common::snat::SnatAddress;
@@ -64,6 +65,9 @@ pub struct Kernel {
     half_open: Mapped<Line>,
     source_ranges: Mapped<SourceRange>,
     affinities: HashMap<MapData, [u64; 3], [u64; 2]>,
+    announce_keys: HashMap<MapData, AnnounceKey, u32>,
+    announced: Mapped<AnnounceRow>,
+    own_macs: HashMap<MapData, u64, u32>,
     keys: HashMap<MapData, FrontendKey, u32>,
     frontend_traffic: PerCpuArray<MapData, Traffic>,
     backend_traffic: PerCpuArray<MapData, Traffic>,
@@ -104,6 +108,7 @@ impl Kernel {
             .map_max_entries(names::PORT_POOLS, u32::try_from(sizes.pools)?)
             .map_max_entries(names::FLOWS, sizes.layout.buckets())
             .map_max_entries(names::REVERSE, reverse)
+            .map_max_entries(names::ANNOUNCED, u32::try_from(sizes.addresses)?)
             .override_global("MAIN_BUCKETS", &sizes.layout.main, true)
             .load_file(&path)
             .with_context(|| format!("cannot load {}", path.display()))?;
@@ -127,6 +132,9 @@ impl Kernel {
             half_open: mapped(&mut ebpf, names::HALF_OPEN)?,
             source_ranges: mapped(&mut ebpf, names::SOURCE_RANGES)?,
             affinities: take(&mut ebpf, names::AFFINITIES)?.try_into()?,
+            announce_keys: take(&mut ebpf, names::ANNOUNCE_KEYS)?.try_into()?,
+            announced: mapped(&mut ebpf, names::ANNOUNCED)?,
+            own_macs: take(&mut ebpf, names::OWN_MACS)?.try_into()?,
             keys: take(&mut ebpf, names::FRONTEND_KEYS)?.try_into()?,
             frontend_traffic: take(&mut ebpf, names::FRONTEND_TRAFFIC)?.try_into()?,
             backend_traffic: take(&mut ebpf, names::BACKEND_TRAFFIC)?.try_into()?,
@@ -162,6 +170,13 @@ impl Kernel {
         let clients: Vec<[u64; 3]> = self.affinities.keys().collect::<Result<_, _>>()?;
         for client in clients {
             self.affinities.remove(&client)?;
+        }
+        zero(&mut self.announced);
+        for key in self.announce_keys.keys().collect::<Result<Vec<_>, _>>()? {
+            self.announce_keys.remove(&key)?;
+        }
+        for mac in self.own_macs.keys().collect::<Result<Vec<_>, _>>()? {
+            self.own_macs.remove(&mac)?;
         }
         for row in 0..u32::try_from(self.sizes.rows)? {
             zero_row(&mut self.frontend_traffic, row, Traffic::default())?;
@@ -279,6 +294,7 @@ impl Store for Kernel {
             backends: &self.backends,
             backend_slots: &self.backend_slots,
             next_hops: &self.next_hops,
+            announced: &self.announced,
         }
     }
 
@@ -286,6 +302,18 @@ impl Store for Kernel {
         // `load` sees to it that they are there.
         if let Err(error) = self.keys.insert(key, number, 0) {
             eprintln!("cannot store a frontend's key: {error}");
+        }
+    }
+
+    fn set_announce_key(&mut self, key: AnnounceKey, row: u32) {
+        if let Err(error) = self.announce_keys.insert(key, row, 0) {
+            eprintln!("cannot store the key of an announced address: {error}");
+        }
+    }
+
+    fn set_own_mac(&mut self, mac: MacWord) {
+        if let Err(error) = self.own_macs.insert(mac.word(), 1, 0) {
+            eprintln!("cannot store a MAC address: {error}");
         }
     }
 }

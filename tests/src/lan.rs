@@ -118,13 +118,14 @@ impl Lan {
         let port = format!("host{number}");
         let [a, b, c, d] = v4(number).octets();
         let mac = format!("02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}");
-        // A peer in another namespace: large receive offload in software keeps what XDP sends to it.
         let plug = format!(
             "link add {port} type veth peer name {INTERFACE} address {mac} netns {}\n\
              link set {port} master {BRIDGE} up\n",
             namespace.name()
         );
         batch(&self.switch, &plug)?;
+        // Large receive offload in software: a peer with neither that nor an XDP program of its own drops what XDP sends it.
+        offload(&self.switch, &port, "gro", "on")?;
         let (v4, v6) = (v4(number), v6(number));
         let settle = format!(
             "address add {v4}/24 dev {INTERFACE}\n\
@@ -138,6 +139,21 @@ impl Lan {
         batch(&namespace, &settle)?;
         Ok(Host { namespace, v4, v6 })
     }
+}
+
+impl Host {
+    /// Has it finish the checksums of what it sends: nothing else would do so before an XDP program sees it.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn finish_checksums(&self) -> anyhow::Result<()> {
+        offload(&self.namespace, INTERFACE, "tx", "off")
+    }
+}
+
+fn offload(namespace: &Namespace, interface: &str, what: &str, state: &str) -> anyhow::Result<()> {
+    let mut command = namespace.command("ethtool");
+    tool::output(command.args(["-K", interface, what, state]).stdin(Stdio::null())).map(drop)
 }
 
 /// Runs commands of `ip`, one a line, inside.

@@ -4,6 +4,7 @@
 
 pub mod build;
 pub mod checksum;
+pub mod link;
 
 pub use build::{Body, Packet, Tcp, Udp, UdpSum};
 pub use checksum::{ChecksumError, verify};

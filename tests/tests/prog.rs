@@ -9,12 +9,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use kubelb_common::announce::AnnounceRow;
 use kubelb_common::flow::tag;
 use kubelb_common::flow_table::{FlowTables as _, slot};
 use kubelb_common::frontend::{Policy, timeout};
 use kubelb_common::stats::Reason;
 use kubelb_ebpf::model::scene::{self, SERVICE, Scene, Store as _, VIP};
-use kubelb_ebpf::model::{Cpu, Frame};
+use kubelb_ebpf::model::{Cpu, Frame, Rows};
 use kubelb_ebpf::outcome::Outcome;
 use kubelb_ebpf::process::process;
 use kubelb_tests::cases::{self, Case, Step};
@@ -120,6 +121,14 @@ fn run_case(kernel: &Kernel, program: Program, case: &Case) -> Vec<String> {
     if counted != expected {
         failures.push(format!(
             "{} ({program:?}): counted {counted:?}, the host {expected:?}",
+            case.name
+        ));
+    }
+    let announced = |rows: &Rows<'_>| rows.announced.iter().map(AnnounceRow::view).collect::<Vec<_>>();
+    let (found, expected) = (announced(&kernel.rows()), announced(&model.rows()));
+    if found != expected {
+        failures.push(format!(
+            "{} ({program:?}): announced {found:?}, on the host {expected:?}",
             case.name
         ));
     }

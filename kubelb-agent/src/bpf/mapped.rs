@@ -34,6 +34,7 @@ macro_rules! rows {
 }
 
 rows!(
+    kubelb_common::announce::AnnounceRow,
     kubelb_common::control::Control,
     kubelb_common::control::Filter,
     kubelb_common::frontend::Frontend,

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use aya::maps::{HashMap, MapData, PerCpuArray};
+use kubelb_common::announce::{AnnounceKey, AnnounceRow};
 use kubelb_common::backend::Backend;
 use kubelb_common::control::{Control, Filter};
 use kubelb_common::flow::Bucket;
@@ -50,6 +51,12 @@ pub struct Maps {
     pub reverse: Mapped<Line>,
     /// From what a client dials to a frontend's row number.
     pub keys: HashMap<MapData, FrontendKey, u32>,
+    /// Announced addresses; row 0 is nobody's. These three are `None` when an agent without them made the pins, and this process only reads.
+    pub announced: Option<Mapped<AnnounceRow>>,
+    /// From addresses to what is known of them as announced ones.
+    pub announce_keys: Option<HashMap<MapData, AnnounceKey, u32>>,
+    /// MAC addresses that count as this node's.
+    pub own_macs: Option<HashMap<MapData, u64, u32>>,
     /// Interfaces that XDP may redirect to.
     pub xdp_interfaces: HashMap<MapData, u32, u32>,
     /// How interfaces are attached.
@@ -70,18 +77,14 @@ impl Maps {
     /// # Errors
     /// When one is missing or of another kind.
     pub fn open(directory: &Path, write: bool) -> Result<Self, BpfError> {
-        let open = |name: &'static str| {
-            MapData::from_pin(directory.join(name)).map_err(|source| BpfError::Map {
-                name,
-                source: Box::new(source),
-            })
-        };
+        let open = |name: &'static str| open(directory, name);
         let kind = |name: &'static str| {
             move |source| BpfError::Map {
                 name,
                 source: Box::new(source),
             }
         };
+        let newer = Newer { directory, write };
         Ok(Self {
             control: mapped(&open, names::CONTROL, write)?,
             filters: mapped(&open, names::FILTERS, write)?,
@@ -89,10 +92,14 @@ impl Maps {
             names: mapped(&open, names::FRONTEND_NAMES, write)?,
             note: mapped(&open, names::AGENT, write)?,
             slots: mapped(&open, names::BACKEND_SLOTS, write)?,
-            source_ranges: match mapped(&open, names::SOURCE_RANGES, write) {
-                Err(_older) if !write && !directory.join(names::SOURCE_RANGES).exists() => None,
-                opened => Some(opened?),
-            },
+            source_ranges: newer.open(names::SOURCE_RANGES, || mapped(&open, names::SOURCE_RANGES, write))?,
+            announced: newer.open(names::ANNOUNCED, || mapped(&open, names::ANNOUNCED, write))?,
+            announce_keys: newer.open(names::ANNOUNCE_KEYS, || {
+                hash(open(names::ANNOUNCE_KEYS)?).map_err(kind(names::ANNOUNCE_KEYS))
+            })?,
+            own_macs: newer.open(names::OWN_MACS, || {
+                hash(open(names::OWN_MACS)?).map_err(kind(names::OWN_MACS))
+            })?,
             backends: mapped(&open, names::BACKENDS, write)?,
             hops: mapped(&open, names::NEXT_HOPS, write)?,
             snat: mapped(&open, names::SNAT_ADDRESSES, write)?,
@@ -165,6 +172,44 @@ impl Maps {
     #[must_use]
     pub fn control(&self) -> Option<&Control> {
         self.control.first()
+    }
+}
+
+/// A pinned array, read-only.
+pub(super) fn open_array<T: Row>(directory: &Path, name: &'static str) -> Result<Mapped<T>, BpfError> {
+    mapped(&|name| open(directory, name), name, false)
+}
+
+/// A pinned hash map.
+pub(super) fn open_hash<K: aya::Pod, V: aya::Pod>(
+    directory: &Path,
+    name: &'static str,
+) -> Result<HashMap<MapData, K, V>, BpfError> {
+    hash(open(directory, name)?).map_err(|source| BpfError::Map {
+        name,
+        source: Box::new(source),
+    })
+}
+
+fn open(directory: &Path, name: &'static str) -> Result<MapData, BpfError> {
+    MapData::from_pin(directory.join(name)).map_err(|source| BpfError::Map {
+        name,
+        source: Box::new(source),
+    })
+}
+
+/// Maps that pins of an earlier version lack: a writer has made them by now, a reader does without.
+struct Newer<'a> {
+    directory: &'a Path,
+    write: bool,
+}
+
+impl Newer<'_> {
+    fn open<T>(&self, name: &str, open: impl FnOnce() -> Result<T, BpfError>) -> Result<Option<T>, BpfError> {
+        match open() {
+            Err(_older) if !self.write && !self.directory.join(name).exists() => Ok(None),
+            opened => Ok(Some(opened?)),
+        }
     }
 }
 

@@ -18,6 +18,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use tracing::{debug, warn};
 
+use super::stack::StackAddress;
 use super::state::{Event, Neighbour, NeighbourKey, RouteAnswer};
 use super::{Link, NetError, NoHop, wire};
 
@@ -226,6 +227,49 @@ impl RequestSocket {
             }
         })
         .await
+    }
+
+    /// Addresses that this agent has given interfaces.
+    ///
+    /// # Errors
+    /// When the kernel can't be asked.
+    pub async fn own_addresses(&mut self) -> Result<Listing<StackAddress>, NetError> {
+        self.list("addresses", wire::list_addresses, |message| {
+            if let RouteNetlinkMessage::NewAddress(message) = message {
+                wire::own_address(message)
+            } else {
+                None
+            }
+        })
+        .await
+    }
+
+    /// Adds (`true`) or removes addresses; those that the kernel refused, and why.
+    ///
+    /// # Errors
+    /// When the kernel can't be asked.
+    pub async fn change_addresses(
+        &mut self,
+        changes: &[(StackAddress, bool)],
+    ) -> Result<Vec<(StackAddress, io::Error)>, NetError> {
+        let message = |(address, add): &(StackAddress, bool)| {
+            if *add {
+                wire::add_address(*address)
+            } else {
+                wire::remove_address(*address)
+            }
+        };
+        let sequences = self.send(changes.iter().map(message).collect()).await?;
+        let addresses = changes.iter().map(|(address, _)| *address);
+        let mut open: BTreeMap<u32, StackAddress> = sequences.into_iter().zip(addresses).collect();
+        let mut refused = Vec::new();
+        self.until_answered(&mut open, |address, payload| match payload {
+            Some(NetlinkPayload::Error(error)) if error.raw_code() == 0 => {}
+            Some(NetlinkPayload::Error(error)) => refused.push((address, error.to_io())),
+            _ => refused.push((address, io::Error::other("the kernel's answer was not understood"))),
+        })
+        .await?;
+        Ok(refused)
     }
 
     /// Sends `messages` in one datagram and returns their sequence numbers.

@@ -6,9 +6,10 @@
     reason = "the crate's enums are non-exhaustive: they grow with the kernel"
 )]
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, AddressScope};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
@@ -18,6 +19,7 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
+use super::stack::StackAddress;
 use super::state::{Event, Neighbour, NeighbourKey, Prefix, Reachability, RouteAnswer};
 use super::{Link, NoHop};
 
@@ -223,6 +225,90 @@ pub fn list_neighbours() -> NetlinkMessage<RouteNetlinkMessage> {
         RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()),
         NLM_F_REQUEST | NLM_F_DUMP,
     )
+}
+
+/// Marks addresses as this agent's (`IFA_PROTO`): "k".
+const PROTOCOL: AddressProtocol = AddressProtocol::Other(0x6b);
+
+/// Lists all addresses of both families.
+#[must_use]
+pub fn list_addresses() -> NetlinkMessage<RouteNetlinkMessage> {
+    request(
+        RouteNetlinkMessage::GetAddress(AddressMessage::default()),
+        NLM_F_REQUEST | NLM_F_DUMP,
+    )
+}
+
+/// An address that this agent has given an interface; `None` for all others.
+#[must_use]
+pub fn own_address(message: &AddressMessage) -> Option<StackAddress> {
+    let mut address = None;
+    let mut is_own = false;
+    for attribute in &message.attributes {
+        if let AddressAttribute::Address(ip) = attribute {
+            address = Some(*ip);
+        } else if let AddressAttribute::Protocol(protocol) = attribute {
+            is_own = *protocol == PROTOCOL;
+        }
+    }
+    let address = address.filter(|_| is_own)?;
+    let interface = message.header.index;
+    Some(match address {
+        IpAddr::V6(group) if group.is_multicast() => StackAddress::Group(interface, group),
+        address => StackAddress::Local(interface, address),
+    })
+}
+
+/// Gives an interface an address of this agent's.
+#[must_use]
+pub fn add_address(address: StackAddress) -> NetlinkMessage<RouteNetlinkMessage> {
+    request(
+        RouteNetlinkMessage::NewAddress(address_message(address)),
+        NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE,
+    )
+}
+
+/// Takes it away again.
+#[must_use]
+pub fn remove_address(address: StackAddress) -> NetlinkMessage<RouteNetlinkMessage> {
+    request(
+        RouteNetlinkMessage::DelAddress(address_message(address)),
+        NLM_F_REQUEST | NLM_F_ACK,
+    )
+}
+
+fn address_message(address: StackAddress) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    let (interface, ip, flags) = match address {
+        StackAddress::Local(interface, ip) => (interface, ip, AddressFlags::empty()),
+        // The kernel's own socket joins the group then: the membership, and the interface's filter, outlive this process.
+        StackAddress::Group(interface, group) => (interface, IpAddr::V6(group), AddressFlags::Mcautojoin),
+    };
+    message.header.index = interface;
+    (message.header.family, message.header.prefix_len) = match ip {
+        IpAddr::V4(_) => (AddressFamily::Inet, 32),
+        IpAddr::V6(_) => (AddressFamily::Inet6, 128),
+    };
+    message.attributes = vec![
+        AddressAttribute::Local(ip),
+        AddressAttribute::Address(ip),
+        AddressAttribute::Protocol(PROTOCOL),
+    ];
+    if let IpAddr::V6(v6) = ip {
+        message.header.scope = scope(v6);
+        // The data path answers for it, before the stack is asked: nothing to detect.
+        let flags = flags | AddressFlags::Nodad | AddressFlags::Noprefixroute;
+        message.attributes.push(AddressAttribute::Flags(flags));
+    }
+    message
+}
+
+fn scope(address: Ipv6Addr) -> AddressScope {
+    if address.is_multicast() {
+        AddressScope::Link
+    } else {
+        AddressScope::Universe
+    }
 }
 
 fn request(payload: RouteNetlinkMessage, flags: u16) -> NetlinkMessage<RouteNetlinkMessage> {

@@ -79,7 +79,7 @@ impl Desk {
         };
         let mut report = reader.read();
         report.agent.pid = Some(std::process::id());
-        report.xds = self.shared.managers();
+        report.tell_of(self.shared.managers());
         report
             .agent
             .config_error

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, anyhow};
 use kubelb_runtime::error_chain;
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::desk::Shared;
 use super::standing::listed;
+use super::voice::Voice;
 use crate::engine::Engine;
 use crate::feedback::State;
 use crate::health::probe::ProbeBind;
@@ -49,6 +50,9 @@ pub(super) struct Rounds {
     checks: Option<Checks>,
     checks_per_second: u32,
     desired: Option<Arc<Desired>>,
+    /// Who decides about owners of addresses can be heard.
+    is_live: bool,
+    voice: Voice,
     /// What was carried out last, for those who report it.
     state: watch::Sender<Option<State>>,
     shutdown: CancellationToken,
@@ -59,8 +63,8 @@ impl Rounds {
         engine: Engine,
         shared: Arc<Shared>,
         source: mpsc::Receiver<Update>,
-        wanted: watch::Sender<BTreeSet<IpAddr>>,
-        hops: watch::Receiver<NextHopView>,
+        (wanted, hops): (watch::Sender<BTreeSet<IpAddr>>, watch::Receiver<NextHopView>),
+        voice: Voice,
         state: watch::Sender<Option<State>>,
         shutdown: CancellationToken,
     ) -> Self {
@@ -73,6 +77,8 @@ impl Rounds {
             checks: None,
             checks_per_second: health::DEFAULT_CHECKS_PER_SECOND,
             desired: None,
+            is_live: false,
+            voice,
             state,
             shutdown,
         }
@@ -140,7 +146,12 @@ impl Rounds {
                     patient = !dirty;
                     dirty = true;
                 }
-                _ = sweep.tick() => self.engine.sweep()?,
+                _ = sweep.tick() => {
+                    self.engine.sweep()?;
+                    if self.engine.must_announce() {
+                        self.announce();
+                    }
+                }
             }
         }
     }
@@ -160,7 +171,12 @@ impl Rounds {
 
     /// Takes an update over; true when there is something to apply.
     fn take(&mut self, update: Update) -> bool {
-        let Update { desired, problem } = update;
+        let Update {
+            desired,
+            is_live,
+            problem,
+        } = update;
+        self.is_live = is_live;
         self.engine.note(problem.as_deref());
         if let Some(text) = problem
             .as_ref()
@@ -246,6 +262,8 @@ impl Rounds {
         let hops = self.hops.borrow_and_update().clone();
         let attached = self.follow_links(&hops);
         let reconciled = self.reconcile(&hops);
+        // After what is behind the addresses is in place.
+        self.announce();
         self.want_hops();
         !attached || !reconciled
     }
@@ -262,6 +280,27 @@ impl Rounds {
             look_at_forwarding(interface);
         }
         done
+    }
+
+    /// Announces what is this node's, if anybody has said what is.
+    #[expect(clippy::disallowed_methods, reason = "the edge: reads the clocks for the pure parts")]
+    fn announce(&mut self) {
+        let Some(addresses) = self.desired.as_ref().and_then(|desired| desired.addresses.as_ref()) else {
+            return;
+        };
+        let links = &self.hops.borrow().links;
+        if links.is_empty() {
+            return;
+        }
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = (Instant::now(), unix.map_or(0, |since| since.as_secs()));
+        match self.engine.announce(addresses, links, self.is_live, now) {
+            Ok(plan) => self.voice.follow(&plan, links, self.engine.interfaces()),
+            Err(error) => {
+                let error = error_chain::chain(&error).to_string();
+                tracing::error!(error, "cannot announce addresses, to be tried again at the next change");
+            }
+        }
     }
 
     /// True when all is as it should be and nothing drains.

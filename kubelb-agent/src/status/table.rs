@@ -2,6 +2,7 @@
 //!
 //! Owns layout and rounding only; every figure in full is in the JSON.
 
+mod address;
 mod xds;
 
 use super::{BackendReport, BackendState, FrontendReport, Report};
@@ -22,6 +23,7 @@ pub fn render_table(report: &Report) -> String {
         xds::write(managers, &mut out);
     }
     interfaces(report, &mut out);
+    address::write(report, &mut out);
     snat(report, &mut out);
     maps(report, &mut out);
     frontends(&report.frontends, &mut out);

@@ -1,5 +1,6 @@
 //! A report with one of everything, against what is checked in.
 
+use super::address::AddressLinkReport;
 use super::xds::{
     CredentialKind, CredentialReport, FailureReport, ManagerReport, RejectionReport, TypeReport, XdsReport,
 };
@@ -105,6 +106,8 @@ pub(crate) fn example() -> Report {
             mode: "xdp".to_owned(),
             reason: "the driver has native XDP".to_owned(),
         }],
+        addresses: addresses(),
+        malformed_questions: 3,
         snat: vec![SnatReport {
             address: "192.0.2.1".parse().unwrap(),
             ports: PortRange::NODE_DEFAULT,
@@ -131,6 +134,35 @@ pub(crate) fn example() -> Report {
         ],
         drops: BTreeMap::from([("malformed".to_owned(), 17)]),
     }
+}
+
+fn addresses() -> Vec<AddressReport> {
+    let link = |interface: &str, rival: Option<&str>| AddressLinkReport {
+        interface: interface.to_owned(),
+        is_answering: rival.is_none(),
+        epoch: 5,
+        since: 1_795_255_629,
+        answered: 1_234,
+        conflicts: u64::from(rival.is_some()),
+        last_rival: rival.map(str::to_owned),
+    };
+    let report = |address: &str, owner: Option<&str>, links: Vec<AddressLinkReport>| AddressReport {
+        address: address.parse().unwrap(),
+        owner: owner.map(str::to_owned),
+        is_ours: !links.is_empty(),
+        epoch: 5,
+        tenant: Some("a".to_owned()),
+        links,
+    };
+    vec![
+        report(
+            "203.0.113.10",
+            Some("node-1"),
+            vec![link("eth0", None), link("eth1", Some("02:09:09:09:09:09"))],
+        ),
+        report("203.0.113.11", Some("node-2"), Vec::new()),
+        report("2001:db8::10", None, Vec::new()),
+    ]
 }
 
 fn managers() -> XdsReport {
@@ -187,6 +219,7 @@ fn managers() -> XdsReport {
             reason: "filter_chains[0].filters[0]: HTTP is not for the kernel path".to_owned(),
         }],
         rejected: 1,
+        owners: Vec::new(),
     }
 }
 

@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::address::OwnerReport;
+
 /// The managers, and what became of their configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct XdsReport {
@@ -26,6 +28,9 @@ pub struct XdsReport {
     pub rejections: Vec<RejectionReport>,
     /// How many there are.
     pub rejected: u64,
+    /// Who announces which address, in their order.
+    #[serde(default, skip_serializing)]
+    pub owners: Vec<OwnerReport>,
 }
 
 /// One manager.

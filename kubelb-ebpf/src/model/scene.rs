@@ -2,6 +2,7 @@
 //! IPv6 VIP, three backends behind each, one SNAT address of each family.
 
 use kubelb_common::addr::{Addr, ICMP, ICMPV6, TCP, UDP};
+use kubelb_common::announce::{AnnounceKey, NO_ROW, Subject};
 use kubelb_common::control::{FILTER_BYTES, FILTER_SNAT, FILTER_VIP};
 use kubelb_common::flow_table::{FlowTables, Layout};
 use kubelb_common::frontend::{ECHO_ONLY, FrontendKey, timeout};
@@ -34,6 +35,21 @@ pub const BACKENDS: u32 = 3;
 pub const EGRESS: u32 = 7;
 /// MAC address of that interface.
 pub const EGRESS_MAC: [u8; 6] = [2, 0, 0, 0, 0, 7];
+/// Interface that the VIPs are announced on.
+pub const LINK: u32 = 1;
+/// MAC address of that interface.
+pub const LINK_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+/// MAC address of another interface of this node.
+pub const OTHER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 3];
+/// TCP port of announced VIPs that something on the node serves.
+pub const LOCAL_PORT: u16 = 443;
+/// Under which announced VIPs were taken over.
+pub const EPOCH: u64 = 5;
+/// Row number of an announced VIP of a family.
+#[must_use]
+pub const fn announced(family: u32) -> u32 {
+    1 + family
+}
 /// Largest IP packet on the way to the backends.
 pub const MTU: u16 = 1_400;
 const FILTER_SEED: u64 = 0x5eed_f117_e400_0001;
@@ -47,6 +63,10 @@ pub trait Store {
     fn rows(&self) -> Rows<'_>;
     /// Says which frontend a key leads to.
     fn set_key(&mut self, key: FrontendKey, number: u32);
+    /// Says what is known of an announced address.
+    fn set_announce_key(&mut self, key: AnnounceKey, row: u32);
+    /// Says that a MAC address is one of this node's.
+    fn set_own_mac(&mut self, mac: MacWord);
 }
 
 impl Store for Model {
@@ -55,6 +75,12 @@ impl Store for Model {
     }
     fn set_key(&mut self, key: FrontendKey, number: u32) {
         Self::set_key(self, key, number);
+    }
+    fn set_announce_key(&mut self, key: AnnounceKey, row: u32) {
+        Self::set_announce_key(self, key, row);
+    }
+    fn set_own_mac(&mut self, mac: MacWord) {
+        Self::set_own_mac(self, mac);
     }
 }
 
@@ -73,6 +99,8 @@ pub struct Scene {
     pub half_open_budget: u32,
     /// Jiffies per second, for what is measured in parts of one.
     pub hz: u32,
+    /// The VIPs are announced on [`LINK`], and [`LOCAL_PORT`] of them is served by something on the node.
+    pub announces: bool,
 }
 
 impl Default for Scene {
@@ -84,6 +112,7 @@ impl Default for Scene {
             timeouts: [1_000_000; timeout::COUNT],
             half_open_budget: 0,
             hz: 0,
+            announces: false,
         }
     }
 }
@@ -147,6 +176,9 @@ impl Scene {
             for (n, (protocol, port)) in (0..).zip(SERVICE) {
                 store.set_key(FrontendKey::new(vip, port.to_be(), protocol), frontend(family, n));
             }
+        }
+        if self.announces {
+            announce(store);
         }
         let rows = store.rows();
         rows.control.flow_seed.store(FLOW_SEED);
@@ -218,6 +250,22 @@ impl Scene {
             row.set_half_open_budget(self.half_open_budget);
         }
         publish(rows, number, &[0, 1, 2]);
+    }
+}
+
+fn announce(store: &mut impl Store) {
+    for mac in [LINK_MAC, OTHER_MAC] {
+        store.set_own_mac(MacWord::new(mac, 0));
+    }
+    for (family, vip) in (0..).zip(VIP) {
+        if let Some(row) = row(store.rows().announced, announced(family)) {
+            row.vacate();
+            row.take_over(EPOCH, LINK_MAC, 0);
+        }
+        store.set_announce_key(AnnounceKey::new(vip, Subject::Interface(LINK)), announced(family));
+        store.set_announce_key(AnnounceKey::new(vip, Subject::Guarded), NO_ROW);
+        let port = Subject::LocalPort(TCP, LOCAL_PORT.to_be());
+        store.set_announce_key(AnnounceKey::new(vip, port), NO_ROW);
     }
 }
 

@@ -1,11 +1,12 @@
 //! The maps and nothing else. Names are those of [`kubelb_common::maps`]; sizes that depend on the node are set at load.
 
 use aya_ebpf::Global;
-use aya_ebpf::bindings::{BPF_F_MMAPABLE, bpf_fib_lookup};
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, bpf_fib_lookup};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use kubelb_common::addr::Addr;
 use kubelb_common::affinity::{Affinity, AffinityKey};
+use kubelb_common::announce::{AnnounceKey, AnnounceRow};
 use kubelb_common::backend::Backend;
 use kubelb_common::control::{Control, Filter};
 use kubelb_common::flow::{Bucket, ClientHop};
@@ -54,6 +55,13 @@ pub(super) static FLOWS: Array<Bucket> = Array::with_max_entries(LAYOUT.buckets(
 pub(super) static REVERSE: Array<Line> = Array::with_max_entries(size::MAX_REVERSE / Line::WORDS, BPF_F_MMAPABLE);
 #[map]
 pub(super) static HALF_OPEN: Array<Line> = Array::with_max_entries(size::HALF_OPEN_WORDS / Line::WORDS, BPF_F_MMAPABLE);
+#[map]
+pub(super) static ANNOUNCE_KEYS: HashMap<AnnounceKey, u32> =
+    HashMap::with_max_entries(size::MAX_ANNOUNCE_KEYS, BPF_F_NO_PREALLOC);
+#[map]
+pub(super) static ANNOUNCED: Array<AnnounceRow> = Array::with_max_entries(size::MAX_ANNOUNCED, BPF_F_MMAPABLE);
+#[map]
+pub(super) static OWN_MACS: HashMap<u64, u32> = HashMap::with_max_entries(size::MAX_INTERFACES, 0);
 #[map]
 pub(super) static XDP_INTERFACES: HashMap<u32, u32> = HashMap::with_max_entries(size::MAX_INTERFACES, 0);
 #[map]

@@ -5,6 +5,7 @@ use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_jiffies64};
 use kubelb_common::addr::Addr;
 use kubelb_common::affinity::{Affinity, AffinityKey};
+use kubelb_common::announce::{AnnounceKey, AnnounceRow};
 use kubelb_common::backend::Backend;
 use kubelb_common::control::Control;
 use kubelb_common::flow::{Bucket, ClientHop};
@@ -133,6 +134,29 @@ impl Tables for Kernel {
         // SAFETY: the row is this CPU's, and a program is not interrupted by another that uses it: both run with
         // softirqs off.
         Some(f(unsafe { &mut *scratch }))
+    }
+
+    #[inline(always)]
+    fn announce_key(&self, key: &AnnounceKey) -> Option<u32> {
+        maps::ANNOUNCE_KEYS.get_ptr(key).map(|row| {
+            // SAFETY: the pointer is to a live map value; a word-sized read is untorn.
+            unsafe { row.read() }
+        })
+    }
+
+    #[inline(always)]
+    fn announce_row(&self, index: u32) -> Option<&AnnounceRow> {
+        maps::ANNOUNCED.get(index)
+    }
+
+    #[inline(always)]
+    fn is_own_mac(&self, mac: MacWord) -> bool {
+        maps::OWN_MACS.get_ptr(&mac.word()).is_some()
+    }
+
+    #[inline(always)]
+    fn is_unserved(&self, _packet: &Packet) -> bool {
+        kubelb_is_unserved() != 0
     }
 
     #[inline(always)]
@@ -336,6 +360,13 @@ const NOWHERE: Kernel = Kernel {
 #[inline(never)]
 extern "C" fn kubelb_insert() -> u64 {
     maps::work().map_or(0, |work| insert::insert(&NOWHERE, &work.packet))
+}
+
+/// [`insert::is_unserved`] of the packet in [`maps::WORK`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn kubelb_is_unserved() -> u32 {
+    maps::work().map_or(0, |work| u32::from(insert::is_unserved(&NOWHERE, &work.packet)))
 }
 
 /// [`insert::begin`] of the packet in [`maps::WORK`].

@@ -13,6 +13,7 @@ use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::info;
 use kubelb_ebpf::answer::{self, Why};
 use kubelb_ebpf::bytes::{Bytes, get16, put16};
+use kubelb_ebpf::neighbour::{self, Question};
 use kubelb_ebpf::outcome::Outcome;
 use kubelb_ebpf::parse::Packet;
 use kubelb_ebpf::process::process;
@@ -188,6 +189,11 @@ impl Bytes for Frame<'_> {
         (work.packet, work.frontend, work.why) = (*packet, frontend, why.encode());
         respond(self.ctx.skb.skb, self.interface) != 0
     }
+
+    #[inline(always)]
+    fn consider<T: Tables>(&mut self, _tables: &T, question: Question) -> bool {
+        consider(self.ctx.skb.skb, self.interface, question.encode()) != 0
+    }
 }
 
 /// The answer to the packet in [`maps::WORK`], on a stack of its own. 1: the frame is the answer.
@@ -207,6 +213,18 @@ fn respond(context: *mut __sk_buff, interface: u32) -> u32 {
         work.frontend,
         Why::decode(work.why),
     ))
+}
+
+/// [`neighbour::consider`], on a stack of its own.
+#[inline(never)]
+fn consider(context: *mut __sk_buff, interface: u32, question: u32) -> u32 {
+    let ctx = TcContext::new(context);
+    let kernel = Kernel {
+        context: context.cast(),
+        interface,
+    };
+    let mut frame = Frame { ctx: &ctx, interface };
+    u32::from(neighbour::consider(&mut frame, &kernel, Question::decode(question)))
 }
 
 /// Not inlined: a log line wants a stack of its own.

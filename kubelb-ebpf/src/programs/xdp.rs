@@ -8,6 +8,7 @@ use aya_log_ebpf::info;
 use kubelb_common::checksum::{combine, update, update_udp};
 use kubelb_ebpf::answer::{self, Why};
 use kubelb_ebpf::bytes::{Bytes, get16, put16};
+use kubelb_ebpf::neighbour::{self, Question};
 use kubelb_ebpf::outcome::Outcome;
 use kubelb_ebpf::parse::Packet;
 use kubelb_ebpf::process::process;
@@ -145,6 +146,11 @@ impl Bytes for Frame<'_> {
         (work.packet, work.frontend, work.why) = (*packet, frontend, why.encode());
         respond(self.ctx.ctx, self.interface) != 0
     }
+
+    #[inline(always)]
+    fn consider<T: Tables>(&mut self, _tables: &T, question: Question) -> bool {
+        consider(self.ctx.ctx, self.interface, question.encode()) != 0
+    }
 }
 
 impl Frame<'_> {
@@ -177,6 +183,18 @@ fn respond(context: *mut xdp_md, interface: u32) -> u32 {
         work.frontend,
         Why::decode(work.why),
     ))
+}
+
+/// [`neighbour::consider`], on a stack of its own.
+#[inline(never)]
+fn consider(context: *mut xdp_md, interface: u32, question: u32) -> u32 {
+    let ctx = XdpContext::new(context);
+    let kernel = Kernel {
+        context: context.cast(),
+        interface,
+    };
+    let mut frame = Frame { ctx: &ctx, interface };
+    u32::from(neighbour::consider(&mut frame, &kernel, Question::decode(question)))
 }
 
 /// Not inlined: a log line wants a stack of its own.

@@ -109,6 +109,25 @@ fn a_new_stream_starts_with_what_is_there() {
 }
 
 #[test]
+fn a_type_that_is_held_is_asked_for_when_the_caller_says_so() {
+    let held = ResourceType::VirtualAddress;
+    let mut session = connected();
+    session.hold(held);
+    assert_eq!(session.subscribe(held, ["*".to_owned()]), None);
+    let request = session.release(held).unwrap();
+    assert_eq!(request.type_url, held.type_url());
+    assert!(session.release(held).is_none(), "once on a stream");
+    session.disconnect();
+    assert!(
+        session
+            .connect()
+            .iter()
+            .all(|request| request.type_url != held.type_url())
+    );
+    assert!(session.release(held).is_some());
+}
+
+#[test]
 fn what_nobody_asked_for_is_let_pass() {
     let mut session = Session::new(Node::default());
     session.subscribe(KIND, ["a".to_owned()]);

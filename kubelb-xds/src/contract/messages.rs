@@ -13,10 +13,10 @@ pub struct VirtualAddress {
     /// Kubernetes node; empty: nobody announces it.
     #[prost(string, tag = "2")]
     pub owner_node: String,
-    /// Grows with each change of owner; the higher one wins.
+    /// Grows with each change of owner, below 2^63; the higher one wins.
     #[prost(uint64, tag = "3")]
     pub epoch: u64,
-    /// Interfaces to announce on; empty: those on whose subnet the address is.
+    /// Interfaces to announce on; empty: all that the agent's programs are attached to.
     #[prost(string, repeated, tag = "4")]
     pub interfaces: Vec<String>,
     /// The tenant that the address belongs to.

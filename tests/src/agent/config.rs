@@ -9,6 +9,8 @@ pub struct Config {
     pub snat_addresses: Vec<IpAddr>,
     /// `snat.portRange`; `None`: left out.
     pub snat_ports: Option<(u16, u16)>,
+    /// `announce`; empty: left out.
+    pub announce: Vec<IpAddr>,
     /// `frontends`.
     pub frontends: Vec<Frontend>,
 }
@@ -107,6 +109,10 @@ impl Config {
         }
         if let Some((first, last)) = self.snat_ports {
             lines.push(format!("  portRange: {first}-{last}"));
+        }
+        if !self.announce.is_empty() {
+            let addresses: Vec<String> = self.announce.iter().map(|ip| format!("\"{ip}\"")).collect();
+            lines.push(format!("announce: [{}]", addresses.join(", ")));
         }
         let none = if self.frontends.is_empty() { " []" } else { "" };
         lines.push(format!("frontends:{none}"));

@@ -63,7 +63,7 @@ fn echoes() -> Vec<Case> {
     cases
 }
 
-fn reset_to(packet: &Packet, sequence: u32, acknowledgement: u32, flags: u8) -> Packet {
+pub(super) fn reset_to(packet: &Packet, sequence: u32, acknowledgement: u32, flags: u8) -> Packet {
     let Body::Tcp(tcp) = &packet.body else {
         return packet.clone();
     };
@@ -183,7 +183,7 @@ fn too_big(packet: &Packet) -> Packet {
     error_about(packet, kind, code, [0, 0, high, low])
 }
 
-fn port_unreachable(packet: &Packet) -> Packet {
+pub(super) fn port_unreachable(packet: &Packet) -> Packet {
     let (kind, code) = if packet.destination.is_ipv4() { (3, 3) } else { (1, 4) };
     error_about(packet, kind, code, [0; 4])
 }

@@ -3,7 +3,7 @@
 //! Owns the keys, their order of checking and uniqueness across frontends. Goes on after an error, so that one pass
 //! finds them all; what is returned counts only when there were none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU16, NonZeroU32};
 
@@ -14,7 +14,9 @@ use super::check::{default_check, health_check, timeouts};
 use super::node::{Errors, Field, duration, list, map, number, shown, text, word};
 use super::tree::Node;
 use super::{MAX_BACKENDS, MAX_FRONTENDS, MAX_NAME, MAX_SNAT_ADDRESSES, MAX_WEIGHT};
-use crate::model::{Algorithm, Backend, Desired, Frontend, OnUnhealthy, PortRange, Protocol, Snat, Timeouts};
+use crate::model::{
+    Algorithm, Backend, Desired, Frontend, OnUnhealthy, Owner, PortRange, Protocol, Snat, Timeouts, VirtualAddress,
+};
 use crate::source::limits::{AFFINITY, MAX_HALF_OPEN, MAX_SOURCE_RANGES};
 
 const FRONTEND_KEYS: [&str; 13] = [
@@ -35,8 +37,14 @@ const FRONTEND_KEYS: [&str; 13] = [
 
 /// Reads the whole file.
 pub(super) fn desired(root: &Node, errors: &mut Errors) -> Option<Desired> {
-    let keys = map(root, &Field::Root, &["snat", "frontends"], errors)?;
-    let mut desired = Desired::default();
+    let keys = map(root, &Field::Root, &["snat", "announce", "frontends"], errors)?;
+    let mut desired = Desired {
+        addresses: Some(BTreeMap::new()),
+        ..Desired::default()
+    };
+    if let Some(node) = keys.optional("announce", &Field::Root, errors) {
+        desired.addresses = announce(node, errors);
+    }
     let mut snat_lines = BTreeMap::new();
     if let Some(node) = keys.optional("snat", &Field::Root, errors) {
         desired.snat = snat(node, &mut snat_lines, errors).unwrap_or_default();
@@ -66,6 +74,29 @@ pub(super) fn desired(root: &Node, errors: &mut Errors) -> Option<Desired> {
         }
     }
     Some(desired)
+}
+
+/// A node that has its configuration from a file knows of no other: what it announces is its own.
+fn announce(node: &Node, errors: &mut Errors) -> Option<BTreeMap<IpAddr, VirtualAddress>> {
+    let field = Field::Root.key("announce");
+    let mut addresses = BTreeMap::new();
+    for (index, node) in list(node, &field, MAX_FRONTENDS, errors)?.iter().enumerate() {
+        let field = field.index(index);
+        let Some(address) = address(node, &field, errors) else {
+            continue;
+        };
+        let announced = VirtualAddress {
+            owner: Owner::This,
+            epoch: 1,
+            interfaces: Vec::new(),
+            tenant: String::new(),
+            local_ports: BTreeSet::new(),
+        };
+        if addresses.insert(address, announced).is_some() {
+            errors.push(node.line, &field, format!("{address} is there already; keep one"));
+        }
+    }
+    Some(addresses)
 }
 
 /// What must be unique across frontends, with the index and line where it was first seen.

@@ -128,7 +128,12 @@ fn what_is_left_out_has_its_default() {
         unhealthy_threshold: 3,
     };
     assert_eq!(web.health_check, Some(expected));
-    assert_eq!(read("frontends: []").unwrap(), Desired::default());
+    let nothing = Desired {
+        // A file says of all addresses who announces them: this node, or nobody.
+        addresses: Some(Default::default()),
+        ..Desired::default()
+    };
+    assert_eq!(read("frontends: []").unwrap(), nothing);
     assert_eq!(
         read(&with_line(5, "  protocol: UDP")).unwrap().frontends["default/web"].health_check,
         None

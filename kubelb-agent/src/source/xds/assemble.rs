@@ -106,7 +106,12 @@ pub(super) fn desired(resources: &Resources, snat: Snat) -> (Desired, Vec<Waitin
             }),
         }
     }
-    (Desired { snat, frontends }, waiting)
+    let desired = Desired {
+        snat,
+        frontends,
+        addresses: resources.addresses(),
+    };
+    (desired, waiting)
 }
 
 fn frontend(resources: &Resources, listener: &Listener) -> Result<Frontend, Reason> {

@@ -3,6 +3,7 @@
 //! Owns reconnecting and when a configuration is complete enough to be carried out; what resources mean is [`super::decode`]'s. What the
 //! kernel forwards never depends on a manager being there: an outage changes nothing.
 
+mod asking;
 mod connect;
 mod credential;
 mod kept;
@@ -23,11 +24,12 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::{Decoded, Resources, decode};
+use super::{Decoded, Here, Resources, decode};
 use crate::feedback::Feedback;
 use crate::model::Snat;
 use crate::source::Update;
 use crate::status::xds::XdsReport;
+use asking::Asking;
 use connect::Connection;
 pub use connect::{Credential, Manager};
 use kept::Kept;
@@ -46,6 +48,15 @@ pub struct Settings {
     pub state_dir: Option<std::path::PathBuf>,
     /// Source addresses and ports: the node's own matter, not the managers'.
     pub snat: Snat,
+}
+
+impl Settings {
+    fn here(&self) -> Here<'_> {
+        Here {
+            node: &self.node,
+            snat: &self.snat,
+        }
+    }
 }
 
 /// First and longest pause before another manager is tried.
@@ -120,6 +131,9 @@ struct Follower {
     outage: BTreeMap<String, String>,
     keep_at: Option<Instant>,
     standing: Standing,
+    asking: Asking,
+    /// The manager of this stream has said who announces what.
+    is_live: bool,
 }
 
 impl Follower {
@@ -136,14 +150,22 @@ impl Follower {
         };
         let mut session = Session::new(node);
         // Nothing is sent yet: there is no stream.
-        for kind in [ResourceType::Cluster, ResourceType::Listener] {
+        for kind in [
+            ResourceType::Cluster,
+            ResourceType::Listener,
+            ResourceType::VirtualAddress,
+        ] {
             drop(session.subscribe(kind, ["*".to_owned()]));
         }
+        // Not every control plane knows this type: the others come first.
+        session.hold(ResourceType::VirtualAddress);
         let kept = Kept::new(settings.state_dir.clone());
         let written = kept.written_at().map(unix);
         let mut follower = Self {
             kept,
             standing: Standing::new(&settings.node, &settings.managers, written, unix_now()),
+            asking: Asking::default(),
+            is_live: false,
             settings,
             updates,
             session,
@@ -164,7 +186,7 @@ impl Follower {
     fn restore(&mut self) {
         let mut count = 0_usize;
         for (kind, name, version, value) in self.kept.read() {
-            if let Ok(decoded) = decode(kind, &name, &value, &self.settings.snat) {
+            if let Ok(decoded) = decode(kind, &name, &value, self.settings.here()) {
                 self.resources.set(name.clone(), decoded);
                 self.session.restore(kind, name, version);
                 count += 1;
@@ -199,6 +221,8 @@ impl Follower {
                 End::Receiver => return,
                 End::Stream(status) => {
                     self.session.disconnect();
+                    self.asking.ended(turn, now());
+                    self.is_dirty |= std::mem::take(&mut self.is_live);
                     self.connection.send_replace(None);
                     let text = said(&status);
                     self.standing.ended(turn, &text, unix_now());
@@ -262,7 +286,15 @@ impl Follower {
                         tracing::info!(%manager, "the stream is back");
                     }
                     answered.extend(ResourceType::from_type_url(&response.type_url));
-                    for request in self.take(response) {
+                    let kind = ResourceType::from_type_url(&response.type_url);
+                    let mut requests_now = self.take(response);
+                    if kind == Some(ResourceType::VirtualAddress) {
+                        self.asking.answered(turn);
+                        self.is_live = true;
+                    } else if kind == Some(ResourceType::Listener) && self.asking.may_ask(turn, now()) {
+                        requests_now.extend(self.session.release(ResourceType::VirtualAddress));
+                    }
+                    for request in requests_now {
                         if requests.send(request).await.is_err() {
                             return End::Stream(Status::unavailable("the stream takes no requests"));
                         }
@@ -294,13 +326,16 @@ impl Follower {
     /// Takes a response over; what to send in answer.
     fn take(&mut self, response: DeltaDiscoveryResponse) -> Vec<DeltaDiscoveryRequest> {
         let mut values = BTreeMap::new();
-        let snat = &self.settings.snat;
+        if response.type_url == ResourceType::VirtualAddress.type_url() {
+            self.resources.know_addresses();
+        }
+        let here = self.settings.here();
         let Outcome {
             changes,
             rejections,
             reply,
         } = self.session.on_response(response, |kind, name, bytes| {
-            let decoded = decode(kind, name, bytes, snat).map_err(|refusal| refusal.to_string())?;
+            let decoded = decode(kind, name, bytes, here).map_err(|refusal| refusal.to_string())?;
             values.insert((kind, name.to_owned()), bytes.to_vec());
             Ok(decoded)
         });
@@ -373,6 +408,7 @@ impl Follower {
     fn update(&mut self) -> Update {
         self.is_dirty = false;
         let (desired, waiting) = self.resources.desired(self.settings.snat.clone());
+        self.standing.announces(desired.addresses.as_ref());
         self.tell_waiting(&waiting);
         let refused = self
             .rejected
@@ -387,6 +423,7 @@ impl Follower {
         }
         Update {
             desired: Some(desired),
+            is_live: self.is_live,
             problem: (!lines.is_empty()).then(|| lines.join("\n")),
         }
     }

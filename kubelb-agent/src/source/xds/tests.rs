@@ -141,17 +141,21 @@ fn assignment(endpoints: Vec<eds::LbEndpoint>) -> eds::ClusterLoadAssignment {
 }
 
 fn put(resources: &mut Resources, kind: ResourceType, name: &str, message: &impl Message) {
-    let decoded = decode(kind, name, &message.encode_to_vec(), &snat()).unwrap();
+    let decoded = decode(kind, name, &message.encode_to_vec(), here(&snat())).unwrap();
     resources.set(name.to_owned(), decoded);
 }
 
 fn refused(kind: ResourceType, message: &impl Message) -> String {
-    decode(kind, "x", &message.encode_to_vec(), &snat())
+    decode(kind, "x", &message.encode_to_vec(), here(&snat()))
         .unwrap_err()
         .to_string()
 }
 
 /// One address of each family.
+fn here(snat: &Snat) -> Here<'_> {
+    Here { node: "node-1", snat }
+}
+
 fn snat() -> Snat {
     Snat {
         addresses: vec![SNAT.parse().unwrap(), "2001:db8:2::1".parse().unwrap()],
@@ -557,7 +561,7 @@ fn affinity_metadata(timeout: Duration) -> Option<core::Metadata> {
 proptest! {
     #[test]
     fn no_bytes_are_too_strange(kind in 0_usize..6, bytes in prop::collection::vec(any_byte(), 0..200)) {
-        drop(decode(ResourceType::ALL[kind], "x", &bytes, &snat()));
+        drop(decode(ResourceType::ALL[kind], "x", &bytes, here(&snat())));
     }
 }
 

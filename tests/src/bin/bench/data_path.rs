@@ -194,6 +194,7 @@ impl DataPath {
                 ports: PortRange::new(1_024, 65_535).context("a range")?,
             },
             frontends: frontends.into(),
+            addresses: None,
         };
         let backends = desired.frontends.values().flat_map(|frontend| &frontend.backends);
         let hops: BTreeMap<IpAddr, NextHop> = backends.map(|backend| (backend.address.ip(), hop)).collect();

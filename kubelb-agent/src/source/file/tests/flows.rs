@@ -1,6 +1,6 @@
 //! What a frontend says of its flows: timeouts, half-open ones, those of unhealthy backends, and where they come from.
 
-use super::{check, with_line, with_more};
+use super::{check, read, with_line, with_more};
 
 #[test]
 fn flow_timeouts() {
@@ -59,4 +59,12 @@ fn snat_addresses_of_frontends() {
         field,
         "not in snat.addresses",
     );
+}
+
+#[test]
+fn a_file_names_the_addresses_that_this_node_announces() {
+    let announced = read("announce: [203.0.113.10, \"2001:db8::10\"]\nfrontends: []").unwrap();
+    assert_eq!(announced.addresses.map(|addresses| addresses.len()), Some(2));
+    let twice = read("announce: [203.0.113.10, 203.0.113.10]\nfrontends: []").unwrap_err();
+    assert!(twice.to_string().contains("203.0.113.10 is there already"), "{twice}");
 }

@@ -239,7 +239,7 @@ proptest! {
         frontends.retain(|_, frontend| taken.insert((frontend.vip, frontend.port, frontend.protocol)));
         let (hosts, first, last) = snat;
         let addresses = hosts.into_iter().map(|host| IpAddr::from([192, 0, 2, host])).collect();
-        let desired = Desired { snat: Snat { addresses, ports: PortRange::new(first, last).unwrap() }, frontends };
+        let desired = Desired { snat: Snat { addresses, ports: PortRange::new(first, last).unwrap() }, frontends, addresses: Some(Default::default()) };
         let text = render(&desired);
         match read(&text) {
             Ok(parsed) => prop_assert_eq!(parsed, desired),

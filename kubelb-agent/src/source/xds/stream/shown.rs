@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::unix_now;
+use crate::status::address::OwnerReport;
 use crate::status::xds::XdsReport;
 
 const FILE: &str = "xds-status.json";
@@ -20,6 +21,9 @@ const AT_LEAST_EVERY: Duration = Duration::from_secs(60);
 #[derive(Debug, Serialize, Deserialize)]
 struct Shown {
     pid: u32,
+    /// A report for people has these merged with what the maps say; here they are by themselves.
+    #[serde(default)]
+    announced: Vec<OwnerReport>,
     #[serde(flatten)]
     report: XdsReport,
 }
@@ -28,9 +32,11 @@ struct Shown {
 pub(super) async fn keep(mut reports: watch::Receiver<XdsReport>, directory: PathBuf) {
     let mut complained = false;
     loop {
+        let report = reports.borrow_and_update().clone().at(unix_now());
         let shown = Shown {
             pid: std::process::id(),
-            report: reports.borrow_and_update().clone().at(unix_now()),
+            announced: report.owners.clone(),
+            report,
         };
         let into = directory.clone();
         let written = tokio::task::spawn_blocking(move || write(&into, &shown)).await;
@@ -56,7 +62,12 @@ pub(super) async fn keep(mut reports: watch::Receiver<XdsReport>, directory: Pat
 #[must_use]
 pub fn read(directory: &Path) -> Option<(u32, XdsReport)> {
     let text = std::fs::read(directory.join(FILE)).ok()?;
-    let Shown { pid, report } = serde_json::from_slice(&text).ok()?;
+    let Shown {
+        pid,
+        announced,
+        mut report,
+    } = serde_json::from_slice(&text).ok()?;
+    report.owners = announced;
     Some((pid, report))
 }
 
@@ -80,6 +91,7 @@ mod tests {
         let last = XdsReport {
             node: "n".to_owned(),
             current_at: Some(7),
+            owners: vec![OwnerReport::default()],
             ..XdsReport::default()
         };
         sender.send_replace(last.clone());

@@ -3,11 +3,14 @@
 //! Pure but for a watch that says that something has changed; times come in. Decides nothing: no stream is opened or ended because of this.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use kubelb_xds::ResourceType;
 use tokio::sync::watch;
 
 use super::{Credential, Manager};
+use crate::model::{Owner, VirtualAddress};
+use crate::status::address::OwnerReport;
 use crate::status::xds::{
     CredentialKind, CredentialReport, FailureReport, ManagerReport, RejectionReport, TypeReport, XdsReport,
 };
@@ -15,7 +18,14 @@ use crate::status::xds::{
 /// Rejections that are shown; the others are counted.
 const SHOWN: usize = 20;
 /// Types that the agent asks for.
-const KINDS: [ResourceType; 3] = [ResourceType::Cluster, ResourceType::Endpoints, ResourceType::Listener];
+const KINDS: [ResourceType; 4] = [
+    ResourceType::Cluster,
+    ResourceType::Endpoints,
+    ResourceType::Listener,
+    ResourceType::VirtualAddress,
+];
+/// Addresses whose owners are shown.
+const OWNERS: usize = 16_384;
 
 /// See the module.
 pub(super) struct Standing {
@@ -138,6 +148,30 @@ impl Standing {
                     reason: reason.clone(),
                 })
                 .collect();
+        });
+    }
+
+    /// Addresses are announced so.
+    pub(super) fn announces(&self, addresses: Option<&BTreeMap<IpAddr, VirtualAddress>>) {
+        self.shown.send_if_modified(|report| {
+            let owners: Vec<OwnerReport> = addresses
+                .into_iter()
+                .flatten()
+                .take(OWNERS)
+                .map(|(address, announced)| OwnerReport {
+                    address: address.to_string(),
+                    owner: match &announced.owner {
+                        Owner::This => report.node.clone(),
+                        Owner::Other(node) => node.clone(),
+                        Owner::Nobody => String::new(),
+                    },
+                    epoch: announced.epoch,
+                    tenant: announced.tenant.clone(),
+                })
+                .collect();
+            let changed = report.owners != owners;
+            report.owners = owners;
+            changed
         });
     }
 
