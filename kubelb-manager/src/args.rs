@@ -51,8 +51,8 @@ pub struct RunArgs {
     /// Namespace that this runs in: of the Config, the authority, and the Lease.
     #[arg(long, value_name = "NAME", default_value = DEFAULT_NAMESPACE)]
     pub namespace: String,
-    /// Choose a node that announces each address. Switch it off where addresses are routed to the nodes, and where several managers follow
-    /// directories, of which each would choose by itself.
+    /// Choose a node that announces each address. Switch it off where addresses are routed to the nodes, where somebody else writes
+    /// VirtualAddressOwners, and where several managers follow directories, of which each would choose by itself.
     #[arg(long, value_name = "BOOL", default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub announce: bool,
     /// How several managers of one API server take turns at writing.

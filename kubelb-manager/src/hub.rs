@@ -49,7 +49,7 @@ pub struct Hub {
     source_keeps: bool,
     /// Everything is to be looked at again by the next call of [`Self::settle`].
     is_all_due: bool,
-    /// Whether nodes announce addresses.
+    /// Whether nodes are chosen for addresses.
     announces: bool,
     /// The nodes that owners of addresses were last chosen among, unless they are to be chosen again.
     owned_by: Option<Nodes>,
@@ -115,10 +115,10 @@ impl Hub {
 
     /// Chooses who announces each address, among `nodes`; what there is to write, and then to [settle](Self::settle).
     pub fn own(&mut self, nodes: Nodes, now: &Time) -> owners::Plan {
-        if !self.leads || self.owned_by.as_ref() == Some(&nodes) {
+        if !self.leads || !self.announces || self.owned_by.as_ref() == Some(&nodes) {
             return owners::Plan::default();
         }
-        let served = self.builder.ir().addresses.keys().copied().filter(|_| self.announces);
+        let served = self.builder.ir().addresses.keys().copied();
         let plan = owners::plan(&self.store, served, &nodes, now.0.as_second());
         for owner in &plan.write {
             self.store.apply(Ok(Object::VirtualAddressOwner(owner.clone().into())));
@@ -131,7 +131,7 @@ impl Hub {
         plan
     }
 
-    /// Whether nodes announce addresses at all.
+    /// Whether a node is chosen for each address. If not, those count that somebody else has chosen, such as a manifest.
     pub fn announce(&mut self, announces: bool) {
         self.announces = announces;
     }
