@@ -29,11 +29,18 @@ impl AffinityKey {
     }
 }
 
-/// A record. Both words change while others read them; a reader may see one before the other, which harms nobody.
+/// A choice that no record has: rows are far fewer than 2^32.
+pub const NO_CHOICE: u64 = u64::MAX;
+
+/// Jiffies for which a choice counts as fresh whatever `seen` says: a replaced record's two words do not change at once, and whoever looks in
+/// between must not take the new choice for an old one and replace it again.
+const JUST_NOW: u16 = 16;
+
+/// A record. Of those that replace its choice at once, one succeeds; the others learn its choice.
 #[repr(C)]
 #[derive(Default)]
 pub struct Affinity {
-    /// backend | generation << 32
+    /// backend | generation << 32 | low 16 bits of jiffies when it was made << 48
     choice: SharedU64,
     /// Low half of jiffies at the client's last new flow.
     seen: SharedU64,
@@ -41,34 +48,47 @@ pub struct Affinity {
 
 const _: () = assert!(size_of::<Affinity>() == 16);
 
+/// The choice of a backend, of this generation, at `now` (the low half of jiffies).
+#[inline(always)]
+#[must_use]
+pub const fn choice(backend: u32, generation: u16, now: u32) -> u64 {
+    backend as u64 | (generation as u64) << 32 | (now as u64) << 48
+}
+
+/// Row number of the backend, and its generation then.
+#[inline(always)]
+#[must_use]
+#[expect(clippy::cast_possible_truncation, reason = "fields of a packed word")]
+pub const fn backend_of(choice: u64) -> (u32, u16) {
+    (choice as u32, (choice >> 32) as u16)
+}
+
 impl Affinity {
-    /// The client had this backend, of this generation, at `now` (the low half of jiffies).
+    /// The client got the backend of `choice` at `now` (the low half of jiffies).
     #[inline(always)]
     #[must_use]
-    pub const fn new(backend: u32, generation: u16, now: u32) -> Self {
+    pub const fn new(choice: u64, now: u32) -> Self {
         Self {
-            choice: SharedU64::new(backend as u64 | (generation as u64) << 32),
+            choice: SharedU64::new(choice),
             seen: SharedU64::new(now as u64),
         }
     }
 
-    /// Row number of the backend, and its generation then.
+    /// The choice now.
     #[inline(always)]
     #[must_use]
-    #[expect(clippy::cast_possible_truncation, reason = "fields of a packed word")]
-    pub fn backend(&self) -> (u32, u16) {
-        let choice = self.choice.load();
-        (choice as u32, (choice >> 32) as u16)
+    pub fn choice(&self) -> u64 {
+        self.choice.load()
     }
 
-    /// True when the record is not older than `timeout`, in jiffies.
+    /// True when the record, whose choice was read as `choice`, is not older than `timeout`, in jiffies.
     #[inline(always)]
     #[must_use]
-    #[expect(clippy::cast_possible_truncation, reason = "the low half holds the time")]
-    pub fn is_young(&self, now: u32, timeout: u32) -> bool {
+    #[expect(clippy::cast_possible_truncation, reason = "fields of packed words")]
+    pub fn is_young(&self, choice: u64, now: u32, timeout: u32) -> bool {
         let age = now.wrapping_sub(self.seen.load() as u32);
         // Another CPU may be a tick ahead: the age is then a small negative number.
-        age <= timeout || age >= 0x8000_0000
+        age <= timeout || age >= 0x8000_0000 || (now as u16).wrapping_sub((choice >> 48) as u16) < JUST_NOW
     }
 
     /// Notes a new flow.
@@ -76,25 +96,55 @@ impl Affinity {
     pub fn renew(&self, now: u32) {
         self.seen.store(u64::from(now));
     }
+
+    /// Replaces the choice `stale` by `choice`, made at `now`; false when somebody else has replaced it.
+    #[inline(always)]
+    #[must_use]
+    pub fn replace(&self, stale: u64, choice: u64, now: u32) -> bool {
+        let replaced = self.choice.compare_exchange(stale, choice);
+        if replaced {
+            self.renew(now);
+        }
+        replaced
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Affinity;
+    use super::{Affinity, backend_of, choice};
 
     #[test]
     fn a_record_is_young_until_its_timeout_over_the_wrap_of_the_clock() {
         for start in [0, 1_000, u32::MAX - 10] {
-            let record = Affinity::new(70_000, 65_535, start);
-            assert_eq!(record.backend(), (70_000, 65_535));
-            let at = |ticks: u32| record.is_young(start.wrapping_add(ticks), 100);
+            let made = choice(70_000, 65_535, start);
+            let record = Affinity::new(made, start);
+            assert_eq!(backend_of(record.choice()), (70_000, 65_535));
+            let at = |ticks: u32| record.is_young(made, start.wrapping_add(ticks), 100);
             assert!(at(0) && at(100) && !at(101) && !at(1 << 30));
             assert!(
-                record.is_young(start.wrapping_sub(1), 100),
+                record.is_young(made, start.wrapping_sub(1), 100),
                 "another CPU is a tick ahead"
             );
             record.renew(start.wrapping_add(50));
             assert!(at(150) && !at(151));
         }
+    }
+    #[test]
+    fn of_those_that_replace_a_choice_at_once_one_succeeds() {
+        let stale = choice(1, 1, 0);
+        let record = Affinity::new(stale, 0);
+        let (ours, theirs) = (choice(2, 1, 5_000), choice(3, 1, 5_000));
+        assert!(!record.is_young(stale, 5_000, 100));
+        assert!(record.replace(stale, ours, 5_000));
+        assert!(!record.replace(stale, theirs, 5_000));
+        assert_eq!(record.choice(), ours);
+    }
+
+    #[test]
+    fn a_choice_is_fresh_before_its_time_is_noted() {
+        let record = Affinity::new(choice(2, 1, 5_000), 0);
+        let made = record.choice();
+        assert!(record.is_young(made, 5_000, 100) && record.is_young(made, 5_015, 100));
+        assert!(!record.is_young(made, 5_016, 100));
     }
 }

@@ -6,6 +6,7 @@ mod frame;
 pub mod scene;
 
 use std::cell::{Cell, RefCell};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -258,9 +259,14 @@ impl Tables for Cpu<'_> {
     fn with_affinity<R>(&self, key: &AffinityKey, f: impl FnOnce(&Affinity) -> R) -> Option<R> {
         self.model.affinities().get(key).map(f)
     }
-    fn set_affinity(&self, key: &AffinityKey, record: Affinity) -> bool {
-        self.model.affinities().insert(*key, record);
-        true
+    fn add_affinity(&self, key: &AffinityKey, record: Affinity) -> bool {
+        match self.model.affinities().entry(*key) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(record);
+                true
+            }
+            Entry::Occupied(_) => false,
+        }
     }
     fn backend_slot(&self, index: u32) -> Option<u32> {
         row(&self.model.backend_slots, Line::of(index)).map(|line| line.word(index).load())

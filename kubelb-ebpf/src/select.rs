@@ -1,6 +1,6 @@
 //! Who may open a flow, and which backend it gets.
 
-use kubelb_common::affinity::{Affinity, AffinityKey};
+use kubelb_common::affinity::{self, Affinity, AffinityKey};
 use kubelb_common::backend::flag;
 use kubelb_common::frontend::{Frontend, Policy, Selection};
 use kubelb_common::hash;
@@ -21,7 +21,7 @@ pub fn admits<T: Tables>(tables: &T, packet: &Packet, number: u32) -> bool {
     source::admits(tables, frontend, packet.source)
 }
 
-/// [`recall`] found none.
+/// No backend is known for the client.
 const NOBODY: u64 = REFUSED | 0xff;
 
 #[inline(always)]
@@ -43,7 +43,16 @@ pub fn select<T: Tables>(tables: &T, packet: &Packet, number: u32) -> u64 {
         return from_slots(tables, packet, frontend, policy.selection);
     }
     let key = AffinityKey::new(packet.source, number);
-    let known = recall(tables, &key, number, policy);
+    let now = tables.now();
+    let mut known = NOBODY;
+    let mut stale = affinity::NO_CHOICE;
+    tables.with_affinity(&key, |record| {
+        stale = record.choice();
+        if record.is_young(stale, now, policy.affinity) && is_willing(tables, stale, number, policy) {
+            record.renew(now);
+            known = row_of(stale);
+        }
+    });
     if known != NOBODY {
         return known;
     }
@@ -56,36 +65,48 @@ pub fn select<T: Tables>(tables: &T, packet: &Packet, number: u32) -> u64 {
     let Some(backend) = tables.backend(id) else {
         return refused(Reason::BROKEN_STATE);
     };
-    if !tables.set_affinity(&key, Affinity::new(id, backend.generation(), tables.now())) {
-        frontend.affinity_failures().fetch_add(1);
+    let choice = affinity::choice(id, backend.generation(), now);
+    if stale == affinity::NO_CHOICE && tables.add_affinity(&key, Affinity::new(choice, now)) {
+        return selected;
     }
-    selected
+    // There is a record that has had its day, or another CPU has just met the same client: whoever is first chooses for all.
+    let mut agreed = NOBODY;
+    tables.with_affinity(&key, |record| {
+        agreed = selected;
+        if !record.replace(stale, choice, now) {
+            let theirs = record.choice();
+            if is_willing(tables, theirs, number, policy) {
+                agreed = row_of(theirs);
+            }
+        }
+    });
+    if agreed == NOBODY {
+        frontend.affinity_failures().fetch_add(1);
+        return selected;
+    }
+    agreed
 }
 
-/// The backend that the client had, when that is not too long ago and the backend takes new flows; or [`NOBODY`].
 #[inline(always)]
-fn recall<T: Tables>(tables: &T, key: &AffinityKey, number: u32, policy: Policy) -> u64 {
-    let now = tables.now();
+fn row_of(choice: u64) -> u64 {
+    u64::from(affinity::backend_of(choice).0)
+}
+
+/// True when the backend that a client had at frontend `number` takes new flows.
+#[inline(always)]
+fn is_willing<T: Tables>(tables: &T, choice: u64, number: u32, policy: Policy) -> bool {
+    let (id, generation) = affinity::backend_of(choice);
     let unwilling = if policy.fail_open {
         flag::DRAINING
     } else {
         flag::DRAINING | flag::UNHEALTHY
     };
-    let mut known = NOBODY;
-    tables.with_affinity(key, |record| {
-        let (id, generation) = record.backend();
-        if let Some(backend) = tables.backend(id)
-            && record.is_young(now, policy.affinity)
-            // Rows change hands: another generation is another backend, perhaps of another frontend.
-            && backend.flags_of(generation) & (flag::IN_USE | unwilling) == flag::IN_USE
+    tables.backend(id).is_some_and(|backend| {
+        // Rows change hands: another generation is another backend, perhaps of another frontend.
+        backend.flags_of(generation) & (flag::IN_USE | unwilling) == flag::IN_USE
             && backend.frontend() == number
             && backend.weight() != 0
-        {
-            record.renew(now);
-            known = u64::from(id);
-        }
-    });
-    known
+    })
 }
 
 #[inline(always)]

@@ -23,8 +23,8 @@ pub trait Tables: FlowTables + Sized {
     fn frontend_number(&self, key: &FrontendKey) -> Option<u32>;
     /// Calls `f` with a client's affinity record at a frontend, if there is one.
     fn with_affinity<R>(&self, key: &AffinityKey, f: impl FnOnce(&Affinity) -> R) -> Option<R>;
-    /// Makes or replaces a client's affinity record; false when there is no room.
-    fn set_affinity(&self, key: &AffinityKey, record: Affinity) -> bool;
+    /// Makes a client's affinity record; false when there is one or no room.
+    fn add_affinity(&self, key: &AffinityKey, record: Affinity) -> bool;
     /// Backend row number in a slot.
     fn backend_slot(&self, index: u32) -> Option<u32>;
     /// A backend row.

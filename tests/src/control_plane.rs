@@ -7,6 +7,7 @@ mod process;
 mod real;
 
 use std::ffi::OsStr;
+use std::hash::{BuildHasher as _, RandomState};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -26,6 +27,9 @@ pub const ASSETS_VARIABLE: &str = "KUBEBUILDER_ASSETS";
 const OWN: &str = "apiserver";
 /// `kube-apiserver` makes its first objects before it is ready, which takes a while on two cores.
 const START_WITHIN: Duration = Duration::from_secs(90);
+/// Ports of servers are chosen from here on, up to those that the kernel gives to connections.
+const LOWEST_PORT: u16 = 10_000;
+const PORT_ATTEMPTS: u64 = 200;
 /// From SIGTERM to the end.
 const END_WITHIN: Duration = Duration::from_secs(30);
 
@@ -65,8 +69,26 @@ impl Host<'_> {
         }
     }
 
+    /// A port for a server that binds it seconds later: not one of those that connections are given, which others may have by then.
     fn free_port(self) -> anyhow::Result<u16> {
-        let free = || Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port());
+        let free = || {
+            let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")?;
+            let low = text.split_whitespace().next().and_then(|low| low.parse::<u16>().ok());
+            let ports = LOWEST_PORT..low.unwrap_or(32_768);
+            let count = u64::from(ports.end.saturating_sub(ports.start)).max(1);
+            let start = RandomState::new().hash_one(std::process::id());
+            let candidates = (0..count.min(PORT_ATTEMPTS))
+                .filter_map(|step| u16::try_from(start.wrapping_add(step) % count).ok())
+                .map(|offset| ports.start.saturating_add(offset));
+            let mut error = std::io::Error::from(std::io::ErrorKind::AddrInUse);
+            for port in candidates {
+                match TcpListener::bind(("127.0.0.1", port)) {
+                    Ok(_listener) => return Ok(port),
+                    Err(other) => error = other,
+                }
+            }
+            Err(error)
+        };
         match self {
             Self::Here => free(),
             Self::Inside(namespace) => namespace.run(free)?,

@@ -1,6 +1,8 @@
 //! [`Tables`] over the kernel's maps and helpers.
 
-use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as FibParameters};
+use aya_ebpf::bindings::{
+    BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_NOEXIST, bpf_fib_lookup as FibParameters,
+};
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_jiffies64};
 use kubelb_common::addr::Addr;
@@ -102,13 +104,13 @@ impl Tables for Kernel {
     #[inline(always)]
     fn with_affinity<R>(&self, key: &AffinityKey, f: impl FnOnce(&Affinity) -> R) -> Option<R> {
         // SAFETY: the pointer is to a live map value, made of shared words. It may become another client's meanwhile; what is read is
-        // verified, and a renewal is all that is written.
+        // verified, and what is written is a renewal, or replaces a choice that was read before.
         maps::AFFINITIES.get_ptr(key).map(|record| f(unsafe { &*record }))
     }
 
     #[inline(always)]
-    fn set_affinity(&self, key: &AffinityKey, record: Affinity) -> bool {
-        maps::AFFINITIES.insert(key, &record, 0).is_ok()
+    fn add_affinity(&self, key: &AffinityKey, record: Affinity) -> bool {
+        maps::AFFINITIES.insert(key, &record, u64::from(BPF_NOEXIST)).is_ok()
     }
 
     #[inline(always)]

@@ -6,7 +6,7 @@ use std::sync::Barrier;
 use kubelb_common::addr::Addr;
 use kubelb_common::flow::tag;
 use kubelb_common::flow_table::{FlowTables, slot};
-use kubelb_common::frontend::timeout;
+use kubelb_common::frontend::{Policy, timeout};
 use kubelb_common::stats::Reason;
 
 use super::frames::Mk;
@@ -244,4 +244,61 @@ fn several_cpus_use_up_the_ports_three_times_without_loss() {
         .flows()
         .load();
     assert_eq!(counted, live);
+}
+
+#[test]
+fn a_client_that_several_cpus_meet_at_once_gets_one_backend() {
+    const CPUS: u16 = 4;
+    const CLIENTS: u32 = 400;
+    let model = Scene {
+        flows: 8_192,
+        ports: 8_000,
+        cpus: u32::from(CPUS),
+        ..Scene::default()
+    }
+    .model();
+    let policy = Policy {
+        affinity: 100,
+        ..Policy::default()
+    };
+    let row = scene::frontend(0, 1);
+    model.rows().flows.frontend(row).unwrap().set_policy(policy);
+    let barrier = Barrier::new(usize::from(CPUS));
+    // The second time, records have had their day, and all have to agree on another one.
+    for (now, first_port) in [(0, 1_000), (1_000, 1_000 + CPUS)] {
+        std::thread::scope(|scope| {
+            for number in 0..CPUS {
+                let (model, barrier) = (&model, &barrier);
+                scope.spawn(move || {
+                    let cpu = model.cpu(u32::from(number), now);
+                    let (kind, port) = SERVICE[1];
+                    for n in 0..CLIENTS {
+                        let [_, a, b, c] = n.to_be_bytes();
+                        let from = (Addr::v4([10, a, b, c]), first_port + number);
+                        let frame = Mk::new(kind, from, (VIP[0], port)).frame();
+                        barrier.wait();
+                        // One that finds its bucket busy is sent again.
+                        let mut outcome = run(&cpu, frame.clone());
+                        while outcome == Outcome::Drop(Reason::CONTENDED) {
+                            outcome = run(&cpu, frame.clone());
+                        }
+                    }
+                });
+            }
+        });
+        let rows = model.rows().flows;
+        let mut backends: BTreeMap<Addr, Vec<u32>> = BTreeMap::new();
+        for index in 0..rows.layout().buckets() * 4 {
+            let (word, flow) = slot(&rows, index).unwrap();
+            let binding = flow.binding();
+            if tag::state(word.load()) == tag::LIVE && u16::from_be(binding.client_port) >= first_port {
+                backends.entry(binding.client).or_default().push(binding.backend);
+            }
+        }
+        assert_eq!(backends.len(), usize::try_from(CLIENTS).unwrap());
+        for (client, backends) in backends {
+            let agreed = [backends[0]; CPUS as usize];
+            assert_eq!(backends, agreed, "{client:?} at {now}");
+        }
+    }
 }
