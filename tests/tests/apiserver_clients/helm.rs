@@ -57,7 +57,7 @@ const CHARTS: [Chart; 3] = [
         more: "replicaCount: 3\ntenants: {apiServerURLs: ['https://api.example.com'], tokenLifetime: 24h}\n\
                xds: {names: [lb.example.com], agentServiceAccounts: [a/b, c/d], fleetServiceAccounts: ['e/f=t,u', 'g/h=*'], maxPeers: 2000000, maxConnectionAge: 60}\n\
                networkPolicy: {metricsFrom: [{namespaceSelector: {matchLabels: {team: x}}}]}\n\
-               topologySpreadConstraints: [{maxSkew: 2, topologyKey: zone, whenUnsatisfiable: DoNotSchedule}]\n",
+               topologySpreadConstraints: [{maxSkew: 2, topologyKey: zone, whenUnsatisfiable: DoNotSchedule, labelSelector: {}}]\n",
     },
     Chart {
         name: "kubelb-agent",
