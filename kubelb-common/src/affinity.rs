@@ -32,17 +32,17 @@ impl AffinityKey {
 /// A choice that no record has: rows are far fewer than 2^32.
 pub const NO_CHOICE: u64 = u64::MAX;
 
-/// Jiffies for which a choice counts as fresh whatever `seen` says: a replaced record's two words do not change at once, and whoever looks in
-/// between must not take the new choice for an old one and replace it again.
+/// Jiffies for which a choice that `seen` does not know of yet counts as fresh: a replaced record's two words do not change at once, and whoever
+/// looks in between must not take the new choice for an old one and replace it again.
 const JUST_NOW: u16 = 16;
 
 /// A record. Of those that replace its choice at once, one succeeds; the others learn its choice.
 #[repr(C)]
 #[derive(Default)]
 pub struct Affinity {
-    /// backend | generation << 32 | low 16 bits of jiffies when it was made << 48
+    /// backend | generation << 32 | low 16 bits of jiffies at the client's last new flow << 48
     choice: SharedU64,
-    /// Low half of jiffies at the client's last new flow.
+    /// Low half of jiffies at the client's last new flow. Its low 16 bits differ from those of `choice` only while a record changes.
     seen: SharedU64,
 }
 
@@ -52,7 +52,13 @@ const _: () = assert!(size_of::<Affinity>() == 16);
 #[inline(always)]
 #[must_use]
 pub const fn choice(backend: u32, generation: u16, now: u32) -> u64 {
-    backend as u64 | (generation as u64) << 32 | (now as u64) << 48
+    at(backend as u64 | (generation as u64) << 32, now)
+}
+
+/// The same choice, of the time `now`.
+#[inline(always)]
+const fn at(choice: u64, now: u32) -> u64 {
+    choice & ((1 << 48) - 1) | (now as u64) << 48
 }
 
 /// Row number of the backend, and its generation then.
@@ -86,15 +92,23 @@ impl Affinity {
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "fields of packed words")]
     pub fn is_young(&self, choice: u64, now: u32, timeout: u32) -> bool {
-        let age = now.wrapping_sub(self.seen.load() as u32);
+        let seen = self.seen.load() as u32;
+        let age = now.wrapping_sub(seen);
         // Another CPU may be a tick ahead: the age is then a small negative number.
-        age <= timeout || age >= 0x8000_0000 || (now as u16).wrapping_sub((choice >> 48) as u16) < JUST_NOW
+        if age <= timeout || age >= 0x8000_0000 {
+            return true;
+        }
+        // Words that agree are of one flow, long ago. Low bits alone would call any record young once in 65,536 jiffies.
+        let made = (choice >> 48) as u16;
+        made != seen as u16 && (now as u16).wrapping_sub(made) < JUST_NOW
     }
 
-    /// Notes a new flow.
+    /// Notes a new flow of the record, whose choice was read as `choice`.
     #[inline(always)]
-    pub fn renew(&self, now: u32) {
+    pub fn renew(&self, choice: u64, now: u32) {
         self.seen.store(u64::from(now));
+        // Who comes too late finds the time of somebody else's flow there, or another choice, which has its own.
+        let _ = self.choice.compare_exchange(choice, at(choice, now));
     }
 
     /// Replaces the choice `stale` by `choice`, made at `now`; false when somebody else has replaced it.
@@ -103,7 +117,7 @@ impl Affinity {
     pub fn replace(&self, stale: u64, choice: u64, now: u32) -> bool {
         let replaced = self.choice.compare_exchange(stale, choice);
         if replaced {
-            self.renew(now);
+            self.seen.store(u64::from(now));
         }
         replaced
     }
@@ -125,8 +139,11 @@ mod tests {
                 record.is_young(made, start.wrapping_sub(1), 100),
                 "another CPU is a tick ahead"
             );
-            record.renew(start.wrapping_add(50));
-            assert!(at(150) && !at(151));
+            record.renew(made, start.wrapping_add(50));
+            let renewed = record.choice();
+            assert_eq!(backend_of(renewed), (70_000, 65_535));
+            let at = |ticks: u32| record.is_young(renewed, start.wrapping_add(ticks), 100);
+            assert!(at(150) && !at(151) && !at(50 + (1 << 16)));
         }
     }
     #[test]

@@ -49,7 +49,7 @@ pub fn select<T: Tables>(tables: &T, packet: &Packet, number: u32) -> u64 {
     tables.with_affinity(&key, |record| {
         stale = record.choice();
         if record.is_young(stale, now, policy.affinity) && is_willing(tables, stale, number, policy) {
-            record.renew(now);
+            record.renew(stale, now);
             known = row_of(stale);
         }
     });

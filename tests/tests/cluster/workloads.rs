@@ -110,7 +110,7 @@ async fn no_request_fails_while_pods_come_and_go() {
     world.says(&rolled).await;
     stop.store(true, Ordering::Relaxed);
     let asked = load.join().expect("the load does not panic").unwrap();
-    assert!(asked > 100, "{asked} requests");
+    assert!(asked > 20, "{asked} requests");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

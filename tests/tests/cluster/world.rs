@@ -37,7 +37,7 @@ spec:
         image: echo-server
         args: [--listen, http=8080, udp=9000]
         readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1}
-        lifecycle: {preStop: {sleep: {seconds: 1}}}
+        lifecycle: {preStop: {sleep: {seconds: 5}}}
 ---
 apiVersion: v1
 kind: Service
@@ -119,7 +119,7 @@ impl World {
 /// A body of the echo server over HTTP.
 pub(crate) fn get(from: &Namespace, to: SocketAddr) -> anyhow::Result<Value> {
     from.run(|| {
-        let patience = Duration::from_secs(5);
+        let patience = Duration::from_secs(10);
         let mut stream = TcpStream::connect_timeout(&to, patience)?;
         stream.set_read_timeout(Some(patience))?;
         stream.write_all(b"GET / HTTP/1.1\r\nHost: echo\r\nConnection: close\r\n\r\n")?;
