@@ -1,5 +1,6 @@
 //! `kubelb-ccm`: the one place that builds clients and spawns tasks.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ use kubelb_api::labels::Label;
 use kubelb_api::v1alpha1::LoadBalancer;
 use kubelb_runtime::lease::{self, Election, Timing};
 use kubelb_runtime::{admin, shutdown, telemetry};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -85,8 +86,10 @@ pub async fn start(cli: Cli, shutdown: CancellationToken) -> anyhow::Result<()> 
             name: LEASE.to_owned(),
             identity: identity(),
             timing: Timing::DEFAULT,
+            annotations: BTreeMap::new(),
         };
-        let Some(held) = lease::acquire(tenant.clone(), election, shutdown.clone()).await else {
+        let seen = watch::Sender::new(None);
+        let Some(held) = lease::acquire(tenant.clone(), election, &seen, shutdown.clone()).await else {
             return Ok(());
         };
         Some(held)
@@ -140,7 +143,7 @@ fn work(cli: &Cli, tenant: &Client, keeper: Keeper, desk: &Arc<Desk>, tasks: &mu
     let (present, address_news) = follow(hub.addresses.clone(), any(), Arc::clone(&there));
 
     let nodes_changed = Arc::new(Notify::new());
-    let (look_again, all_again) = tokio::sync::watch::channel(());
+    let (look_again, all_again) = watch::channel(());
     let (rung, again) = (Arc::clone(&nodes_changed), look_again.clone());
     tasks.spawn(drain(node_news, move || {
         rung.notify_one();
@@ -230,7 +233,7 @@ async fn drain<T>(stream: impl Stream<Item = T> + Send, mut seen: impl FnMut() +
 }
 
 /// What came while nobody looked is one item.
-fn news_of(receiver: tokio::sync::watch::Receiver<()>) -> impl Stream<Item = ()> + Send {
+fn news_of(receiver: watch::Receiver<()>) -> impl Stream<Item = ()> + Send {
     futures_util::stream::unfold(receiver, |mut receiver| async move {
         receiver.changed().await.ok()?;
         Some(((), receiver))

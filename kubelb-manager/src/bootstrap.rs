@@ -126,7 +126,8 @@ pub fn run(args: &BootstrapArgs, now: SystemTime, out: &mut impl io::Write) -> R
             let proof = proof(args, &id, &authority, now)?;
             agent(&directory, node, &args.xds, &authority, &proof)?
         }
-        SpiffeId::Fleet(_) => {
+        // The command asks for one of the other two.
+        SpiffeId::Fleet(_) | SpiffeId::Manager(_) => {
             let bootstrap = |credentials: &Credentials<'_>| {
                 let value = envoy::bootstrap(&id.node_id(), &endpoints, credentials, args.limits);
                 serde_saphyr::to_string(&value).map_err(BootstrapError::Yaml)

@@ -15,7 +15,7 @@ use crate::ir::{Builder, Ir};
 use crate::object::{Kind, Object, ObjectKey, ObjectName};
 use crate::owners::{self, Nodes};
 use crate::problem::Problem;
-use crate::status::{self, Problems, Reports, StatusPatch};
+use crate::status::{self, Problems, Report, Reports, StatusPatch};
 use crate::store::{Objects, Seen, Store};
 use crate::xds;
 
@@ -174,9 +174,15 @@ impl Hub {
         self.store.delete(key)
     }
 
-    /// Data planes are about to connect: that none is there is not said of objects that were told otherwise, until [`Self::report`] says more.
+    /// Data planes are about to connect, or to be told of: what objects were told of them stays, until [`Self::report`] says more.
     pub fn await_peers(&mut self) {
         self.reports.awaits = true;
+        for report in self.reports.load_balancers.values_mut() {
+            *report = Report {
+                awaited: true,
+                ..Report::default()
+            };
+        }
     }
 
     /// Takes in what data planes tell of the objects `about`, and of themselves.

@@ -60,6 +60,12 @@ pub enum Refusal {
     /// A good token of somebody who is given nothing.
     #[error("{0} is neither an agent nor a fleet; --agent-service-account and --fleet-service-account say who is")]
     Stranger(String),
+    /// A manager's certificate, where configuration is asked for.
+    #[error("{0} is a manager, which sees nothing here")]
+    Manager(String),
+    /// Somebody else's, or none, where managers talk to each other.
+    #[error("only managers talk here")]
+    NoManager,
     /// The API server could not be asked.
     #[error("the token could not be checked: {0}")]
     ReviewFailed(String),
@@ -67,7 +73,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every value of [`Refusal::reason`].
-    pub const REASONS: [&'static str; 8] = [
+    pub const REASONS: [&'static str; 10] = [
         "no_credential",
         "certificate",
         "malformed",
@@ -75,6 +81,8 @@ impl Refusal {
         "token",
         "expired",
         "stranger",
+        "manager",
+        "no_manager",
         "review_failed",
     ];
 
@@ -89,6 +97,8 @@ impl Refusal {
             Self::Token(_) => "token",
             Self::Expired => "expired",
             Self::Stranger(_) => "stranger",
+            Self::Manager(_) => "manager",
+            Self::NoManager => "no_manager",
             Self::ReviewFailed(_) => "review_failed",
         }
     }
@@ -111,6 +121,18 @@ impl Authenticator {
     #[must_use]
     pub fn new(tokens: Option<Tokens>) -> Self {
         Self { tokens }
+    }
+
+    /// The name of the manager that shows this certificate, and until when that is good. No token makes a manager.
+    ///
+    /// # Errors
+    /// When it is no manager's.
+    pub fn manager(certificate: Option<&CertificateDer<'_>>, now: SystemTime) -> Result<(String, SystemTime), Refusal> {
+        let certificate = certificate.ok_or(Refusal::NoManager)?;
+        match spiffe::owner(certificate, now)? {
+            (SpiffeId::Manager(name), expires) => Ok((name, expires)),
+            (SpiffeId::Agent(_) | SpiffeId::Fleet(_), _) => Err(Refusal::NoManager),
+        }
     }
 
     /// Who the peer is. `certificate` is the end entity's of a chain that TLS has verified at `now`; it goes before `authorization`,

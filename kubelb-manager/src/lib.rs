@@ -22,6 +22,7 @@ pub mod ledger;
 pub mod object;
 pub mod owners;
 pub mod problem;
+pub mod relay;
 pub mod run;
 pub mod serve;
 pub mod source;

@@ -5,6 +5,7 @@
 mod cluster;
 mod leading;
 mod outbox;
+mod relaying;
 mod requests;
 mod telling;
 
@@ -36,6 +37,7 @@ use crate::serve;
 use crate::source::catalog::{Catalog, Files};
 use crate::source::directory;
 use crate::state::{StateDirectory, StateError};
+use relaying::Relaying;
 use telling::{Due, Telling};
 
 /// Carries a command out.
@@ -90,9 +92,11 @@ pub async fn start(
     if let Some(serving) = &serving {
         desk.serves(Arc::clone(serving.server()));
     }
-    let telling = serving
+    let server = serving.as_ref().map(|serving| Arc::clone(serving.server()));
+    let telling = server.as_ref().map(|server| Telling::new(Arc::clone(server)));
+    let advertised = serving
         .as_ref()
-        .map(|serving| Telling::new(Arc::clone(serving.server())));
+        .and_then(|serving| args.xds.advertised(serving.address()));
     let (publish, snapshots) = watch::channel(None);
     if let Some(serving) = serving {
         let (snapshots, token) = (snapshots.clone(), shutdown.clone());
@@ -128,10 +132,24 @@ pub async fn start(
                 authority,
                 directory,
             } = *origin;
-            let leads = leading::campaign(&mut tasks, &client, &args, &shutdown);
+            let standing = leading::campaign(&mut tasks, &client, &args, advertised, &shutdown);
             let identity = args.election.identity();
             let settings = args.controllers.settings(&args.namespace, &identity)?;
-            let controllers = leading::control(client.clone(), settings, leads.clone(), shutdown.clone());
+            let controllers = leading::control(client.clone(), settings, standing.leads.clone(), shutdown.clone());
+            if let Some((server, telling)) = server.zip(telling.as_ref()) {
+                let relaying = Relaying {
+                    server,
+                    identity,
+                    directory: directory.path().to_owned(),
+                    seen: standing.seen.clone(),
+                    outgoing: telling.outgoing(),
+                };
+                let token = shutdown.clone();
+                tasks.spawn(async move {
+                    relaying.run(token).await;
+                    Ok(())
+                });
+            }
             tasks.spawn(async move {
                 controllers.await;
                 Ok(())
@@ -143,7 +161,7 @@ pub async fn start(
                 desk,
                 publish,
                 telling,
-                leads,
+                standing,
             });
             tasks.spawn(follower.follow(shutdown.clone()));
             let token = shutdown.clone();

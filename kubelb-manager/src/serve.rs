@@ -30,6 +30,10 @@ pub struct XdsArgs {
     /// Address or DNS name by which peers find this server; repeat for more. Loopback and the address of --listen-xds are added.
     #[arg(long = "xds-name", value_name = "NAME")]
     pub xds_names: Vec<String>,
+    /// Where other managers reach this one while it leads, to tell what is connected to them; left out: the address of --listen-xds, if that is
+    /// one address.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub advertise_address: Option<String>,
     /// Service account whose token opens all of L4; repeat for more.
     #[arg(long = "agent-service-account", value_name = "NAMESPACE/NAME")]
     pub agent_service_accounts: Vec<String>,
@@ -54,12 +58,32 @@ impl Default for XdsArgs {
         Self {
             listen_xds: None,
             xds_names: Vec::new(),
+            advertise_address: None,
             agent_service_accounts: Vec::new(),
             fleet_service_accounts: Vec::new(),
             kubeconfig: None,
             max_xds_peers: options.max_connections,
             max_xds_connection_age: options.max_connection_age.as_secs(),
         }
+    }
+}
+
+impl XdsArgs {
+    /// Where other managers reach this one, which listens at `address`.
+    #[must_use]
+    pub fn advertised(&self, address: SocketAddr) -> Option<String> {
+        let own = || (!address.ip().is_unspecified()).then(|| address.to_string());
+        match self.host_and_port() {
+            Some((host, port)) if host.contains(':') => Some(format!("[{host}]:{port}")),
+            Some((host, port)) => Some(format!("{host}:{port}")),
+            None => own(),
+        }
+    }
+
+    /// An IPv6 address may be without brackets: the last colon is the port's.
+    fn host_and_port(&self) -> Option<(&str, &str)> {
+        let (host, port) = self.advertise_address.as_deref()?.rsplit_once(':')?;
+        Some((host.trim_matches(['[', ']']), port))
     }
 }
 
@@ -205,10 +229,43 @@ fn tokens(args: &XdsArgs, reviewer: Option<Arc<dyn TokenReviewer>>) -> Result<Op
 fn names(args: &XdsArgs, address: SocketAddr) -> Vec<String> {
     let mut names = args.xds_names.clone();
     names.extend(["localhost", "127.0.0.1", "::1"].map(str::to_owned));
+    let advertised = args
+        .advertise_address
+        .as_deref()
+        .and_then(|address| address.rsplit_once(':'));
+    names.extend(advertised.map(|(host, _)| host.trim_matches(['[', ']']).to_owned()));
     if !address.ip().is_unspecified() {
         names.push(address.ip().to_string());
     }
     names.sort();
     names.dedup();
     names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_managers_are_told_an_address_that_they_can_dial() {
+        let args = |advertised: Option<&str>| XdsArgs {
+            advertise_address: advertised.map(str::to_owned),
+            ..XdsArgs::default()
+        };
+        let (any, one) = ("[::]:18000".parse().unwrap(), "10.0.0.1:18000".parse().unwrap());
+        assert_eq!(args(None).advertised(any), None);
+        assert_eq!(args(None).advertised(one).as_deref(), Some("10.0.0.1:18000"));
+        for (given, expected) in [
+            ("10.0.0.2:1", "10.0.0.2:1"),
+            ("m-0.kubelb:1", "m-0.kubelb:1"),
+            ("fd00::2:1", "[fd00::2]:1"),
+            ("[fd00::2]:1", "[fd00::2]:1"),
+        ] {
+            let args = args(Some(given));
+            assert_eq!(args.advertised(any).as_deref(), Some(expected));
+            assert!(
+                names(&args, any).contains(&expected.rsplit_once(':').unwrap().0.trim_matches(['[', ']']).to_owned())
+            );
+        }
+    }
 }

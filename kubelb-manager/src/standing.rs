@@ -5,6 +5,7 @@
 
 mod health;
 mod refusals;
+mod relayed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -31,8 +32,12 @@ pub const ANSWER_TIME: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug)]
 pub struct View {
     name: String,
+    /// The node that an agent has proved to be on.
+    node: Option<String>,
     scope: Scope,
     behind: BehindObjects,
+    /// Of a peer of another manager: the objects that are not the same there. What it has taken of them says nothing.
+    differing: Arc<BTreeSet<ObjectName>>,
     refusals: Refusals,
     /// What its agent told, if that is everything once.
     received: Option<Arc<Received>>,
@@ -65,8 +70,10 @@ impl View {
         };
         Some(Self {
             name,
+            node: peer.identity.node.clone(),
             scope: peer.identity.scope.clone(),
             behind,
+            differing: Arc::default(),
             refusals: Refusals::new(&peer.rejections),
             received: report
                 .map(|(_, received)| Arc::clone(received))
@@ -74,10 +81,22 @@ impl View {
         })
     }
 
+    /// The node that an agent has proved to be on.
+    #[must_use]
+    pub fn node(&self) -> Option<&str> {
+        self.node.as_deref()
+    }
+
+    /// For people.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     fn is_behind(&self, name: &ObjectName) -> bool {
         match &self.behind {
             BehindObjects::Everything => true,
-            BehindObjects::Objects(objects) => objects.contains(name),
+            BehindObjects::Objects(objects) => objects.contains(name) || self.differing.contains(name),
         }
     }
 
@@ -193,6 +212,7 @@ impl Board {
         now: Instant,
     ) -> (Reports, BTreeSet<ObjectName>) {
         let mut about = changed.clone();
+        about.extend(concerned.objects.iter().cloned());
         about.extend(concerned.names.iter().filter_map(|name| object_of(name)));
         let is_overdue = |pending: &Pending| !pending.is_said && pending.since + ANSWER_TIME <= now;
         let overdue = self.pending.iter().filter(|(_, pending)| is_overdue(pending));

@@ -5,6 +5,7 @@
 
 mod cluster;
 mod listener;
+pub mod relay_client;
 pub mod server;
 mod wire;
 

@@ -3,6 +3,7 @@
 //! [`Candidate`] decides from what was read and when; [`acquire`] reads and writes. Another's clock is never believed: a holder is gone when
 //! its Lease has not changed for as long as it was given for, by one's own clock.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -10,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
 use kube::{Api, Client};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -44,6 +46,19 @@ pub struct Election {
     pub identity: String,
     /// Times.
     pub timing: Timing,
+    /// What is written beside it while this replica holds it: an empty value takes the annotation away.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// The Lease, as it was last read or written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Who holds it; empty: nobody.
+    pub holder: String,
+    /// Whether that is this replica.
+    pub is_mine: bool,
+    /// What is written beside it.
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// What a candidate does next.
@@ -62,6 +77,17 @@ pub struct Candidate {
     timing: Timing,
     /// The Lease as last read, and when it was first read so.
     observed: Option<(LeaseSpec, Instant)>,
+    /// It has been read otherwise before that.
+    has_changed: bool,
+}
+
+/// What is known of whoever held a Lease before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vacated {
+    /// When it was last seen to change: nobody has held it since.
+    pub at: Instant,
+    /// Whether it changed while this process looked; if not, nobody may have held it for long.
+    pub was_held: bool,
 }
 
 impl Candidate {
@@ -72,6 +98,7 @@ impl Candidate {
             identity: identity.to_owned(),
             timing,
             observed: None,
+            has_changed: false,
         }
     }
 
@@ -84,7 +111,11 @@ impl Candidate {
         let is_free = spec.holder_identity.as_deref().unwrap_or_default().is_empty();
         let since = match &self.observed {
             Some((seen, since)) if seen == spec => *since,
-            Some(_) | None => now,
+            Some(_) => {
+                self.has_changed = true;
+                now
+            }
+            None => now,
         };
         self.observed = Some((spec.clone(), since));
         let given = spec
@@ -96,6 +127,15 @@ impl Candidate {
         } else {
             Step::Wait
         }
+    }
+
+    /// What is known of whoever held the Lease before it is taken; `None`: there was none.
+    #[must_use]
+    pub fn vacated(&self) -> Option<Vacated> {
+        self.observed.as_ref().map(|(_, since)| Vacated {
+            at: *since,
+            was_held: self.has_changed,
+        })
     }
 
     fn spec(&self, before: Option<&LeaseSpec>, wall: Timestamp) -> LeaseSpec {
@@ -125,6 +165,7 @@ impl Candidate {
 pub struct Held {
     lost: CancellationToken,
     released: tokio::task::JoinHandle<()>,
+    vacated: Option<Vacated>,
 }
 
 impl Held {
@@ -132,6 +173,12 @@ impl Held {
     #[must_use]
     pub fn lost(&self) -> &CancellationToken {
         &self.lost
+    }
+
+    /// What is known of the one who held it before, which may have been an earlier process of this replica; `None`: nobody ever did.
+    #[must_use]
+    pub fn vacated(&self) -> Option<Vacated> {
+        self.vacated
     }
 
     /// Waits until it was given back, after the token given to [`acquire`] was cancelled: the next one need not wait for its end.
@@ -143,12 +190,18 @@ impl Held {
     }
 }
 
-/// Waits until this replica leads; `None` when `shutdown` came first. It goes on renewing until `shutdown`, and gives the Lease back then.
-pub async fn acquire(client: Client, election: Election, shutdown: CancellationToken) -> Option<Held> {
+/// Waits until this replica leads; `None` when `shutdown` came first. It goes on renewing until `shutdown`, and gives the Lease back then. What
+/// the Lease says is told to `seen`, before and after.
+pub async fn acquire(
+    client: Client,
+    election: Election,
+    seen: &watch::Sender<Option<Seen>>,
+    shutdown: CancellationToken,
+) -> Option<Held> {
     let api: Api<Lease> = Api::namespaced(client, &election.namespace);
     let mut candidate = Candidate::new(&election.identity, election.timing);
     loop {
-        match attempt(&api, &election, &mut candidate).await {
+        match attempt(&api, &election, &mut candidate, seen).await {
             Ok(true) => break,
             Ok(false) => {}
             Err(error) => {
@@ -163,14 +216,20 @@ pub async fn acquire(client: Client, election: Election, shutdown: CancellationT
     }
     tracing::info!(lease = election.name, identity = election.identity, "leads");
     let lost = CancellationToken::new();
-    let released = tokio::spawn(hold(api, election, candidate, lost.clone(), shutdown));
-    Some(Held { lost, released })
+    let vacated = candidate.vacated();
+    let released = tokio::spawn(hold(api, election, candidate, seen.clone(), lost.clone(), shutdown));
+    Some(Held {
+        lost,
+        released,
+        vacated,
+    })
 }
 
 async fn hold(
     api: Api<Lease>,
     election: Election,
     mut candidate: Candidate,
+    seen: watch::Sender<Option<Seen>>,
     lost: CancellationToken,
     shutdown: CancellationToken,
 ) {
@@ -182,7 +241,7 @@ async fn hold(
         }
         let deadline = renewed + election.timing.renew;
         let began = Instant::now();
-        match tokio::time::timeout_at(deadline, attempt(&api, &election, &mut candidate)).await {
+        match tokio::time::timeout_at(deadline, attempt(&api, &election, &mut candidate, &seen)).await {
             Ok(Ok(true)) => renewed = began,
             Ok(Ok(false)) => {
                 tracing::error!(lease = election.name, "another replica has taken the lease");
@@ -208,41 +267,76 @@ async fn hold(
 }
 
 /// Whether it is held now.
-async fn attempt(api: &Api<Lease>, election: &Election, candidate: &mut Candidate) -> kube::Result<bool> {
+async fn attempt(
+    api: &Api<Lease>,
+    election: &Election,
+    candidate: &mut Candidate,
+    seen: &watch::Sender<Option<Seen>>,
+) -> kube::Result<bool> {
     let present = api.get_opt(&election.name).await?;
     let spec = present.as_ref().and_then(|lease| lease.spec.as_ref());
-    let wanted = match candidate.read(spec, Instant::now(), Timestamp::now()) {
+    let step = candidate.read(spec, Instant::now(), Timestamp::now());
+    let wanted = match step {
         Step::Write(spec) => spec,
-        Step::Wait => return Ok(false),
+        Step::Wait => {
+            tell(seen, present.as_ref(), election);
+            return Ok(false);
+        }
     };
     let parameters = PostParams::default();
-    let written = match present {
+    let mut lease = present.clone().unwrap_or_else(|| Lease {
+        metadata: ObjectMeta {
+            name: Some(election.name.clone()),
+            namespace: Some(election.namespace.clone()),
+            ..ObjectMeta::default()
+        },
+        spec: None,
+    });
+    lease.spec = Some(wanted);
+    annotate(&mut lease, election);
+    let written = if present.is_some() {
         // With its resourceVersion, so that of two only one succeeds.
-        Some(lease) => {
-            let lease = Lease {
-                spec: Some(wanted),
-                ..lease
-            };
-            api.replace(&election.name, &parameters, &lease).await
-        }
-        None => {
-            let lease = Lease {
-                metadata: ObjectMeta {
-                    name: Some(election.name.clone()),
-                    namespace: Some(election.namespace.clone()),
-                    ..ObjectMeta::default()
-                },
-                spec: Some(wanted),
-            };
-            api.create(&parameters, &lease).await
-        }
+        api.replace(&election.name, &parameters, &lease).await
+    } else {
+        api.create(&parameters, &lease).await
     };
     match written {
-        Ok(_) => Ok(true),
+        Ok(lease) => {
+            tell(seen, Some(&lease), election);
+            Ok(true)
+        }
         // Another was faster; the next look will tell.
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+fn annotate(lease: &mut Lease, election: &Election) {
+    let annotations = lease.metadata.annotations.get_or_insert_default();
+    for (key, value) in &election.annotations {
+        if value.is_empty() {
+            annotations.remove(key);
+        } else {
+            annotations.insert(key.clone(), value.clone());
+        }
+    }
+}
+
+fn tell(seen: &watch::Sender<Option<Seen>>, lease: Option<&Lease>, election: &Election) {
+    let now = lease.map(|lease| {
+        let spec = lease.spec.as_ref();
+        let holder = spec.and_then(|spec| spec.holder_identity.clone()).unwrap_or_default();
+        Seen {
+            is_mine: holder == election.identity,
+            holder,
+            annotations: lease.metadata.annotations.clone().unwrap_or_default(),
+        }
+    });
+    seen.send_if_modified(|before| {
+        let differs = *before != now;
+        *before = now;
+        differs
+    });
 }
 
 async fn release(api: &Api<Lease>, election: &Election) -> kube::Result<()> {
@@ -315,10 +409,15 @@ mod tests {
         let start = Instant::now();
         let lease = written(a.read(None, start, wall(1)));
         assert_eq!(b.read(Some(&lease), start, wall(1)), Step::Wait);
+        let known = |b: &Candidate| b.vacated().map(|vacated| (vacated.at, vacated.was_held));
+        assert_eq!(known(&b), Some((start, false)));
         let almost = start + Duration::from_millis(14_999);
         assert_eq!(b.read(Some(&lease), almost, wall(1)), Step::Wait);
         let after = written(b.read(Some(&lease), start + Duration::from_secs(15), wall(16)));
         assert_eq!(after.holder_identity.as_deref(), Some("b"));
+        assert_eq!(known(&b), Some((start, false)), "since then nobody has held it");
+        b.read(Some(&after), start + Duration::from_secs(16), wall(17));
+        assert_eq!(known(&b), Some((start + Duration::from_secs(16), true)));
         assert_eq!(
             a.read(Some(&after), start + Duration::from_secs(16), wall(17)),
             Step::Wait

@@ -7,6 +7,7 @@ pub mod messages;
 pub mod metadata;
 pub mod names;
 pub mod node;
+pub mod relay;
 pub mod reports;
 
 pub use messages::{Rejection, VirtualAddress};

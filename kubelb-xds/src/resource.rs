@@ -29,6 +29,12 @@ impl Version {
         Self(twox_hash::XxHash3_64::oneshot(bytes))
     }
 
+    /// As a number.
+    #[must_use]
+    pub fn number(self) -> u64 {
+        self.0
+    }
+
     /// Reads [`Self`]'s text; `None` for versions that somebody else made.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {

@@ -2,13 +2,17 @@
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use kubelb_xds::contract::messages::{LocalPort, LocalPortProtocol, Rejection, VirtualAddress};
+use kubelb_xds::contract::relay::{
+    self, NodePresence, Relayed, RelayedNode, RelayedObject, RelayedPeer, RelayedRefusal, RelayedView,
+};
 use kubelb_xds::contract::reports::{self, Drops, ListenerReport, Report, Standing, Traffic, UnhealthyBackend};
 use prost::Message;
 use protox::prost_reflect::{DescriptorPool, DynamicMessage};
 
 fn pool() -> DescriptorPool {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/proto");
-    let files = protox::compile(["kubelb/v1alpha1/xds.proto", "kubelb/v1alpha1/reports.proto"], [root]).unwrap();
+    let files = ["xds", "reports", "relay"].map(|name| format!("kubelb/v1alpha1/{name}.proto"));
+    let files = protox::compile(files, [root]).unwrap();
     DescriptorPool::from_file_descriptor_set(files).unwrap()
 }
 
@@ -125,4 +129,58 @@ fn a_report_and_its_method_read_the_same() {
     let method = service.methods().next().unwrap();
     assert_eq!(format!("/{}/{}", service.full_name(), method.name()), reports::METHOD);
     assert!(method.is_client_streaming() && !method.is_server_streaming());
+}
+
+#[test]
+fn what_managers_tell_each_other_and_its_method_read_the_same() {
+    let view = RelayedView {
+        name: "n".to_owned(),
+        node: "m".to_owned(),
+        agent: true,
+        all_tenants: true,
+        tenants: vec!["a".to_owned()],
+        all_behind: true,
+        behind: vec!["a/b".to_owned()],
+        refusals: vec![RelayedRefusal {
+            object: "a/c".to_owned(),
+            reason: "r".to_owned(),
+        }],
+        reports: true,
+    };
+    assert_eq!(
+        read("kubelb.v1alpha1.RelayedView", &view),
+        "name:\"n\",node:\"m\",agent:true,all_tenants:true,tenants:[\"a\"],all_behind:true,behind:[\"a/b\"],\
+         refusals:[{object:\"a/c\",reason:\"r\"}],reports:true"
+    );
+    let relayed = Relayed {
+        sequence: 1,
+        full: true,
+        more: true,
+        objects: vec![RelayedObject {
+            name: "a/b".to_owned(),
+            digest: 2,
+        }],
+        peers: vec![RelayedPeer {
+            id: 3,
+            view: Some(RelayedView::default()),
+            report: Some(Report::default()),
+        }],
+        peers_gone: vec![4],
+        nodes: vec![RelayedNode {
+            name: "n".to_owned(),
+            presence: NodePresence::Lost.into(),
+            age: 5,
+        }],
+        nodes_gone: vec!["m".to_owned()],
+    };
+    assert_eq!(
+        read("kubelb.v1alpha1.Relayed", &relayed),
+        "sequence:1,full:true,more:true,objects:[{name:\"a/b\",digest:2}],peers:[{id:3,view{},report{}}],peers_gone:[4],\
+         nodes:[{name:\"n\",presence:NODE_PRESENCE_LOST,age:5}],nodes_gone:[\"m\"]"
+    );
+    let pool = pool();
+    let service = pool.get_service_by_name("kubelb.v1alpha1.Relay").unwrap();
+    let method = service.methods().next().unwrap();
+    assert_eq!(format!("/{}/{}", service.full_name(), method.name()), relay::METHOD);
+    assert!(method.is_client_streaming() && method.is_server_streaming());
 }

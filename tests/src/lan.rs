@@ -141,6 +141,23 @@ impl Lan {
     }
 }
 
+impl Lan {
+    /// Takes the plug of a host out, as if its power were cut. The switch goes on believing that it is there: what is sent to it is lost, and not
+    /// sent to everybody, as it would be once the switch has forgotten it.
+    ///
+    /// # Errors
+    /// When it is no host of this network.
+    pub fn cut_off(&self, host: &Host) -> anyhow::Result<()> {
+        let [a, b, c, number] = host.v4.octets();
+        let port = format!("host{number}");
+        let mac = format!("02:00:{a:02x}:{b:02x}:{c:02x}:{number:02x}");
+        let mut command = self.switch.command("bridge");
+        command.args(["fdb", "replace", &mac, "dev", &port, "master", "static"]);
+        tool::output(command.stdin(Stdio::null()))?;
+        self.switch.ip(&["link", "set", &port, "down"])
+    }
+}
+
 impl Host {
     /// Has it finish the checksums of what it sends: nothing else would do so before an XDP program sees it.
     ///

@@ -144,7 +144,8 @@ fn cluster(endpoints: &[Endpoint], credentials: &Credentials<'_>) -> Value {
     let mut http = json!({
         "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
         "explicit_http_config": { "http2_protocol_options": {
-            "connection_keepalive": { "interval": "30s", "timeout": "10s" },
+            // A manager's node that is dead says nothing.
+            "connection_keepalive": { "interval": "2s", "timeout": "2s" },
         } },
     });
     if let Credentials::Token { directory, token_file } = credentials
@@ -155,7 +156,7 @@ fn cluster(endpoints: &[Endpoint], credentials: &Credentials<'_>) -> Value {
     json!({
         "name": CLUSTER,
         "type": if addresses_only { "STATIC" } else { "STRICT_DNS" },
-        "connect_timeout": "5s",
+        "connect_timeout": "2s",
         "load_assignment": { "cluster_name": CLUSTER, "endpoints": [{ "lb_endpoints": lb_endpoints }] },
         "typed_extension_protocol_options": { "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": http },
         "upstream_connection_options": { "tcp_keepalive": { "keepalive_time": 30 } },

@@ -113,9 +113,9 @@ fn reports_change_conditions() {
     let mut hub = hub();
     hub.apply(load_balancer("a", 80));
     hub.settle(&at("2026-01-01T00:00:00Z"));
-    let report = status::Report {
+    let report = Report {
         programmed: 1,
-        ..status::Report::default()
+        ..Report::default()
     };
     let reports = Reports {
         agents: 1,

@@ -42,7 +42,7 @@ mod tests {
         };
         Identity {
             subject: id.to_string(),
-            scope: id.scope(),
+            scope: id.scope().unwrap(),
             node,
             expires: SystemTime::UNIX_EPOCH,
         }

@@ -1,4 +1,5 @@
-//! Names of peers in certificates: `spiffe://kubelb/agent/<node>` and `spiffe://kubelb/fleet/<fleet>`.
+//! Names of peers in certificates: `spiffe://kubelb/agent/<node>` and `spiffe://kubelb/fleet/<fleet>`; and of managers among themselves:
+//! `spiffe://kubelb/manager/<name>`, which opens no configuration.
 //!
 //! A fleet's name says whose configuration it gets: a tenant's name, several of them joined by `_` (which no name has), or `_all`.
 
@@ -18,6 +19,7 @@ use super::{Identity, Refusal};
 const TRUST_DOMAIN: &str = "spiffe://kubelb/";
 const AGENT: &str = "agent/";
 const FLEET: &str = "fleet/";
+const MANAGER: &str = "manager/";
 /// Joins the tenants of a fleet.
 pub(super) const JOINT: char = '_';
 const ALL: &str = "_all";
@@ -33,6 +35,8 @@ pub enum SpiffeId {
     Agent(String),
     /// An Envoy of the fleet that serves these tenants.
     Fleet(Tenants),
+    /// A manager that has something to tell to the one that leads.
+    Manager(String),
 }
 
 /// The text names no peer.
@@ -70,12 +74,28 @@ impl SpiffeId {
         Ok(id)
     }
 
-    /// What it may see.
+    /// A manager's. What of its identity no name can have is replaced: it is for people, and tells one from another.
     #[must_use]
-    pub fn scope(&self) -> Scope {
+    pub fn manager(identity: &str) -> Self {
+        let fit = |char: char| {
+            if char.is_ascii_alphanumeric() {
+                char.to_ascii_lowercase()
+            } else {
+                '-'
+            }
+        };
+        let fitted: String = identity.chars().map(fit).take(MAX_NAME).collect();
+        let fitted = fitted.trim_matches('-');
+        Self::Manager(if fitted.is_empty() { "unnamed" } else { fitted }.to_owned())
+    }
+
+    /// What it may see; `None`: nothing.
+    #[must_use]
+    pub fn scope(&self) -> Option<Scope> {
         match self {
-            Self::Agent(_) => Scope::Agent,
-            Self::Fleet(tenants) => Scope::Fleet(tenants.clone()),
+            Self::Agent(_) => Some(Scope::Agent),
+            Self::Fleet(tenants) => Some(Scope::Fleet(tenants.clone())),
+            Self::Manager(_) => None,
         }
     }
 
@@ -85,6 +105,7 @@ impl SpiffeId {
         match self {
             Self::Agent(node) => format!("{AGENT}{node}"),
             Self::Fleet(tenants) => format!("{FLEET}{}", fleet_name(tenants)),
+            Self::Manager(name) => format!("{MANAGER}{name}"),
         }
     }
 }
@@ -106,6 +127,9 @@ impl FromStr for SpiffeId {
         let path = text.strip_prefix(TRUST_DOMAIN).ok_or_else(unknown)?;
         if let Some(node) = path.strip_prefix(AGENT) {
             return Self::agent(node);
+        }
+        if let Some(manager) = path.strip_prefix(MANAGER) {
+            return Ok(Self::Manager(name(manager)?));
         }
         match path.strip_prefix(FLEET).ok_or_else(unknown)? {
             ALL => Ok(Self::Fleet(Tenants::All)),
@@ -154,11 +178,11 @@ fn name(text: &str) -> Result<String, SpiffeIdError> {
     }
 }
 
-/// Who the owner of a verified certificate is.
+/// Who the owner of a verified certificate is, and until when.
 ///
 /// # Errors
-/// When it names no peer, or more than one.
-pub(super) fn identity(certificate: &CertificateDer<'_>, now: SystemTime) -> Result<Identity, Refusal> {
+/// When it names nobody, or more than one.
+pub(super) fn owner(certificate: &CertificateDer<'_>, now: SystemTime) -> Result<(SpiffeId, SystemTime), Refusal> {
     let refuse = |why: &str| Refusal::Certificate(why.to_owned());
     let (_, parsed) = X509Certificate::from_der(certificate).map_err(|error| refuse(&error.to_string()))?;
     let names = parsed
@@ -186,12 +210,25 @@ pub(super) fn identity(certificate: &CertificateDer<'_>, now: SystemTime) -> Res
     if expires <= now {
         return Err(refuse("has expired"));
     }
+    Ok((id, expires))
+}
+
+/// What peer the owner of a verified certificate is.
+///
+/// # Errors
+/// When it names no peer, or more than one.
+pub(super) fn identity(certificate: &CertificateDer<'_>, now: SystemTime) -> Result<Identity, Refusal> {
+    let (id, expires) = owner(certificate, now)?;
+    let subject = id.to_string();
+    let Some(scope) = id.scope() else {
+        return Err(Refusal::Manager(subject));
+    };
     Ok(Identity {
-        subject: id.to_string(),
-        scope: id.scope(),
-        node: match &id {
-            SpiffeId::Agent(node) => Some(node.clone()),
-            SpiffeId::Fleet(_) => None,
+        subject,
+        scope,
+        node: match id {
+            SpiffeId::Agent(node) => Some(node),
+            SpiffeId::Fleet(_) | SpiffeId::Manager(_) => None,
         },
         expires,
     })
@@ -209,7 +246,10 @@ mod tests {
         assert_eq!(two.to_string(), "spiffe://kubelb/fleet/a_b");
         let agent = SpiffeId::agent("node-1.example.com").unwrap();
         assert_eq!(agent.to_string(), "spiffe://kubelb/agent/node-1.example.com");
-        for id in [all, two, agent] {
+        let manager = SpiffeId::manager("Manager-0.x_17");
+        assert_eq!(manager.to_string(), "spiffe://kubelb/manager/manager-0-x-17");
+        assert_eq!(SpiffeId::manager("_").to_string(), "spiffe://kubelb/manager/unnamed");
+        for id in [all, two, agent, manager] {
             assert_eq!(id.to_string().parse(), Ok(id));
         }
     }
@@ -228,6 +268,8 @@ mod tests {
             "spiffe://kubelb/agent/",
             "spiffe://kubelb/agent/../fleet/a",
             "spiffe://kubelb/agents/a",
+            "spiffe://kubelb/manager/",
+            "spiffe://kubelb/manager/a/../../agent/a",
             "spiffe://other/agent/a",
             "https://kubelb/agent/a",
         ] {

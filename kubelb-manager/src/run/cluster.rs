@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::leading::Standing;
 use super::outbox::{Letter, Outbox, Told};
 use super::requests::ask_for;
 use super::telling::{self, Due, Telling};
@@ -48,7 +49,7 @@ pub(super) struct Follower {
     desk: Arc<Desk>,
     publish: watch::Sender<Option<Arc<Snapshot>>>,
     telling: Option<Telling>,
-    leads: watch::Receiver<bool>,
+    standing: Standing,
     /// When claims are planned again.
     retry: Option<Instant>,
     settled: u64,
@@ -72,7 +73,7 @@ pub(super) struct Parts {
     pub(super) desk: Arc<Desk>,
     pub(super) publish: watch::Sender<Option<Arc<Snapshot>>>,
     pub(super) telling: Option<Telling>,
-    pub(super) leads: watch::Receiver<bool>,
+    pub(super) standing: Standing,
 }
 
 impl Follower {
@@ -84,7 +85,7 @@ impl Follower {
             desk,
             publish,
             telling,
-            leads,
+            standing,
         } = parts;
         let mut hub = Hub::of_cluster(&namespace);
         hub.announce(announces);
@@ -109,14 +110,15 @@ impl Follower {
             desk,
             publish,
             telling,
-            leads,
+            standing,
         }
     }
 
     pub(super) async fn follow(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
         self.desk.waits_for(self.awaited.sentence());
-        let leads = *self.leads.borrow_and_update();
-        self.hub.lead(leads);
+        if *self.standing.leads.borrow() {
+            self.turn();
+        }
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
@@ -135,7 +137,7 @@ impl Follower {
                         continue;
                     }
                 }
-                changed = self.leads.changed() => {
+                changed = self.standing.leads.changed() => {
                     if changed.is_err() {
                         return Ok(());
                     }
@@ -270,9 +272,17 @@ impl Follower {
 
     /// Begins or ends to lead.
     fn turn(&mut self) {
-        let leads = *self.leads.borrow_and_update();
+        let leads = *self.standing.leads.borrow_and_update();
+        let vacated = *self.standing.vacated.borrow();
         self.hub.lead(leads);
+        if let Some(telling) = &mut self.telling {
+            telling.lead(leads, vacated);
+        }
         if leads {
+            // The leader before has told objects of all peers; this one will know them in a moment.
+            if vacated.is_some() {
+                self.hub.await_peers();
+            }
             return;
         }
         // What was not written any more is not what the objects have: they are read anew.
@@ -409,7 +419,7 @@ impl Follower {
     fn show_writing(&self) {
         let outbox = self.outbox.figures();
         self.desk.writes(Cluster {
-            leads: *self.leads.borrow(),
+            leads: *self.standing.leads.borrow(),
             claim_conflicts: self.conflicts,
             statuses_written: outbox.written,
             statuses_failed: outbox.failed,

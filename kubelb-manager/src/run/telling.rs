@@ -1,18 +1,22 @@
-//! Follows what peers tell, and says when it is time to look at it. Owns the pace: a burst of changes is one look.
+//! Follows what peers tell, here and to other managers, and says when it is time to look at it. Owns the pace: a burst of changes is one look.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use kubelb_runtime::lease::Vacated;
 use kubelb_xds::Snapshot;
 use tokio::sync::watch;
 
 use crate::ir::Ir;
 use crate::object::ObjectName;
-use crate::owners::{Nodes, Standing};
+use crate::owners::Nodes;
+use crate::relay::sighting::{self, Arrival, How, Sighting};
+use crate::relay::{Digests, Outgoing, digest};
 use crate::standing::{Board, View};
 use crate::status::Reports;
-use crate::xds::server::agents::Presence;
+use crate::xds::server::agents::{Agent, Presence};
+use crate::xds::server::relays::Phase;
 use crate::xds::server::{Server, clock};
 
 /// Shortest time between two looks; a look that takes long is followed by a pause of several times that, so that it is never most of the work.
@@ -21,8 +25,6 @@ const PAUSE_OF_LOOK: u32 = 3;
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// Time between two looks at whether all agents are heard.
 const LISTEN: Duration = Duration::from_millis(250);
-/// A node whose agent ended its stream in good order is about to come back for so long: a restart, or an upgrade.
-const RESTART: Duration = Duration::from_secs(60);
 /// After the start of this manager, nodes that announce something and were not heard yet are about to come for so long.
 const ARRIVAL: Duration = Duration::from_secs(10);
 
@@ -41,12 +43,19 @@ pub(super) struct Telling {
     changes: watch::Receiver<u64>,
     /// What peers are to be brought to.
     published: Arc<Snapshot>,
+    digests: Arc<Digests>,
+    /// For the manager that leads, when that is another one.
+    outgoing: watch::Sender<Option<Outgoing>>,
+    leads: bool,
     changed: BTreeSet<ObjectName>,
     is_due: bool,
     not_before: Instant,
     listened: Instant,
     silent: BTreeSet<u64>,
-    started: Instant,
+    /// Other managers, as last looked at.
+    relays: BTreeMap<u64, Phase>,
+    /// Of this manager's start, then of its beginning to lead.
+    arrivals: Vec<Arrival>,
     /// When nodes were last looked for.
     counted: Instant,
     /// Nodes that announce something, whether they are here or not.
@@ -61,6 +70,9 @@ impl Telling {
         Self {
             changes: server.registry().changes(),
             published: server.snapshot(),
+            digests: Arc::default(),
+            outgoing: watch::Sender::new(None),
+            leads: false,
             server,
             board: Board::new(now),
             changed: BTreeSet::new(),
@@ -68,17 +80,54 @@ impl Telling {
             not_before: now,
             listened: now,
             silent: BTreeSet::new(),
-            started: now,
+            relays: BTreeMap::new(),
+            arrivals: vec![Arrival::of_start(now, ARRIVAL)],
             counted: now,
             owners: BTreeSet::new(),
             nodes: Nodes::new(),
         }
     }
 
+    /// What there is to tell the manager that leads, when that is another one. It is found out only where somebody has this.
+    pub(super) fn outgoing(&self) -> watch::Receiver<Option<Outgoing>> {
+        self.outgoing.subscribe()
+    }
+
+    /// This manager begins, or ends, to lead; `vacated` is what is known of the one before.
+    pub(super) fn lead(&mut self, leads: bool, vacated: Option<Vacated>) {
+        self.leads = leads;
+        self.server.relays().lead(leads);
+        let Some(vacated) = vacated.filter(|_| leads) else {
+            return;
+        };
+        let now = clock();
+        let arrival = Arrival::of_leader(vacated.at.into_std(), now);
+        if vacated.was_held {
+            // Agents were connected to the one before, or are to this one: nobody has to come from far.
+            self.arrivals.clear();
+        }
+        self.arrivals.retain(|arrival| arrival.lasts(now));
+        self.arrivals.push(arrival);
+        // Nothing is said of peers before those of other managers are known: the leader before knew them, and has said so.
+        self.board = Board::new(arrival.until);
+        self.not_before = arrival.until;
+        self.server.registry().concern_everything();
+        self.counted = now.checked_sub(LISTEN).unwrap_or(now);
+    }
+
     /// There is another configuration, which differs in these objects.
     pub(super) fn published(&mut self, snapshot: &Arc<Snapshot>, changed: BTreeSet<ObjectName>) {
         self.published = Arc::clone(snapshot);
         self.is_due |= !changed.is_empty();
+        if !changed.is_empty() {
+            let digests = Arc::make_mut(&mut self.digests);
+            for name in &changed {
+                match digest(snapshot, name) {
+                    Some(digest) => digests.insert(name.clone(), digest),
+                    None => digests.remove(name),
+                };
+            }
+        }
         self.changed.extend(changed);
     }
 
@@ -91,10 +140,20 @@ impl Telling {
         let reports = self.server.agents().by_connection(started);
         let heard_otherwise = self.listen(started);
         concerned.everything |= heard_otherwise;
-        let views: Vec<View> = peers
-            .iter()
-            .filter_map(|peer| View::new(peer, reports.get(&peer.connection), &self.published))
-            .collect();
+        let own = peers.iter().filter_map(|peer| {
+            let view = View::new(peer, reports.get(&peer.connection), &self.published)?;
+            Some((peer.connection, view))
+        });
+        let (connections, mut views): (Vec<u64>, Vec<View>) = own.unzip();
+        if !self.leads && self.outgoing.receiver_count() > 0 {
+            let peers = connections.iter().zip(&views);
+            self.outgoing.send_replace(Some(Outgoing {
+                peers: peers.map(|(id, view)| (*id, view.to_outgoing())).collect(),
+                digests: Arc::clone(&self.digests),
+            }));
+        }
+        let relayed = self.server.relays().views(&self.digests, &views, started);
+        views.extend(relayed);
         let changed = std::mem::take(&mut self.changed);
         let answer = self.board.look(ir, &views, &concerned, &changed, started);
         let now = clock();
@@ -103,21 +162,23 @@ impl Telling {
         answer
     }
 
-    /// Whether other agents than before are silent.
+    /// Whether other agents than before are silent, or other managers.
     fn listen(&mut self, now: Instant) -> bool {
         self.listened = now;
         let all = self.server.agents().by_connection(now).into_iter();
         let silent = all.filter(|(_, (presence, _))| *presence != Presence::Heard);
         let silent: BTreeSet<u64> = silent.map(|(connection, _)| connection).collect();
-        let differs = silent != self.silent;
+        let relays = self.server.relays().phases(now);
+        let differs = silent != self.silent || relays != self.relays;
         self.silent = silent;
+        self.relays = relays;
         differs
     }
 
     /// The nodes, for those who choose among them.
     pub(super) fn nodes(&mut self, ir: &Ir) -> Nodes {
         let now = clock();
-        if self.is_arriving(now) {
+        if self.arrival(now).is_some() {
             let owners = ir.addresses.values().filter_map(|address| address.owner.as_ref());
             self.owners = owners.map(|owner| owner.node.clone()).collect();
         }
@@ -125,26 +186,22 @@ impl Telling {
         self.nodes.clone()
     }
 
-    fn is_arriving(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.started) < ARRIVAL
+    /// The latest that lasts, for as long as any does.
+    fn arrival(&self, now: Instant) -> Option<Arrival> {
+        let lasting = self.arrivals.iter().filter(|arrival| arrival.lasts(now));
+        lasting.copied().reduce(|all, next| Arrival {
+            since: next.since,
+            until: all.until.max(next.until),
+        })
     }
 
     fn find_nodes(&self, now: Instant) -> Nodes {
-        let mut nodes = Nodes::new();
-        if self.is_arriving(now) {
-            nodes.extend(self.owners.iter().map(|node| (node.clone(), Standing::Away)));
-        }
-        for agent in self.server.agents().view(now) {
-            let Some(node) = agent.node else { continue };
-            match agent.presence {
-                Presence::Heard => nodes.insert(node, Standing::Here),
-                Presence::Closed(at) if now.saturating_duration_since(at) < RESTART => {
-                    nodes.insert(node, Standing::Away)
-                }
-                Presence::Silent | Presence::Closed(_) | Presence::Lost(_) => nodes.remove(&node),
-            };
-        }
-        nodes
+        let own = self.server.agents().view(now);
+        let own = own
+            .iter()
+            .filter_map(|agent| Some((agent.node.clone()?, sighting(agent))));
+        let relayed = self.server.relays().sightings(now);
+        sighting::nodes(own.chain(relayed), self.arrival(now), &self.owners, now)
     }
 
     async fn due(&mut self) -> Due {
@@ -182,6 +239,15 @@ impl Telling {
             }
         }
     }
+}
+
+fn sighting(agent: &Agent) -> Sighting {
+    let (how, at) = match agent.presence {
+        Presence::Heard => (How::Heard, agent.last_heard),
+        Presence::Closed(at) => (How::Closed, at),
+        Presence::Silent | Presence::Lost(_) => (How::Lost, agent.last_heard),
+    };
+    Sighting { how, at }
 }
 
 /// When there is something to look at.

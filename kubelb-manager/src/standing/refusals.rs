@@ -34,6 +34,19 @@ impl Refusals {
         Self { by_object }
     }
 
+    /// As somebody else told of them.
+    pub(super) fn told(by_object: impl IntoIterator<Item = (ObjectName, String)>) -> Self {
+        let by_object = by_object.into_iter().map(|(object, text)| (object, (1, text)));
+        Self {
+            by_object: by_object.collect(),
+        }
+    }
+
+    /// All objects of which it says something.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&ObjectName, &str)> {
+        self.by_object.iter().map(|(object, (_, text))| (object, text.as_str()))
+    }
+
     /// Everything that it says of this object.
     pub(super) fn of(&self, object: &ObjectName) -> Option<&str> {
         self.by_object.get(object).map(|(_, text)| text.as_str())

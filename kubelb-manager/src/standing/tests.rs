@@ -11,6 +11,7 @@ use super::*;
 use crate::hub::Hub;
 use crate::identity::Identity;
 use crate::object::decode;
+use crate::relay::{Digests, Heard, Outgoing, Pace, Teller, digest};
 use crate::source::manifest;
 use crate::status::Health;
 use crate::xds::server::clock;
@@ -246,6 +247,7 @@ fn a_board_tells_what_changed_and_is_patient() {
     let concerned = Concerned {
         everything: false,
         names: [listener("a", 80).into(), "203.0.113.1".into()].into(),
+        ..Concerned::default()
     };
     let (reports, about) = board.look(hub.ir(), &view(&peer), &concerned, &none, now);
     assert_eq!(about, [name("a")].into());
@@ -263,4 +265,62 @@ fn a_board_tells_what_changed_and_is_patient() {
     let (reports, _) = board.look(hub.ir(), &[], &all, &none, gone);
     assert!(reports.awaits && reports.agents == 0, "it may be a restart");
     assert_eq!(board.poll_timeout(), Some(gone + PATIENCE));
+}
+
+#[test]
+fn peers_of_another_manager_count_where_it_serves_the_same() {
+    let here = hub(&["a", "b"]);
+    let there = hub(&["b", "a"]);
+    let digests = |hub: &Hub| -> Digests {
+        let all = ["a", "b"].into_iter();
+        all.filter_map(|object| Some((name(object), digest(hub.snapshot(), &name(object))?)))
+            .collect()
+    };
+    assert_eq!(digests(&here), digests(&hub(&["a", "b"])));
+    assert_eq!(digest(here.snapshot(), &name("")), None);
+    let snapshot = Arc::new(there.snapshot().clone());
+    let mut peer = agent("n2", &snapshot);
+    let reason = || PeerRejection {
+        version: "1".to_owned(),
+        reason: "no".to_owned(),
+    };
+    let told = told(&[(&listener("b", 80), standing(&[1], 0))]);
+    let relayed = |peer: &Peer, there: &Hub| {
+        let view = View::new(peer, Some(&told), &snapshot).unwrap();
+        let outgoing = Outgoing {
+            peers: [(7, view.to_outgoing())].into(),
+            digests: Arc::new(digests(there)),
+        };
+        let now = clock();
+        let (mut teller, mut heard) = (
+            Teller::new(Pace::default()),
+            Heard::new(crate::relay::Limits::default()),
+        );
+        teller.set(&outgoing, now);
+        teller.connect(now);
+        heard.take(teller.on_timeout(now).unwrap(), now).unwrap();
+        heard.views(&digests(&here))
+    };
+    let of = |views: &[View], object: &str| report(here.ir().load_balancer(&name(object)).unwrap(), views);
+    let same = relayed(&peer, &here);
+    assert_eq!((of(&same, "a").programmed, of(&same, "b").programmed), (1, 1));
+    let other = relayed(&peer, &there);
+    assert_eq!(
+        (of(&other, "a").programmed, of(&other, "a").pending),
+        (0, 1),
+        "its port is another one there"
+    );
+
+    peer.behind = Some([(ResourceType::Listener, listener("a", 80).into())].into()).into();
+    peer.rejections = Arc::new([((ResourceType::Listener, listener("b", 81).into()), reason())].into());
+    let views = relayed(&peer, &here);
+    assert_eq!(of(&views, "a").pending, 1);
+    let refused = of(&views, "b");
+    assert!(refused.rejected[0].starts_with("node n2: "), "{refused:?}");
+    // It tells of an agent what that has told.
+    let listener = listener("a", 80);
+    let wrong = [(listener.as_str(), standing(&[1], 0))];
+    let view = View::new(&agent("n2", &snapshot), Some(&self::told(&wrong)), &snapshot).unwrap();
+    let standings = view.to_outgoing().standings.unwrap();
+    assert_eq!(standings[&listener].unhealthy.len(), 1);
 }

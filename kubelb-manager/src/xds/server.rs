@@ -8,6 +8,8 @@ mod connection;
 mod frame;
 pub mod metrics;
 pub mod registry;
+mod relay;
+pub mod relays;
 mod reports;
 mod rpc;
 mod stream;
@@ -23,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 pub use agents::Agents;
 pub use metrics::{Count, Metrics};
 pub use registry::Registry;
+pub use relays::Relays;
 
 use crate::identity::Authenticator;
 use crate::identity::tls::ServerTls;
@@ -71,6 +74,7 @@ pub struct Server {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     registry: Registry,
     agents: Agents,
+    relays: Relays,
     metrics: Arc<Metrics>,
     options: Options,
     streams: Arc<Semaphore>,
@@ -91,6 +95,7 @@ impl Server {
             authenticator,
             snapshots,
             agents: Agents::new(registry.clone()),
+            relays: Relays::new(registry.clone()),
             registry,
             metrics: Arc::default(),
             streams: Arc::new(Semaphore::new(options.max_streams)),
@@ -110,6 +115,12 @@ impl Server {
         &self.agents
     }
 
+    /// What other managers tell of their peers.
+    #[must_use]
+    pub fn relays(&self) -> &Relays {
+        &self.relays
+    }
+
     /// The snapshot that peers are brought to.
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {
@@ -127,6 +138,7 @@ impl Server {
     pub fn render_metrics(&self) -> String {
         let mut text = self.metrics.render(&self.registry.counts());
         text.push_str(&self.agents.render_metrics(clock()));
+        text.push_str(&self.relays.render_metrics(clock()));
         text
     }
 

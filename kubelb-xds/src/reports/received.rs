@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use prost::Message as _;
 
-use crate::contract::reports::{Drops, ListenerReport, Report, Standing, Traffic};
+use crate::contract::reports::{Drops, ListenerReport, Report, Standing, Traffic, UnhealthyBackend};
 
 /// How much of one agent is kept.
 #[derive(Clone, Copy, Debug)]
@@ -104,6 +104,26 @@ pub struct Known {
     pub unhealthy: Box<[UnhealthySince]>,
 }
 
+impl Known {
+    /// As it was told, for whoever passes it on.
+    #[must_use]
+    pub fn to_standing(&self) -> Standing {
+        let unhealthy = self.unhealthy.iter().map(|backend| UnhealthyBackend {
+            address: backend.address.ip().to_string(),
+            port: backend.address.port().into(),
+            since: backend.since,
+        });
+        Standing {
+            problem: self.problem.to_string(),
+            healthy: self.healthy,
+            unchecked: self.unchecked,
+            pending: self.pending,
+            draining: self.draining,
+            unhealthy: unhealthy.collect(),
+        }
+    }
+}
+
 /// A backend that does not answer its checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct UnhealthySince {
@@ -198,6 +218,12 @@ impl Received {
         self.is_complete
     }
 
+    /// What is kept, as it is encoded. Bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// How a listener is, if it is not as it should be.
     #[must_use]
     pub fn standing(&self, listener: &str) -> Option<&Known> {
@@ -269,7 +295,7 @@ impl Received {
     }
 
     fn read(&self, standing: Standing) -> Result<Known, Fault> {
-        let backend = |backend: &crate::contract::reports::UnhealthyBackend| {
+        let backend = |backend: &UnhealthyBackend| {
             let shown = || Fault::Backend(format!("{} {}", shortened(&backend.address, 64), backend.port));
             let address: IpAddr = backend.address.parse().ok().ok_or_else(shown)?;
             let port = u16::try_from(backend.port).ok().filter(|port| *port != 0);

@@ -1,6 +1,13 @@
 //! Virtual addresses that a LAN can reach: who answers for them, with agents stopped, killed and restarted, and how they move.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests say what they expect")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests say what they expect"
+)]
 
+mod managers;
+mod site;
 mod world;
 
 use std::net::{IpAddr, SocketAddr};

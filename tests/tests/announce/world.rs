@@ -29,7 +29,7 @@ pub(crate) const SOON: Duration = Duration::from_secs(20);
 /// The bound of what must have settled: one answerer, whatever died.
 pub(crate) const SETTLED: Duration = Duration::from_secs(3);
 pub(crate) const PORT: u16 = 8_080;
-const NODE_PORT: u16 = 30_700;
+pub(crate) const NODE_PORT: u16 = 30_700;
 const MANAGER: &str = "127.0.0.1:18000";
 
 pub(crate) fn vips() -> [IpAddr; 2] {
@@ -201,31 +201,9 @@ impl World {
         mac(&self.nodes[node].host)
     }
 
-    /// Who answers the client's questions about an address: each node's answer is waited for, to a question about the node's own address that comes later.
+    /// See [`answerers`].
     pub(crate) fn answerers(&self, vip: IpAddr) -> BTreeSet<[u8; 6]> {
-        let wire = Wire::open(&self.client.namespace, INTERFACE).unwrap();
-        let [_, _, a, b, c, d] = mac(&self.client);
-        let to = format!("ether dst 02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x} and");
-        let filter = if vip.is_ipv4() {
-            format!("{to} arp and arp[6:2] = 2")
-        } else {
-            format!("{to} icmp6 and ip6[40] = 136")
-        };
-        let capture = Capture::start(&self.client.namespace, INTERFACE, &filter).unwrap();
-        let fences: Vec<IpAddr> = self.nodes.iter().map(|node| node.host.address(vip)).collect();
-        for address in [vip; 3].into_iter().chain(fences.iter().copied()) {
-            wire.send(&self.question(address)).unwrap();
-        }
-        let frames = capture.finish(fences.len()).unwrap();
-        let answers = frames.iter().filter(|frame| asked_about(frame) == Some(vip));
-        answers.map(|frame| frame[6..12].try_into().unwrap()).collect()
-    }
-
-    fn question(&self, address: IpAddr) -> Vec<u8> {
-        match address {
-            IpAddr::V4(v4) => Arp::request((mac(&self.client), self.client.v4), v4).bytes(),
-            IpAddr::V6(v6) => solicitation((mac(&self.client), self.client.v6), v6).bytes(),
-        }
+        answerers(&self.client, &[&self.nodes[0].host, &self.nodes[1].host], vip)
     }
 
     /// Waits until this node alone answers for both addresses, over and over for a while.
@@ -283,6 +261,33 @@ impl World {
         wire.send(&Arp::announcement(mac(&self.server), v4).bytes()).unwrap();
         wire.send(&unsolicited_advertisement(mac(&self.server), v6).bytes())
             .unwrap();
+    }
+}
+
+/// Who answers the client's questions about an address: each node's answer is waited for, to a question about the node's own address that comes later.
+pub(crate) fn answerers(client: &Host, nodes: &[&Host], vip: IpAddr) -> BTreeSet<[u8; 6]> {
+    let wire = Wire::open(&client.namespace, INTERFACE).unwrap();
+    let [_, _, a, b, c, d] = mac(client);
+    let to = format!("ether dst 02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x} and");
+    let filter = if vip.is_ipv4() {
+        format!("{to} arp and arp[6:2] = 2")
+    } else {
+        format!("{to} icmp6 and ip6[40] = 136")
+    };
+    let capture = Capture::start(&client.namespace, INTERFACE, &filter).unwrap();
+    let fences: Vec<IpAddr> = nodes.iter().map(|node| node.address(vip)).collect();
+    for address in [vip; 3].into_iter().chain(fences.iter().copied()) {
+        wire.send(&question(client, address)).unwrap();
+    }
+    let frames = capture.finish(fences.len()).unwrap();
+    let answers = frames.iter().filter(|frame| asked_about(frame) == Some(vip));
+    answers.map(|frame| frame[6..12].try_into().unwrap()).collect()
+}
+
+fn question(client: &Host, address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => Arp::request((mac(client), client.v4), v4).bytes(),
+        IpAddr::V6(v6) => solicitation((mac(client), client.v6), v6).bytes(),
     }
 }
 

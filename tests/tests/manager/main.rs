@@ -352,6 +352,60 @@ async fn an_address_is_announced_by_one_node_and_moves_only_when_that_is_lost() 
 }
 
 #[tokio::test]
+async fn agents_of_all_managers_count_and_one_that_is_silent_anywhere_is_lost() {
+    let world = World::start(POOL).await;
+    let directory = tempfile::tempdir().unwrap();
+    let state = format!("--state-dir={}", directory.path().display());
+    let listen = [free_address(), free_address()];
+    let flags = listen.map(|address| [format!("--listen-xds={address}"), state.clone()]);
+    let flags = flags.each_ref().map(|flags| flags.each_ref().map(String::as_str));
+    let leader = world.manage("first", &flags[0]).await;
+    world.create_load_balancer("web", |_| {}).await;
+    until(&world.load_balancers(), "web", "told by the leader", |object| {
+        !ingress(object).is_empty()
+    })
+    .await;
+    let other = world.manage("second", &flags[1]).await;
+    // It has to be the other one's word by which the leader knows.
+    let b = Node::start("b", &listen[1..], directory.path());
+    let owners: Api<VirtualAddressOwner> = Api::all(world.client());
+    let name = "v4-203-0-113-10";
+    let owner = until(&owners, name, "somebody", |owner| owner.is_some()).await.unwrap();
+    assert_eq!(owner.spec.node, "b");
+    let _a = Node::start("a", &listen[..1], directory.path());
+    let message = |object: Option<&LoadBalancer>| condition(object, "Programmed").map(|(_, _, message)| message);
+    until(&world.load_balancers(), "web", "both are counted", |object| {
+        message(object).is_some_and(|message| message == "2 data planes serve it")
+    })
+    .await;
+
+    let frozen = b.freeze();
+    let began = tokio::time::Instant::now();
+    let taken = until(&owners, name, "another", |now| {
+        now.is_some_and(|now| now.spec.node == "a")
+    })
+    .await
+    .unwrap();
+    eprintln!(
+        "silent to another manager, lost to the leader after {:?}",
+        began.elapsed()
+    );
+    assert!(taken.spec.epoch > owner.spec.epoch);
+    until(&world.load_balancers(), "web", "one is counted", |object| {
+        message(object).is_some_and(|message| message == "1 data planes serve it")
+    })
+    .await;
+    drop(frozen);
+    until(&world.load_balancers(), "web", "it is heard again", |object| {
+        message(object).is_some_and(|message| message == "2 data planes serve it")
+    })
+    .await;
+    drop(b);
+    other.stop().await;
+    leader.stop().await;
+}
+
+#[tokio::test]
 async fn a_new_tenant_is_registered_and_served_by_its_own_credential() {
     let world = World::start(POOL).await;
     let server = &world.cluster.server;

@@ -107,6 +107,11 @@ async fn charts_give_a_system_that_serves_a_tenant_s_services() {
         }
     }
     world.conditions("both", &["Submitted", "Accepted", "Programmed"]).await;
+    // Whichever manager an agent is connected to.
+    let messages = "jsonpath={.items[*].status.conditions[?(@.type==\"Programmed\")].message}";
+    let all = ["-n", "tenant-primary", "get", "loadbalancers", "-o", messages];
+    let both_serve = ["2 data planes serve it"; 2].join(" ");
+    world.until_says(&world.management, &all, &both_serve).await;
 
     world.documented_commands_help(&vip.to_string()).await;
 

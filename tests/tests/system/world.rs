@@ -317,7 +317,7 @@ impl World {
         [
             (&self.tenant, CCM, 1),
             (&self.management, AGENT, 2),
-            (&self.management, MANAGER, 1),
+            (&self.management, MANAGER, 2),
         ]
     }
 

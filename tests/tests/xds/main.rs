@@ -18,6 +18,7 @@ mod log;
 mod peer;
 mod quarantine;
 mod relay;
+mod relaying;
 mod replicas;
 mod reports;
 mod rotation;

@@ -11,6 +11,7 @@ use hyper::http::uri::PathAndQuery;
 use hyper_util::rt::TokioIo;
 use kubelb_manager::identity::authority::Issued;
 use kubelb_xds::ResourceType;
+use kubelb_xds::contract::relay::{self, RelayEnd, Relayed};
 use kubelb_xds::contract::reports::{METHOD, Report, ReportsEnd};
 use kubelb_xds::pb::envoy::config::core::v3::Node;
 use kubelb_xds::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
@@ -261,6 +262,55 @@ impl Reporting {
     pub(crate) fn end(self) -> Status {
         let ended = async { tokio::time::timeout(SOON, self.ended).await };
         self.runtime.block_on(ended).unwrap().unwrap()
+    }
+}
+
+/// What becomes of somebody who wants to tell what managers tell each other.
+pub(crate) fn tell_as_manager(hub: &Hub<'_>, credential: &Credential<'_>) -> Result<Relaying, Status> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let (messages, queue) = mpsc::channel(16);
+    let channel = runtime
+        .block_on(channel(hub, credential, &Gate::default(), 1 << 20))
+        .unwrap();
+    let opened = runtime.block_on(async move {
+        let mut grpc = tonic::client::Grpc::new(channel);
+        grpc.ready().await.unwrap();
+        let mut request = tonic::Request::new(tokio_stream::wrappers::ReceiverStream::new(queue));
+        if let Some(token) = credential.token {
+            let value = format!("Bearer {token}").parse().unwrap();
+            request.metadata_mut().insert("authorization", value);
+        }
+        let codec = tonic_prost::ProstCodec::<Relayed, RelayEnd>::default();
+        grpc.streaming(request, PathAndQuery::from_static(relay::METHOD), codec)
+            .await
+    });
+    Ok(Relaying {
+        responses: opened?.into_inner(),
+        messages,
+        runtime,
+    })
+}
+
+/// What another manager tells.
+pub(crate) struct Relaying {
+    responses: Streaming<RelayEnd>,
+    messages: mpsc::Sender<Relayed>,
+    runtime: Runtime,
+}
+
+impl Relaying {
+    pub(crate) fn send(&self, message: Relayed) {
+        self.messages.try_send(message).unwrap();
+    }
+
+    /// How the manager ends the stream.
+    pub(crate) fn end(mut self) -> Status {
+        let ended = async { tokio::time::timeout(SOON, self.responses.message()).await };
+        self.runtime.block_on(ended).unwrap().unwrap_err()
     }
 }
 

@@ -3,6 +3,7 @@
 //! Owns reconnecting and when a configuration is complete enough to be carried out; what resources mean is [`super::decode`]'s. What the
 //! kernel forwards never depends on a manager being there: an outage changes nothing.
 
+mod addresses;
 mod asking;
 mod connect;
 mod credential;
@@ -29,6 +30,7 @@ use crate::feedback::Feedback;
 use crate::model::Snat;
 use crate::source::Update;
 use crate::status::xds::XdsReport;
+use addresses::Addresses;
 use asking::Asking;
 use connect::Connection;
 pub use connect::{Credential, Manager};
@@ -132,6 +134,8 @@ struct Follower {
     keep_at: Option<Instant>,
     standing: Standing,
     asking: Asking,
+    /// By manager.
+    addresses: BTreeMap<usize, Addresses>,
     /// The manager of this stream has said who announces what.
     is_live: bool,
 }
@@ -165,6 +169,7 @@ impl Follower {
             kept,
             standing: Standing::new(&settings.node, &settings.managers, written, unix_now()),
             asking: Asking::default(),
+            addresses: BTreeMap::new(),
             is_live: false,
             settings,
             updates,
@@ -208,12 +213,8 @@ impl Follower {
 
     async fn follow(&mut self) {
         let mut pause = BACK_OFF.0;
-        for turn in 0_usize.. {
-            let managers = &self.settings.managers;
-            let turn = turn % managers.len().max(1);
-            let Some(manager) = managers.get(turn).cloned() else {
-                return;
-            };
+        let mut turn = 0_usize;
+        while let Some(manager) = self.settings.managers.get(turn).cloned() {
             let started = now();
             let expires_at = credential::expires_at(&manager.credential).await;
             self.standing.tries(turn, expires_at, unix_now());
@@ -237,6 +238,11 @@ impl Follower {
             if now().duration_since(started) >= LASTING {
                 pause = BACK_OFF.0;
             }
+            // Other managers of the same name come before other names.
+            let stays = self.addresses.entry(turn).or_default().ended(now());
+            if !stays {
+                turn = (turn + 1) % self.settings.managers.len().max(1);
+            }
             let next = jittered(pause);
             self.standing.pauses(milliseconds(next), unix_now());
             if self.settle(now() + next).await.is_err() {
@@ -254,10 +260,13 @@ impl Follower {
             // Six types at most, and room for 64.
             drop(requests.try_send(request));
         }
+        // Out of the way of what is delivered meanwhile.
+        let mut addresses = self.addresses.remove(&turn).unwrap_or_default();
         let opened = tokio::select! {
-            opened = connect::open(manager, outgoing) => opened,
+            opened = connect::open(manager, &mut addresses, outgoing) => opened,
             end = self.deliver_forever() => return end,
         };
+        self.addresses.insert(turn, addresses);
         let mut incoming = match opened {
             Ok((incoming, connection)) => {
                 self.connection.send_replace(Some(connection));

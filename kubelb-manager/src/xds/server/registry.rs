@@ -11,6 +11,8 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::identity::Identity;
+use crate::object::ObjectName;
+use crate::relay::Changes;
 use kubelb_xds::{ResourceType, Scope, Snapshot};
 
 /// Rejections kept for each peer; a session quarantines no more either.
@@ -111,13 +113,15 @@ pub struct Concerned {
     pub everything: bool,
     /// These, by name, of whatever type.
     pub names: BTreeSet<Arc<str>>,
+    /// All resources of these objects.
+    pub objects: BTreeSet<ObjectName>,
 }
 
 impl Concerned {
     fn add(&mut self, names: impl IntoIterator<Item = Arc<str>>) {
         if !self.everything {
             self.names.extend(names);
-            if self.names.len() > MAX_CONCERNED {
+            if self.names.len() + self.objects.len() > MAX_CONCERNED {
                 self.add_everything();
             }
         }
@@ -126,6 +130,7 @@ impl Concerned {
     fn add_everything(&mut self) {
         self.everything = true;
         self.names.clear();
+        self.objects.clear();
     }
 
     /// What differs between what a peer has not taken before and after.
@@ -229,6 +234,19 @@ impl Registry {
     /// An agent's report tells something else of these.
     pub(super) fn reported(&self, names: impl IntoIterator<Item = Arc<str>>) {
         self.lock().concerned.add(names);
+        self.notify();
+    }
+
+    /// Peers of another manager tell something else.
+    pub(super) fn relayed(&self, changes: Changes) {
+        let mut peers = self.lock();
+        if changes.everything {
+            peers.concerned.add_everything();
+        } else if !peers.concerned.everything {
+            peers.concerned.objects.extend(changes.objects);
+            peers.concerned.add(changes.listeners);
+        }
+        drop(peers);
         self.notify();
     }
 

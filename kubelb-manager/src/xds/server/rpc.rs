@@ -7,6 +7,7 @@ use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use hyper::{Request, Response};
 use kubelb_xds::Scope;
+use kubelb_xds::contract::relay::{self as relayed, Relayed};
 use kubelb_xds::contract::reports::{self as contract, Report};
 use kubelb_xds::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use tonic::codec::Streaming;
@@ -16,10 +17,12 @@ use tonic_prost::ProstDecoder;
 use super::connection::Connection;
 use super::frame::{self, ResponseBody};
 use super::registry::Protocol;
+use super::relay::{self, OpenRelay};
+use super::relays::Declined;
 use super::reports::{self, OpenReports};
 use super::stream::{self, Open};
-use super::{Count, wall_clock};
-use crate::identity::{Identity, Refusal};
+use super::{Count, clock, wall_clock};
+use crate::identity::{Authenticator, Identity, Refusal};
 
 const SERVICE: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/";
 const DELTA: &str = "DeltaAggregatedResources";
@@ -32,6 +35,8 @@ const MAX_PATH: usize = 256;
 const MAX_REQUEST: usize = 64 << 20;
 /// Largest report, in bytes: agents keep to a quarter of it, unless one listener alone has more to tell.
 const MAX_REPORT: usize = 1 << 20;
+/// Largest message of another manager, in bytes: they keep to a quarter of a megabyte, unless one peer alone has more to tell.
+const MAX_RELAYED: usize = 4 << 20;
 
 /// Answers with a stream, or with the status that says why not.
 pub(super) async fn respond(request: Request<Incoming>, connection: &Arc<Connection>) -> Response<ResponseBody> {
@@ -51,6 +56,9 @@ pub(super) async fn respond(request: Request<Incoming>, connection: &Arc<Connect
 async fn open(request: Request<Incoming>, connection: &Arc<Connection>) -> Result<ResponseBody, Status> {
     if request.uri().path() == contract::METHOD {
         return open_reports(request, connection).await;
+    }
+    if request.uri().path() == relayed::METHOD {
+        return open_relay(request, connection);
     }
     let protocol = match request.uri().path().strip_prefix(SERVICE) {
         Some(DELTA) => Protocol::Delta,
@@ -124,6 +132,47 @@ async fn open_reports(request: Request<Incoming>, connection: &Arc<Connection>) 
     Ok(body)
 }
 
+/// What another manager tells. Nobody else may: it decides which node announces an address.
+fn open_relay(request: Request<Incoming>, connection: &Arc<Connection>) -> Result<ResponseBody, Status> {
+    let server = &connection.server;
+    let refuse = |reason, peer: &str, status: Status| {
+        server.metrics.add(Count::Refused, reason);
+        tracing::warn!(address = %connection.address, peer, reason, "relay refused: {}", status.message());
+        status
+    };
+    let (manager, expires) = Authenticator::manager(connection.certificate.as_ref(), wall_clock())
+        .map_err(|refusal| refuse(refusal.reason(), "", Status::permission_denied(refusal.to_string())))?;
+    let entry = server
+        .relays
+        .enter(&manager, clock())
+        .map_err(|declined| match declined {
+            Declined::NotLeading => {
+                let status = Status::failed_precondition("this manager does not lead");
+                refuse("not_leading", &manager, status)
+            }
+            Declined::TooMany => {
+                let status = Status::resource_exhausted("too many managers tell of their peers");
+                refuse("relays", &manager, status)
+            }
+        })?;
+    let (responses, body) = frame::channel();
+    let messages = Streaming::new_request(
+        ProstDecoder::<Relayed>::default(),
+        request.into_body(),
+        None,
+        Some(MAX_RELAYED),
+    );
+    let open = OpenRelay {
+        manager,
+        expires,
+        entry,
+        connection: Arc::clone(connection),
+        responses,
+    };
+    connection.tasks.spawn(relay::run(open, messages));
+    Ok(body)
+}
+
 async fn authenticate(request: &Request<Incoming>, connection: &Connection) -> Result<Identity, Status> {
     let header = request.headers().get(AUTHORIZATION);
     let header = header.map(|value| value.to_str().unwrap_or_default());
@@ -144,7 +193,7 @@ async fn authenticate(request: &Request<Incoming>, connection: &Connection) -> R
 /// What the peer is told.
 fn status(refusal: &Refusal) -> Status {
     let code = match refusal {
-        Refusal::Stranger(_) => Code::PermissionDenied,
+        Refusal::Stranger(_) | Refusal::Manager(_) | Refusal::NoManager => Code::PermissionDenied,
         Refusal::ReviewFailed(_) => Code::Unavailable,
         Refusal::NoCredential
         | Refusal::Certificate(_)

@@ -92,6 +92,7 @@ fn a_heartbeat_wakes_nobody_and_news_concern_what_they_are_about() {
     let concerned = Concerned {
         everything: false,
         names: ["tenant-a/web/203.0.113.10/80-tcp".into()].into(),
+        ..Concerned::default()
     };
     assert_eq!(registry.take_concerned(), concerned);
     assert!(entry.take(beat(9), now).is_err());
