@@ -15,8 +15,8 @@ use crate::watch::Followed;
 
 /// Pause after a failed write.
 const RETRY: Duration = Duration::from_secs(2);
-/// Pause before looking, so that many changes at once are one.
-const DEBOUNCE: Duration = Duration::from_millis(20);
+/// Pause after a write, so that of many changes at once the first counts at once and the others together.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// What it works with.
 #[derive(Clone, Debug)]
@@ -29,29 +29,42 @@ pub(crate) struct NodeAddresses {
     pub(crate) changed: Arc<Notify>,
 }
 
+/// What became of a look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Written {
+    /// Something was written.
+    Yes,
+    /// There was nothing to write.
+    No,
+    /// It is to be tried again.
+    Failed,
+}
+
 impl NodeAddresses {
     /// Follows the nodes for ever.
     pub(crate) async fn follow(self) {
         // Nothing is written before the nodes were listed once: half of them are not all.
         self.nodes.listed().await;
         loop {
-            let failed = self.write().await;
+            let written = self.write().await;
+            if written == Written::Yes {
+                tokio::time::sleep(PAUSE).await;
+            }
             let retry = async {
-                if failed {
+                if written == Written::Failed {
                     tokio::time::sleep(RETRY).await;
                 } else {
                     std::future::pending::<()>().await;
                 }
             };
             tokio::select! {
-                () = self.changed.notified() => tokio::time::sleep(DEBOUNCE).await,
+                () = self.changed.notified() => {}
                 () = retry => {}
             }
         }
     }
 
-    /// Whether it failed.
-    async fn write(&self) -> bool {
+    async fn write(&self) -> Written {
         let nodes = Nodes::choose(self.nodes.store.state().iter().map(AsRef::as_ref), self.type_);
         if !nodes.without_address.is_empty() {
             let names: Vec<&str> = nodes.without_address.iter().map(String::as_str).collect();
@@ -66,20 +79,20 @@ impl NodeAddresses {
                 type_ = %self.type_,
                 "no node that takes traffic has an address of this type; the addresses stay as they were. See --node-address-type",
             );
-            return false;
+            return Written::No;
         };
         let key = ObjectRef::new(DEFAULT_ADDRESSES).within(self.hub.namespace());
         if self.present.get(&key).is_some_and(|present| present.spec == wanted) {
-            return false;
+            return Written::No;
         }
         match self.hub.apply_addresses(wanted).await {
             Ok(_) => {
                 tracing::info!(nodes = nodes.len(), "wrote the nodes' addresses");
-                false
+                Written::Yes
             }
             Err(error) => {
                 tracing::warn!(%error, "the nodes' addresses could not be written");
-                true
+                Written::Failed
             }
         }
     }

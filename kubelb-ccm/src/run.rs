@@ -17,7 +17,7 @@ use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
 use kube::{Api, Client, Config};
 use kubelb_api::labels::Label;
-use kubelb_api::v1alpha1::LoadBalancer;
+use kubelb_api::v1alpha1::{Addresses, LoadBalancer};
 use kubelb_runtime::lease::{self, Election, Timing};
 use kubelb_runtime::{admin, shutdown, telemetry};
 use tokio::sync::{Notify, watch};
@@ -136,11 +136,14 @@ fn work(cli: &Cli, tenant: &Client, keeper: Keeper, desk: &Arc<Desk>, tasks: &mu
         Some(selector) => any().labels(selector),
         None => any(),
     };
-    let (services, service_news) = follow(Api::<Service>::all(tenant.clone()), any(), Arc::clone(&here));
-    let (nodes, node_news) = follow(Api::<Node>::all(tenant.clone()), selected, Arc::clone(&here));
-    let (slices, slice_news) = follow(Api::<EndpointSlice>::all(tenant.clone()), any(), Arc::clone(&here));
-    let (load_balancers, load_balancer_news) = follow(hub.load_balancers.clone(), any(), Arc::clone(&there));
-    let (present, address_news) = follow(hub.addresses.clone(), any(), Arc::clone(&there));
+    let (services, service_news) = follow::<Service>(Api::all(tenant.clone()), any(), Arc::clone(&here));
+    let (nodes, node_news) = follow::<Node>(Api::all(tenant.clone()), selected, Arc::clone(&here));
+    let (slices, slice_news) = follow::<EndpointSlice>(Api::all(tenant.clone()), any(), Arc::clone(&here));
+    let (management, namespace) = (keeper.client(), hub.namespace());
+    let copies = Api::namespaced(management.clone(), namespace);
+    let (load_balancers, load_balancer_news) = follow::<LoadBalancer>(copies, any(), Arc::clone(&there));
+    let addresses = Api::namespaced(management, namespace);
+    let (present, address_news) = follow::<Addresses>(addresses, any(), Arc::clone(&there));
 
     let nodes_changed = Arc::new(Notify::new());
     let (look_again, all_again) = watch::channel(());

@@ -7,11 +7,13 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt as _};
+use kube::core::DeserializeGuard;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Resource, ResourceExt as _};
 use kubelb_runtime::error_chain::chain;
+use kubelb_runtime::guard::readable;
 use kubelb_runtime::pace::Pace;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
@@ -97,9 +99,9 @@ impl<K: Resource<DynamicType = ()> + Clone + 'static> Followed<K> {
     }
 }
 
-/// Follows a kind. The stream ends never, and has to be read for the store to be kept up.
+/// Follows a kind. An object that cannot be read costs itself only. The stream ends never, and has to be read for the store to be kept up.
 pub(crate) fn follow<K>(
-    api: Api<K>,
+    api: Api<DeserializeGuard<K>>,
     config: watcher::Config,
     link: Arc<Link>,
 ) -> (
@@ -111,8 +113,16 @@ where
 {
     let (store, writer) = reflector::store();
     let (listed, is_listed) = watch::channel(false);
+    let cluster = link.name;
     let stream = watcher(api, config)
         .backoff(Pace::default())
+        .filter_map(move |event| {
+            let told = readable(event, |invalid| {
+                let (kind, name) = (K::kind(&()), &invalid.metadata.name);
+                tracing::warn!(cluster, %kind, ?name, error = invalid.error, "one cannot be read, and is passed over");
+            });
+            std::future::ready(told)
+        })
         // Who owns which field is never looked at, and is half of an object.
         .modify(|object| object.managed_fields_mut().clear())
         .reflect(writer)

@@ -4,6 +4,7 @@
 //! Tenant ──► namespace, account, Role, RoleBinding, kubeconfig, TenantState
 //! SyncSecret ──► Secret of the same name
 //! Config ──► its status.version
+//! what is being deleted ──► without the finalizers that KubeLB left
 //! ```
 //!
 //! `api_servers`, `kubeconfig`, `registration`, `removal` and `secret` are functions of the objects; `tenant`, `sync_secret` and `config_version`
@@ -15,6 +16,7 @@ pub mod args;
 mod config_version;
 mod failure;
 mod kubeconfig;
+mod leftovers;
 pub mod permissions;
 mod registration;
 mod removal;
@@ -90,23 +92,23 @@ async fn work(client: Client, settings: Settings) {
     let bell = tokio::sync::watch::Sender::new(());
     let named = |name: &str| watcher::Config::default().fields(&format!("metadata.name={name}"));
 
-    let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), api_servers::SERVICE.0);
+    let slices = Api::namespaced(client.clone(), api_servers::SERVICE.0);
     let of_service =
         watcher::Config::default().labels(&format!("kubernetes.io/service-name={}", api_servers::SERVICE.1));
-    let (slices, news) = follow(slices, of_service, "EndpointSlices of default/kubernetes");
+    let (slices, news) = follow::<EndpointSlice>(slices, of_service, "EndpointSlices of default/kubernetes");
     tasks.spawn(ring(news, bell.clone()));
-    let info: Api<ConfigMap> = Api::namespaced(client.clone(), api_servers::CLUSTER_INFO.0);
-    let (cluster_info, news) = follow(
+    let info = Api::namespaced(client.clone(), api_servers::CLUSTER_INFO.0);
+    let (cluster_info, news) = follow::<ConfigMap>(
         info,
         named(api_servers::CLUSTER_INFO.1),
         "ConfigMap kube-public/cluster-info",
     );
     tasks.spawn(ring(news, bell.clone()));
-    let root: Api<ConfigMap> = Api::namespaced(client.clone(), &settings.namespace);
-    let (root_ca, news) = follow(root, named(api_servers::ROOT_CA), "ConfigMap kube-root-ca.crt");
+    let root = Api::namespaced(client.clone(), &settings.namespace);
+    let (root_ca, news) = follow::<ConfigMap>(root, named(api_servers::ROOT_CA), "ConfigMap kube-root-ca.crt");
     tasks.spawn(ring(news, bell.clone()));
-    let configs: Api<Config> = Api::namespaced(client.clone(), &settings.namespace);
-    let (configs, news) = follow(configs, named(DEFAULT_CONFIG), "Config");
+    let configs = Api::namespaced(client.clone(), &settings.namespace);
+    let (configs, news) = follow::<Config>(configs, named(DEFAULT_CONFIG), "Config");
     tasks.spawn(ring(news, bell.clone()));
     let knowledge = Knowledge {
         slices,
@@ -124,6 +126,8 @@ async fn work(client: Client, settings: Settings) {
     tokio::join!(
         tenants(&client, &settings, knowledge, again),
         sync_secrets(&client),
+        leftovers::take_off::<LoadBalancer>(&client, "LoadBalancers that are going"),
+        leftovers::take_off::<Route>(&client, "Routes that are going"),
         versions,
     );
 }
@@ -132,7 +136,7 @@ async fn tenants(client: &Client, settings: &Settings, knowledge: Knowledge, aga
     let any = watcher::Config::default;
     let ours = || any().labels(Label::TENANT.key());
     let managed = || any().labels(&Label::MANAGED_BY.selector(MANAGED_BY_KUBELB));
-    let (store, news) = follow(Api::<Tenant>::all(client.clone()), any(), "Tenants");
+    let (store, news) = follow::<Tenant>(Api::all(client.clone()), any(), "Tenants");
     let going = GoingTenants(store.clone());
     let reporter = Reporter {
         controller: "kubelb-manager".to_owned(),
@@ -193,11 +197,7 @@ async fn tenants(client: &Client, settings: &Settings, knowledge: Knowledge, aga
 
 async fn sync_secrets(client: &Client) {
     let managed = watcher::Config::default().labels(&Label::MANAGED_BY.selector(MANAGED_BY_KUBELB));
-    let (store, news) = follow(
-        Api::<SyncSecret>::all(client.clone()),
-        watcher::Config::default(),
-        "SyncSecrets",
-    );
+    let (store, news) = follow::<SyncSecret>(Api::all(client.clone()), watcher::Config::default(), "SyncSecrets");
     let context = Arc::new(sync_secret::Context {
         client: client.clone(),
         failures: Failures::default(),

@@ -3,6 +3,7 @@
 //! Owns the order of writing: claims are on the disk before a resource is published that uses their addresses.
 
 mod cluster;
+mod complaints;
 mod leading;
 mod outbox;
 mod relaying;

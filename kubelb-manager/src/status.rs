@@ -148,6 +148,12 @@ fn sentences<'a>(problems: impl Iterator<Item = &'a Problem>, otherwise: &str) -
         } else {
             format!("{}: {}", problem.field, problem.message)
         };
+        // One that is too long by itself still says which field it is about.
+        let sentence: String = if index == 0 && sentence.len() > MAX_MESSAGE {
+            sentence.chars().take(MAX_MESSAGE / 4).chain(['…']).collect()
+        } else {
+            sentence
+        };
         if index >= MAX_SHOWN || text.len() + sentence.len() > MAX_MESSAGE {
             left_out += 1;
             continue;

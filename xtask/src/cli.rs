@@ -58,6 +58,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Measure how soon packets go where a tenant's change sends them (root)
+    BenchL4 {
+        /// Passed on to the bench
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Measure the testbed's API server
     BenchApi {
         /// Passed on to the bench
@@ -103,6 +109,10 @@ pub(crate) fn run() -> anyhow::Result<()> {
         Task::Demo { args } => demo::run(&workspace, demo::Show::Demo, &args),
         Task::Bench { args } => demo::run(&workspace, demo::Show::Bench, &args),
         Task::BenchXds { args } => demo::run(&workspace, demo::Show::BenchXds, &args),
+        Task::BenchL4 { mut args } => {
+            args.push("--parts=tenants".to_owned());
+            demo::run(&workspace, demo::Show::BenchXds, &args)
+        }
         Task::BenchApi { args } => demo::run(&workspace, demo::Show::BenchApi, &args),
     }
 }

@@ -43,8 +43,8 @@ impl Show {
     /// Programs that it starts, beside itself.
     fn beside(self) -> &'static [&'static str] {
         match self {
-            Self::Demo | Self::Bench | Self::BenchXds => &[],
-            Self::BenchApi => &["--bin", "apiserver"],
+            Self::Demo | Self::Bench => &[],
+            Self::BenchApi | Self::BenchXds => &["--bin", "apiserver"],
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Rows and keys of announced addresses: read back, and changed one operation at a time.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use aya::maps::{HashMap, MapData};
@@ -15,34 +15,53 @@ use super::maps::{self, Maps};
 use super::store::Store;
 use crate::announce::{Actual, Op, Place};
 
+/// What is in the hash maps. To ask them for it costs two system calls for each entry, of which there is one for each address and interface.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    keys: BTreeMap<AnnounceKey, u32>,
+    macs: BTreeSet<[u8; 6]>,
+}
+
 impl Maps {
     /// What the maps say of announced addresses.
     #[must_use]
     pub fn announcements(&self) -> Actual {
+        self.announcements_of(&self.announce_keys())
+    }
+
+    /// What the hash maps hold.
+    pub(super) fn announce_keys(&self) -> Kept {
+        let keys = self.announce_keys.iter().flat_map(|keys| keys.iter());
+        let macs = self.own_macs.iter().flat_map(|macs| macs.keys());
+        Kept {
+            keys: keys.filter_map(Result::ok).collect(),
+            macs: macs
+                .filter_map(Result::ok)
+                .map(|word| MacWord::from_word(word).mac())
+                .collect(),
+        }
+    }
+
+    fn announcements_of(&self, kept: &Kept) -> Actual {
         let mut actual = Actual {
             room: self
                 .announced
                 .as_ref()
                 .map_or(0, |rows| u32::try_from(rows.len()).unwrap_or(u32::MAX)),
+            macs: kept.macs.clone(),
             ..Actual::default()
         };
-        let keys = self.announce_keys.iter().flat_map(|keys| keys.iter());
-        for (key, number) in keys.filter_map(Result::ok) {
+        for (key, number) in &kept.keys {
             match key.subject() {
                 Subject::Interface(index) => {
-                    if let Some(row) = self.announced_row(number) {
+                    if let Some(row) = self.announced_row(*number) {
                         let place: Place = (key.address().into(), index);
-                        actual.rows.insert(place, (number, row.view()));
+                        actual.rows.insert(place, (*number, row.view()));
                     }
                 }
-                Subject::LocalPort(..) | Subject::Guarded => drop(actual.keys.insert(key)),
+                Subject::LocalPort(..) | Subject::Guarded => drop(actual.keys.insert(*key)),
             }
         }
-        let macs = self.own_macs.iter().flat_map(|macs| macs.keys());
-        actual.macs = macs
-            .filter_map(Result::ok)
-            .map(|word| MacWord::from_word(word).mac())
-            .collect();
         actual
     }
 
@@ -84,8 +103,13 @@ impl Store {
     /// Addresses that are announced.
     #[must_use]
     pub fn announced_addresses(&self) -> BTreeSet<Addr> {
-        let keys = self.maps.announce_keys.iter().flat_map(|keys| keys.keys());
-        keys.filter_map(Result::ok).map(|key| key.address()).collect()
+        self.announced.keys.keys().map(|key| key.address()).collect()
+    }
+
+    /// What the maps say of announced addresses, without asking the kernel: this process is the only writer of their keys.
+    #[must_use]
+    pub fn announcements(&self) -> Actual {
+        self.maps.announcements_of(&self.announced)
     }
 
     /// Carries one operation out. `now`: seconds since 1970.
@@ -110,16 +134,27 @@ impl Store {
             return Ok(());
         };
         match op {
-            Op::AddMac(mac) => macs
-                .insert(MacWord::new(*mac, 0).word(), 1, 0)
-                .map_err(failed(names::OWN_MACS)),
-            Op::RemoveMac(mac) => macs
-                .remove(&MacWord::new(*mac, 0).word())
-                .map_err(failed(names::OWN_MACS)),
-            Op::Insert(key, row) => keys.insert(key, row, 0).map_err(failed(names::ANNOUNCE_KEYS)),
-            Op::Remove(key) => keys.remove(key).map_err(failed(names::ANNOUNCE_KEYS)),
-            Op::Vacate(_) | Op::Silence(_) | Op::TakeOver { .. } | Op::Update { .. } => Ok(()),
+            Op::AddMac(mac) => {
+                let word = MacWord::new(*mac, 0).word();
+                macs.insert(word, 1, 0).map_err(failed(names::OWN_MACS))?;
+                self.announced.macs.insert(*mac);
+            }
+            Op::RemoveMac(mac) => {
+                let word = MacWord::new(*mac, 0).word();
+                macs.remove(&word).map_err(failed(names::OWN_MACS))?;
+                self.announced.macs.remove(mac);
+            }
+            Op::Insert(key, row) => {
+                keys.insert(key, row, 0).map_err(failed(names::ANNOUNCE_KEYS))?;
+                self.announced.keys.insert(*key, *row);
+            }
+            Op::Remove(key) => {
+                keys.remove(key).map_err(failed(names::ANNOUNCE_KEYS))?;
+                self.announced.keys.remove(key);
+            }
+            Op::Vacate(_) | Op::Silence(_) | Op::TakeOver { .. } | Op::Update { .. } => {}
         }
+        Ok(())
     }
 
     fn with_announced(&self, row: u32, f: impl FnOnce(&AnnounceRow)) {

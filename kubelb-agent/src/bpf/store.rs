@@ -16,6 +16,7 @@ use kubelb_common::snat::SnatView;
 use kubelb_common::source::SourceRange;
 
 use super::BpfError;
+use super::announced::Kept;
 use super::mapped::Mapped;
 use super::maps::Maps;
 use crate::diff::MapOp;
@@ -27,6 +28,7 @@ pub struct Store {
     /// The maps.
     pub maps: Maps,
     keys: BTreeMap<FrontendKey, u32>,
+    pub(super) announced: Kept,
     /// CPUs that counters are kept for.
     cpus: usize,
 }
@@ -43,7 +45,13 @@ impl Store {
         };
         let keys = maps.keys.iter().collect::<Result<_, _>>().map_err(failed)?;
         let cpus = aya::util::nr_cpus().map_err(|(_, source)| BpfError::Cpus(source))?;
-        Ok(Self { maps, keys, cpus })
+        let announced = maps.announce_keys();
+        Ok(Self {
+            maps,
+            keys,
+            announced,
+            cpus,
+        })
     }
 
     /// What the maps hold. Keys and rows that contradict each other, as after a death between two operations, come out

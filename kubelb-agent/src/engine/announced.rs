@@ -29,7 +29,7 @@ impl Engine {
             is_live,
             now,
         };
-        let actual = self.store.maps.announcements();
+        let actual = self.store.announcements();
         let plan = self.announced.plan(wanted, &context, &actual);
         let changes_keys = |op: &Op| matches!(op, Op::Insert(..) | Op::Remove(_));
         for op in &plan.ops {
@@ -39,7 +39,7 @@ impl Engine {
         if plan.ops.iter().any(changes_keys) {
             self.publish_filter(self.store.vips());
         }
-        let actual = self.store.maps.announcements();
+        let actual = self.store.announcements();
         self.answered = actual
             .rows
             .iter()

@@ -32,6 +32,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// A round that takes longer than this is followed by a pause.
 const LONG_ROUND: Duration = Duration::from_millis(20);
+/// A change of the configuration waits for this part of such a pause only: traffic is to go another way.
+const BRIEF: u32 = 4;
 
 /// Health checks, once there is something to check.
 struct Checks {
@@ -112,23 +114,33 @@ impl Rounds {
         let mut patient = true;
         // A round takes longer the more there is. So that results of checks that trickle in do not take all of a CPU, as long a pause follows.
         let mut resting: Option<tokio::time::Instant> = None;
+        let mut brief: Option<tokio::time::Instant> = None;
+        // The configuration is another one.
+        let mut urgent = false;
         loop {
             self.beat();
+            let is_ready = dirty && if urgent { brief.is_none() } else { resting.is_none() };
             // A round without the ways to the backends would take from the data path what it has from the agent before.
-            if dirty && resting.is_none() && (!patient || covers(&self.hops.borrow(), &self.wanted.borrow())) {
-                dirty = false;
-                patient = true;
+            if is_ready && (!patient || covers(&self.hops.borrow(), &self.wanted.borrow())) {
+                (dirty, urgent, patient) = (false, false, true);
                 let started = tokio::time::Instant::now();
                 again = self.round().then(|| tokio::time::Instant::now() + LOOK_AGAIN);
                 let taken = started.elapsed();
-                resting = (taken > LONG_ROUND).then(|| tokio::time::Instant::now() + taken.min(LOOK_AGAIN));
-            } else if dirty && resting.is_none() && again.is_none() {
+                let pause = taken.min(LOOK_AGAIN);
+                let is_long = taken > LONG_ROUND;
+                resting = is_long.then(|| tokio::time::Instant::now() + pause);
+                brief = is_long.then(|| tokio::time::Instant::now() + pause / BRIEF);
+            } else if is_ready && again.is_none() {
                 again = Some(tokio::time::Instant::now() + LOOK_AGAIN);
             }
             tokio::select! {
                 () = self.shutdown.cancelled() => return Ok(()),
                 update = self.source.recv() => match update {
-                    Some(update) => dirty |= self.take(update),
+                    Some(update) => {
+                        let is_new = self.take(update);
+                        dirty |= is_new;
+                        urgent |= is_new;
+                    }
                     None => return self.ended("the configuration source"),
                 },
                 changed = self.hops.changed() => match changed {
@@ -141,6 +153,7 @@ impl Rounds {
                     Err(_) => return self.ended("the health checks"),
                 },
                 () = due(resting), if resting.is_some() => resting = None,
+                () = due(brief), if brief.is_some() => brief = None,
                 () = due(again) => {
                     again = None;
                     patient = !dirty;

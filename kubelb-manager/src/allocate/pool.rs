@@ -60,7 +60,9 @@ impl Range {
         self.last
     }
 
-    fn contains(self, address: IpAddr) -> bool {
+    /// Whether an address is among them.
+    #[must_use]
+    pub fn contains(self, address: IpAddr) -> bool {
         IpFamily::of(address) == IpFamily::of(self.first) && (self.first..=self.last).contains(&address)
     }
 }

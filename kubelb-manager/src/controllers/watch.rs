@@ -4,12 +4,13 @@
 use std::fmt::Debug;
 
 use futures_util::{Stream, StreamExt as _};
-use kube::core::PartialObjectMeta;
+use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Resource, ResourceExt as _};
 use kubelb_runtime::error_chain::chain;
+use kubelb_runtime::guard::readable;
 use kubelb_runtime::pace::Pace;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
@@ -34,9 +35,10 @@ where
         .filter(|object| std::future::ready(object.is_ok()))
 }
 
-/// Follows a kind, with a store of what there is. The stream has to be read for the store to be kept up.
+/// Follows a kind, with a store of what there is. The stream has to be read for the store to be kept up. An object that cannot be read costs
+/// itself only.
 pub(crate) fn follow<K>(
-    api: Api<K>,
+    api: Api<DeserializeGuard<K>>,
     config: watcher::Config,
     what: &'static str,
 ) -> (Store<K>, impl Stream<Item = News<K>> + Send + 'static)
@@ -46,6 +48,19 @@ where
     let (store, writer) = reflector::store();
     let events = watcher(api, config)
         .backoff(Pace::default())
+        .filter_map(move |event| {
+            let told = readable(event, |invalid| {
+                let (namespace, name) = (&invalid.metadata.namespace, &invalid.metadata.name);
+                tracing::warn!(
+                    what,
+                    ?namespace,
+                    ?name,
+                    error = invalid.error,
+                    "one cannot be read, and is passed over"
+                );
+            });
+            std::future::ready(told)
+        })
         // Who owns which field is never looked at, and is half of an object.
         .modify(|object| object.managed_fields_mut().clear())
         .reflect(writer);

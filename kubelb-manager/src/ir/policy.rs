@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use kubelb_api::v1alpha1::{ConfigSpec, TenantSpec};
 
+use crate::allocate::Range;
 use crate::problem::Reason;
 
 /// Longest name of a DNS host, in characters (RFC 1035 §2.3.4, less the root's).
@@ -29,6 +30,8 @@ const LOCAL_DOMAINS: &[&str] = &[
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
     denied: Vec<IpNet>,
+    /// What is given out to those whom clients dial; traffic sent there would come back, or be another tenant's.
+    pools: Vec<(String, Range)>,
     /// `None`: whatever is not denied.
     allowed: Option<Vec<IpNet>>,
 }
@@ -42,11 +45,17 @@ impl Policy {
             .flat_map(|config| &config.denied_ranges)
             .filter_map(|range| network(range).ok())
             .collect();
+        let pools = config.into_iter().flat_map(|config| &config.address_pools);
+        let ranges = pools.flat_map(|pool| {
+            let ranges = pool.ranges.iter().filter_map(|range| Range::parse(range).ok());
+            ranges.map(|range| (pool.name.clone(), range))
+        });
+        let pools = ranges.collect();
         let allowed = (!tenant.allowed_ranges.is_empty()).then(|| {
             let ranges = tenant.allowed_ranges.iter();
             ranges.filter_map(|range| network(range).ok()).collect()
         });
-        Self { denied, allowed }
+        Self { denied, pools, allowed }
     }
 
     /// Why an endpoint may not have this address.
@@ -65,6 +74,10 @@ impl Policy {
         for seen in [Some(address), inner].into_iter().flatten() {
             if let Some(range) = self.denied.iter().find(|range| range.contains(&seen)) {
                 let why = format!("{address} is in {range}, which Config.spec.deniedRanges keeps from tenants");
+                return Err((Reason::AddressNotAllowed, why));
+            }
+            if let Some((pool, _)) = self.pools.iter().find(|(_, range)| range.contains(seen)) {
+                let why = format!("{address} is one of the address pool {pool}, and so no node of a tenant");
                 return Err((Reason::AddressNotAllowed, why));
             }
         }
@@ -183,6 +196,8 @@ fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
 
 #[cfg(test)]
 mod tests {
+    use kubelb_api::v1alpha1::AddressPool;
+
     use super::*;
 
     fn policy(denied: &[&str], allowed: &[&str]) -> Policy {
@@ -239,6 +254,26 @@ mod tests {
         assert!(!allows(&policy, "10.96.0.1"));
         assert!(!allows(&policy, "192.168.0.1"), "not in the list");
         assert!(!allows(&policy, "fd00::1"));
+    }
+
+    #[test]
+    fn an_address_that_clients_dial_is_no_endpoint() {
+        let pool = |name: &str, range: &str| AddressPool {
+            name: name.to_owned(),
+            ranges: vec![range.to_owned()],
+            tenants: Vec::new(),
+        };
+        let config = ConfigSpec {
+            address_pools: vec![pool("lan", "203.0.113.10-203.0.113.20"), pool("v6", "2001:db8:1::/64")],
+            ..ConfigSpec::default()
+        };
+        let policy = Policy::new(Some(&config), &TenantSpec::default());
+        for address in ["203.0.113.10", "203.0.113.20", "2001:db8:1::7", "64:ff9b::203.0.113.11"] {
+            assert!(!allows(&policy, address), "{address}");
+        }
+        for address in ["203.0.113.9", "203.0.113.21", "2001:db8:2::7"] {
+            assert!(allows(&policy, address), "{address}");
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::complaints::{Complaints, needs_event};
 use super::leading::Standing;
 use super::outbox::{Letter, Outbox, Told};
 use super::requests::ask_for;
@@ -25,6 +26,7 @@ use crate::desk::{Cluster, Desk, View};
 use crate::hub::{Hub, Settled};
 use crate::ledger::Ledger;
 use crate::object::{Kind, Object, ObjectKey, ObjectName};
+use crate::problem::Problem;
 use crate::source::cluster::{Awaited, Entry, News, Version, Watches};
 
 /// How often claims are planned again at once, when others have been faster.
@@ -44,6 +46,7 @@ pub(super) struct Follower {
     owners: Ledger<VirtualAddressOwner>,
     owner_api: Api<VirtualAddressOwner>,
     outbox: Outbox,
+    complaints: Complaints,
     /// Objects whose status was written, or is about to be, and which the watch has not told of with it.
     told: BTreeMap<ObjectKey, Pending>,
     desk: Arc<Desk>,
@@ -95,6 +98,7 @@ impl Follower {
         Self {
             watches: Watches::start(&client, &namespace),
             outbox: Outbox::start(&client),
+            complaints: Complaints::start(&client),
             claim_api: Api::all(client.clone()),
             owners: Ledger::default(),
             owner_api: Api::all(client.clone()),
@@ -318,9 +322,7 @@ impl Follower {
             if problems.is_empty() {
                 tracing::info!("{key}: nothing is wrong with it any more");
             }
-            for problem in problems {
-                tracing::warn!("{problem}");
-            }
+            self.complain(key, &problems);
         }
         self.settled += 1;
         let snapshot = Arc::new(self.hub.snapshot().clone());
@@ -331,6 +333,19 @@ impl Follower {
         self.publish.send_replace(Some(snapshot));
         self.post(statuses);
         self.show_writing();
+    }
+
+    /// Says what is wrong with an object: in the log, and where its own status cannot say it, as Events.
+    fn complain(&self, key: &ObjectKey, problems: &[Problem]) {
+        let object = self.hub.store().get(key);
+        let as_event = *self.leads.borrow() && needs_event(key.kind, object.is_some());
+        let uid = object.and_then(|object| object.meta().uid.clone());
+        for problem in problems {
+            tracing::warn!("{problem}");
+            if as_event {
+                self.complaints.tell(key, uid.clone(), problem);
+            }
+        }
     }
 
     /// Writes claims; whether all are as they were planned. Where they are not, the hub knows by then what there is instead.

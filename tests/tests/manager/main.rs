@@ -7,6 +7,9 @@
     reason = "tests say what they expect"
 )]
 
+mod broken;
+mod hostile;
+mod kubelb;
 mod node;
 mod world;
 

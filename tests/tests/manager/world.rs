@@ -1,6 +1,7 @@
 //! A management cluster's API server, and managers on it.
 
 use clap::Parser as _;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt as _};
 use kubelb_api::v1alpha1::{AddressClaim, Addresses, Config, LoadBalancer, Tenant};
@@ -76,8 +77,13 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn start(pool: &str) -> Self {
+        Self::with(pool, kubelb_api::crds::all()).await
+    }
+
+    /// With other definitions of the kinds.
+    pub(crate) async fn with(pool: &str, definitions: Vec<CustomResourceDefinition>) -> Self {
         let cluster = Cluster::start().await;
-        cluster.install(kubelb_api::crds::all()).await;
+        cluster.install(definitions).await;
         cluster.create_namespace(NAMESPACE).await;
         let world = Self { cluster };
         world

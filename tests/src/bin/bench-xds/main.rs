@@ -1,7 +1,8 @@
-//! The bench of the control plane: what thousands of LoadBalancers cost manager and agent, and how soon hundreds of peers have a change.
+//! The bench of the control plane: what thousands of LoadBalancers cost manager and agent, how soon hundreds of peers have a change, and how
+//! soon packets go where a tenant's change sends them.
 //!
-//! `cargo xtask bench-xds` builds everything and runs it; `docs/benchmarks.md` says how it measures. The manager is a process of its own
-//! (this program, started again), so is the agent; peers are sessions of this process.
+//! `cargo xtask bench-xds` and `bench-l4` build everything and run it; `docs/benchmarks.md` says how it measures. Manager and CCMs are processes
+//! of their own (this program, started again), so is the agent; peers are sessions of this process.
 
 mod change;
 mod cold;
@@ -15,6 +16,7 @@ mod report;
 mod scale;
 mod scenario;
 mod served;
+mod tenants;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -50,8 +52,17 @@ struct Args {
     /// Changes that peers are sent.
     #[arg(long, default_value_t = 20)]
     changes: usize,
+    /// Changes of each kind that tenants make.
+    #[arg(long, default_value_t = 100)]
+    samples: usize,
+    /// LoadBalancers in the part about tenants.
+    #[arg(long, default_value_t = 2_000)]
+    tenant_load_balancers: u32,
+    /// What manager, CCMs and agent log there, as RUST_LOG has it.
+    #[arg(long, default_value = "error")]
+    log: String,
     /// Only these parts.
-    #[arg(long, value_delimiter = ',', default_value = "change,cold,peers,scale")]
+    #[arg(long, value_delimiter = ',', default_value = "change,cold,peers,scale,tenants")]
     parts: Vec<Part>,
     /// A small one that says nothing about time: that everything works.
     #[arg(long)]
@@ -74,6 +85,8 @@ enum Part {
     Peers,
     /// Very many resources in one Envoy.
     Scale,
+    /// A tenant changes something: until packets take the new way.
+    Tenants,
 }
 
 /// This program as a process that is measured.
@@ -85,17 +98,26 @@ enum Role {
         #[command(subcommand)]
         command: Command,
     },
+    /// `kubelb-ccm`.
+    #[command(hide = true)]
+    Ccm {
+        #[command(flatten)]
+        cli: Box<kubelb_ccm::args::Cli>,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
     let mut args = Args::parse();
-    if let Some(Role::Manager { command }) = args.role {
-        return kubelb_manager::run::run(command);
+    match args.role.take() {
+        Some(Role::Manager { command }) => return kubelb_manager::run::run(command),
+        Some(Role::Ccm { cli }) => return kubelb_ccm::run::run(*cli),
+        None => {}
     }
     tool::require_root()?;
     remove_everything_when_interrupted()?;
     if args.quick {
         (args.load_balancers, args.peer_load_balancers, args.peers, args.changes) = (100, 100, 20, 3);
+        (args.tenant_load_balancers, args.samples) = (60, 2);
     }
     let scenario = |load_balancers| Scenario::new(load_balancers, args.endpoints);
     let mut report = Report::new(args.quick)?;
@@ -111,6 +133,14 @@ fn main() -> anyhow::Result<()> {
                 peers::take(&scenario(args.peer_load_balancers), plan, &mut report)?;
             }
             Part::Scale => scale::take(args.changes.min(SCALE_CHANGES), args.quick, &mut report)?,
+            Part::Tenants => {
+                let plan = tenants::Plan {
+                    load_balancers: args.tenant_load_balancers,
+                    samples: args.samples,
+                    log: args.log.clone(),
+                };
+                tenants::take(&plan, &mut report)?;
+            }
         }
     }
     let mut out = std::io::stdout().lock();

@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, ChildStderr, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -17,6 +17,8 @@ use crate::scenario::Scenario;
 /// Where it serves, in the namespace's loopback.
 pub(crate) const XDS: &str = "127.0.0.1:18000";
 const ADMIN: &str = "127.0.0.1:19000";
+/// Lines of a process's log that are shown.
+const SHOWN: usize = 100_000;
 const START_WITHIN: Duration = Duration::from_secs(300);
 
 /// Manifests and a state directory.
@@ -66,27 +68,32 @@ pub(crate) struct Manager<'a> {
 impl<'a> Manager<'a> {
     /// Starts it; it serves all there is when this returns.
     pub(crate) fn start(namespace: &'a Namespace, directories: &Directories) -> anyhow::Result<Self> {
+        Self::launch(
+            namespace,
+            &[
+                format!("--source=file://{}", directories.manifests().display()),
+                format!("--state-dir={}", directories.state().display()),
+            ],
+            "warn",
+        )
+    }
+
+    /// The same with other sources. `log` is what it logs, to standard error.
+    pub(crate) fn launch(namespace: &'a Namespace, flags: &[String], log: &str) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("cannot tell where this program is")?;
         let started = wait::now();
         let mut child = namespace
             .command(program)
             .args(["manager", "run", "--listen-xds", XDS, "--admin-address", ADMIN])
-            .arg("--source")
-            .arg(format!("file://{}", directories.manifests().display()))
-            .arg("--state-dir")
-            .arg(directories.state())
-            .env("RUST_LOG", "warn")
+            .args(flags)
+            .env("RUST_LOG", log)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .context("cannot start the manager")?;
         let stderr = child.stderr.take().context("its standard error is a pipe")?;
-        std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok).take(100) {
-                eprintln!("manager: {line}");
-            }
-        });
+        tell_lines("manager", stderr);
         let mut manager = Self {
             child,
             namespace,
@@ -129,6 +136,18 @@ impl Drop for Manager<'_> {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+/// Shows what a process logs, the first lines of it.
+pub(crate) fn tell_lines(who: &'static str, stderr: ChildStderr) {
+    std::thread::spawn(move || {
+        for (number, line) in BufReader::new(stderr).lines().map_while(Result::ok).enumerate() {
+            // The rest is read and not shown, so that the pipe never fills up.
+            if number < SHOWN {
+                eprintln!("{who}: {line}");
+            }
+        }
+    });
 }
 
 /// What `kubelb-manager bootstrap` prints.
