@@ -42,6 +42,10 @@ impl ConditionType {
     }
 }
 
+/// Reason of `Ready` in a TenantState, and of `kubelb.k8c.io/Submitted` of the tenant's Services: the tenant is deleted. The manager says it before it
+/// takes the tenant's rights away, so that the tenant's CCM hears of it.
+pub const TENANT_DELETED: &str = "TenantDeleted";
+
 /// The status of a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConditionStatus {

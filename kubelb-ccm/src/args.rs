@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{ArgAction, Parser};
+use clap::{ArgAction, Parser, Subcommand};
 use kubelb_api::names::{NameError, TenantName, is_label, is_subdomain};
 use kubelb_runtime::telemetry::LogFormat;
 
@@ -65,6 +65,17 @@ pub struct Cli {
     /// How log lines look: text or json. What is logged is set by RUST_LOG.
     #[arg(long, value_name = "text|json", default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
+    /// What to do instead of running.
+    #[command(subcommand)]
+    pub task: Option<Task>,
+}
+
+/// What a CCM does once, instead of running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+pub enum Task {
+    /// Take back what this CCM did, before it is gone for good: LoadBalancers and Addresses in the management cluster, and addresses, conditions and
+    /// finalizers of Services. Waits for a CCM that still runs to end, and for the management cluster no longer than half a minute.
+    Cleanup,
 }
 
 impl Cli {
@@ -182,6 +193,8 @@ mod tests {
         assert!(cli.use_loadbalancer_class && !cli.enable_cloud_provider && cli.enable_leader_election);
         assert_eq!(cli.metrics_addr, Listen(Some("[::]:1".parse().unwrap())));
         assert_eq!(cli.node_address_type, AddressType::ExternalIp);
+        assert_eq!(cli.task, None);
+        assert_eq!(parse(&["cleanup"]).unwrap().task, Some(Task::Cleanup));
         assert_eq!(cli.cleanup_timeout, Duration::from_secs(300));
         assert_eq!(
             parse(&["--health-probe-bind-address", "0"])

@@ -4,11 +4,11 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::core::Status;
 use kube::{Api, Client};
 use kubelb_api::names::{CCM_KUBECONFIG_SECRET, DEFAULT_ADDRESSES, TenantName};
-use kubelb_api::v1alpha1::{Addresses, AddressesSpec, LoadBalancer};
+use kubelb_api::v1alpha1::{Addresses, AddressesSpec, LoadBalancer, TenantState};
 use kubelb_runtime::error_chain::chain;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -39,6 +39,7 @@ pub(crate) enum HubError {
 pub(crate) struct Hub {
     pub(crate) load_balancers: Api<LoadBalancer>,
     pub(crate) addresses: Api<Addresses>,
+    pub(crate) tenant_states: Api<TenantState>,
     namespace: String,
     link: Arc<Link>,
 }
@@ -49,6 +50,7 @@ impl Hub {
         Self {
             load_balancers: Api::namespaced(client.clone(), &namespace),
             addresses: Api::namespaced(client.clone(), &namespace),
+            tenant_states: Api::namespaced(client.clone(), &namespace),
             namespace,
             link,
         }
@@ -75,6 +77,25 @@ impl Hub {
     pub(crate) async fn delete(&self, name: &str) -> Result<(), HubError> {
         let parameters = DeleteParams::default();
         match self.ask(self.load_balancers.delete(name, &parameters)).await {
+            Ok(_) => Ok(()),
+            Err(Failure::Gone) => Ok(()),
+            Err(Failure::Other(error)) => Err(error),
+        }
+    }
+
+    /// All LoadBalancers that are there.
+    pub(crate) async fn list(&self) -> Result<Vec<LoadBalancer>, HubError> {
+        match self.ask(self.load_balancers.list(&ListParams::default())).await {
+            Ok(list) => Ok(list.items),
+            Err(Failure::Gone) => Ok(Vec::new()),
+            Err(Failure::Other(error)) => Err(error),
+        }
+    }
+
+    /// Deletes `Addresses/default`; that it is gone already is as good.
+    pub(crate) async fn delete_addresses(&self) -> Result<(), HubError> {
+        let parameters = DeleteParams::default();
+        match self.ask(self.addresses.delete(DEFAULT_ADDRESSES, &parameters)).await {
             Ok(_) => Ok(()),
             Err(Failure::Gone) => Ok(()),
             Err(Failure::Other(error)) => Err(error),
@@ -129,7 +150,7 @@ impl Hub {
 /// What to do about a credential that is not taken.
 fn unauthorized(namespace: &str) -> String {
     format!(
-        "the token has ended or was revoked; whoever runs the management cluster finds a new kubeconfig in Secret {namespace}/{CCM_KUBECONFIG_SECRET}"
+        "the token has ended or was revoked, or the tenant was deleted; whoever runs the management cluster finds a new kubeconfig in Secret {namespace}/{CCM_KUBECONFIG_SECRET}"
     )
 }
 

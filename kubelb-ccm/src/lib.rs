@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod args;
+mod cleanup;
 mod credential;
 mod desk;
 mod hub;
@@ -21,5 +22,7 @@ pub mod plan;
 mod route;
 pub mod run;
 mod service;
+mod services;
+mod tenancy;
 mod watch;
 pub mod writeback;

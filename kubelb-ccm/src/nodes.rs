@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 
 use crate::hub::Hub;
 use crate::plan::{AddressType, Nodes, addresses};
+use crate::tenancy::Tenancy;
 use crate::watch::Followed;
 
 /// Pause after a failed write.
@@ -22,6 +23,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 #[derive(Clone, Debug)]
 pub(crate) struct NodeAddresses {
     pub(crate) hub: Hub,
+    pub(crate) tenancy: Tenancy,
     pub(crate) type_: AddressType,
     pub(crate) nodes: Followed<Node>,
     pub(crate) present: Store<Addresses>,
@@ -65,6 +67,9 @@ impl NodeAddresses {
     }
 
     async fn write(&self) -> Written {
+        if self.tenancy.is_over() {
+            return Written::No;
+        }
         let nodes = Nodes::choose(self.nodes.store.state().iter().map(AsRef::as_ref), self.type_);
         if !nodes.without_address.is_empty() {
             let names: Vec<&str> = nodes.without_address.iter().map(String::as_str).collect();

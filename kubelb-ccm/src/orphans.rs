@@ -12,6 +12,7 @@ use kubelb_api::v1alpha1::LoadBalancer;
 use tokio::sync::Notify;
 
 use crate::hub::Hub;
+use crate::tenancy::Tenancy;
 use crate::watch::Followed;
 
 /// Pause after a failed removal.
@@ -23,6 +24,7 @@ const DEBOUNCE: Duration = Duration::from_millis(200);
 #[derive(Clone, Debug)]
 pub(crate) struct Orphans {
     pub(crate) hub: Hub,
+    pub(crate) tenancy: Tenancy,
     pub(crate) services: Followed<Service>,
     pub(crate) load_balancers: Followed<LoadBalancer>,
     /// Rung when a Service or a LoadBalancer may have come or gone.
@@ -53,6 +55,9 @@ impl Orphans {
 
     async fn remove(&self) -> bool {
         let mut failed = false;
+        if self.tenancy.is_over() {
+            return failed;
+        }
         for name in orphans(self.services.store.state(), self.load_balancers.store.state()) {
             match self.hub.delete(&name).await {
                 Ok(()) => tracing::info!(load_balancer = name, "removed; its Service is gone"),
@@ -67,7 +72,7 @@ impl Orphans {
 }
 
 /// Names of the LoadBalancers that were made from a Service that is gone. Those that say nothing of a Service were made by somebody else.
-fn orphans<S: Borrow<Service>, L: Borrow<LoadBalancer>>(
+pub(crate) fn orphans<S: Borrow<Service>, L: Borrow<LoadBalancer>>(
     services: impl IntoIterator<Item = S>,
     load_balancers: impl IntoIterator<Item = L>,
 ) -> Vec<String> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use futures_util::{Stream, StreamExt as _};
@@ -17,26 +18,31 @@ use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
 use kube::{Api, Client, Config};
 use kubelb_api::labels::Label;
-use kubelb_api::v1alpha1::{Addresses, LoadBalancer};
+use kubelb_api::v1alpha1::{Addresses, LoadBalancer, TenantState};
 use kubelb_runtime::lease::{self, Election, Timing};
 use kubelb_runtime::{admin, shutdown, telemetry};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::args::{Cli, identity, log_filter};
+use crate::args::{Cli, Task, identity, log_filter};
+use crate::cleanup;
 use crate::desk::{Desk, View};
 use crate::hub::Hub;
 use crate::keeper::{self, Keeper};
 use crate::nodes::NodeAddresses;
 use crate::orphans::Orphans;
 use crate::service::{self, Context};
+use crate::services::Services;
+use crate::tenancy::Tenancy;
 use crate::watch::{Link, follow};
 
 /// Name of the Lease of several replicas, as KubeLB's CCM has it, so that one of the two works at a time.
 const LEASE: &str = "19f32e7b.ccm.kubelb.k8c.io";
 /// Services looked at in parallel.
 const CONCURRENCY: u16 = 16;
+/// How long a cleanup waits for a CCM that ends.
+const LEASE_TIME: Duration = Duration::from_secs(60);
 /// Label of an EndpointSlice with the name of its Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
@@ -49,7 +55,10 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
     runtime.block_on(async {
         let shutdown = shutdown::on_signals().context("waiting for signals")?;
-        start(cli, shutdown).await
+        match cli.task {
+            None => start(cli, shutdown).await,
+            Some(Task::Cleanup) => clean_up(&cli, shutdown).await,
+        }
     })
 }
 
@@ -78,18 +87,8 @@ pub async fn start(cli: Cli, shutdown: CancellationToken) -> anyhow::Result<()> 
     };
     let keeper = Keeper::open(start).await.context("--kubelb-kubeconfig")?;
     let held = if cli.enable_leader_election {
-        let election = Election {
-            namespace: cli
-                .leader_election_namespace
-                .clone()
-                .unwrap_or_else(|| tenant.default_namespace().to_owned()),
-            name: LEASE.to_owned(),
-            identity: identity(),
-            timing: Timing::DEFAULT,
-            annotations: BTreeMap::new(),
-        };
         let seen = watch::Sender::new(None);
-        let Some(held) = lease::acquire(tenant.clone(), election, &seen, shutdown.clone()).await else {
+        let Some(held) = lease::acquire(tenant.clone(), election(&cli, &tenant), &seen, shutdown.clone()).await else {
             return Ok(());
         };
         Some(held)
@@ -109,6 +108,68 @@ pub async fn start(cli: Cli, shutdown: CancellationToken) -> anyhow::Result<()> 
         held.released().await;
     }
     result
+}
+
+/// Takes back what a CCM did, and ends.
+///
+/// # Errors
+/// When a CCM still works after a minute, or the tenant's API server does not do its part. That the management cluster does not is none.
+pub async fn clean_up(cli: &Cli, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let tenant = client(cli.kubeconfig.as_deref()).await.context("--kubeconfig")?;
+    let done = shutdown.child_token();
+    let held = if cli.enable_leader_election {
+        let seen = watch::Sender::new(None);
+        let acquired = lease::acquire(tenant.clone(), election(cli, &tenant), &seen, done.clone());
+        let acquired = tokio::time::timeout(LEASE_TIME, acquired).await;
+        Some(
+            acquired
+                .context("a CCM still works: it holds the Lease")?
+                .context("ended by a signal")?,
+        )
+    } else {
+        None
+    };
+    let start = keeper::Start {
+        file: cli.kubelb_kubeconfig.clone(),
+        secret: None,
+        renew_after: None,
+        tenant: tenant.clone(),
+    };
+    let hub = match Keeper::open(start).await {
+        Ok(keeper) => Some(Hub::new(
+            &keeper.client(),
+            &cli.settings().tenant,
+            Link::new("management"),
+        )),
+        Err(error) => {
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "there is no way to the management cluster; what is left there goes with the tenant"
+            );
+            None
+        }
+    };
+    let services = Services::new(&tenant);
+    let result = tokio::select! {
+        result = cleanup::run(&services, hub.as_ref()) => result,
+        () = shutdown.cancelled() => Err(anyhow::anyhow!("ended by a signal")),
+    };
+    done.cancel();
+    if let Some(held) = held {
+        held.released().await;
+    }
+    result
+}
+
+fn election(cli: &Cli, tenant: &Client) -> Election {
+    let namespace = cli.leader_election_namespace.clone();
+    Election {
+        namespace: namespace.unwrap_or_else(|| tenant.default_namespace().to_owned()),
+        name: LEASE.to_owned(),
+        identity: identity(),
+        timing: Timing::DEFAULT,
+        annotations: BTreeMap::new(),
+    }
 }
 
 async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
@@ -142,8 +203,12 @@ fn work(cli: &Cli, tenant: &Client, keeper: Keeper, desk: &Arc<Desk>, tasks: &mu
     let (management, namespace) = (keeper.client(), hub.namespace());
     let copies = Api::namespaced(management.clone(), namespace);
     let (load_balancers, load_balancer_news) = follow::<LoadBalancer>(copies, any(), Arc::clone(&there));
-    let addresses = Api::namespaced(management, namespace);
+    let addresses = Api::namespaced(management.clone(), namespace);
     let (present, address_news) = follow::<Addresses>(addresses, any(), Arc::clone(&there));
+    // A manager that has none of these is no outage.
+    let states = Api::namespaced(management, namespace);
+    let (_, tenant_news) = follow::<TenantState>(states, any(), Link::new("management, TenantState"));
+    let tenancy = Tenancy::new();
 
     let nodes_changed = Arc::new(Notify::new());
     let (look_again, all_again) = watch::channel(());
@@ -152,11 +217,24 @@ fn work(cli: &Cli, tenant: &Client, keeper: Keeper, desk: &Arc<Desk>, tasks: &mu
         rung.notify_one();
         again.send_replace(());
     }));
+    let (heard, again) = (tenancy.clone(), look_again.clone());
+    let rung = Arc::clone(&nodes_changed);
+    tasks.spawn(tenant_news.for_each(move |state| {
+        if let Ok(state) = state
+            && heard.hear(&state)
+        {
+            tracing::warn!(is_deleted = heard.is_over(), "the tenant, in the management cluster");
+            again.send_replace(());
+            rung.notify_one();
+        }
+        std::future::ready(())
+    }));
     let rung = Arc::clone(&nodes_changed);
     tasks.spawn(drain(address_news, move || rung.notify_one()));
     if settings.to_nodes {
         let addresses = NodeAddresses {
             hub: hub.clone(),
+            tenancy: tenancy.clone(),
             type_: cli.node_address_type,
             nodes: nodes.clone(),
             present: present.store,
@@ -168,6 +246,7 @@ fn work(cli: &Cli, tenant: &Client, keeper: Keeper, desk: &Arc<Desk>, tasks: &mu
     let copies_changed = Arc::new(Notify::new());
     let orphans = Orphans {
         hub: hub.clone(),
+        tenancy: tenancy.clone(),
         services: services.clone(),
         load_balancers: load_balancers.clone(),
         changed: Arc::clone(&copies_changed),
@@ -204,8 +283,9 @@ fn work(cli: &Cli, tenant: &Client, keeper: Keeper, desk: &Arc<Desk>, tasks: &mu
         instance: Some(identity()),
     };
     let context = Arc::new(Context {
-        client: tenant.clone(),
+        services: Services::new(tenant),
         hub,
+        tenancy,
         settings,
         address_type: cli.node_address_type,
         cleanup_timeout: cli.cleanup_timeout,

@@ -10,19 +10,18 @@ use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::Action;
 use kube::runtime::events::{Event, EventType, Recorder};
 use kube::runtime::reflector::{ObjectRef, Store};
-use kube::{Api, Client, Resource as _, ResourceExt as _};
-use kubelb_api::finalizers::Finalizer;
+use kube::{Resource as _, ResourceExt as _};
 use kubelb_api::v1alpha1::LoadBalancer;
 use kubelb_runtime::error_chain::chain;
-use serde_json::json;
 
 use crate::desk::Desk;
-use crate::hub::{FIELD_MANAGER, Hub, HubError};
+use crate::hub::{Hub, HubError};
 use crate::plan::{AddressType, Inputs, Local, Nodes, Notice, Planned, Settings, is_ours, load_balancer};
+use crate::services::{Services, WriteError, is_held};
+use crate::tenancy::Tenancy;
 use crate::writeback::{self, Happened, Submitted, Told};
 
 /// Label of an EndpointSlice with the name of its Service.
@@ -35,28 +34,18 @@ const LAST_RETRY: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ServiceError {
     /// The tenant's API server did not do something.
-    #[error("{what}")]
-    Tenant {
-        what: &'static str,
-        #[source]
-        source: Box<kube::Error>,
-    },
+    #[error(transparent)]
+    Tenant(#[from] WriteError),
     /// The management cluster did not.
     #[error(transparent)]
     Hub(#[from] HubError),
 }
 
-fn tenant(what: &'static str) -> impl FnOnce(kube::Error) -> ServiceError {
-    move |source| ServiceError::Tenant {
-        what,
-        source: Box::new(source),
-    }
-}
-
 /// What Services are looked at with.
 pub(crate) struct Context {
-    pub(crate) client: Client,
+    pub(crate) services: Services,
     pub(crate) hub: Hub,
+    pub(crate) tenancy: Tenancy,
     pub(crate) settings: Settings,
     pub(crate) address_type: AddressType,
     pub(crate) cleanup_timeout: Duration,
@@ -73,7 +62,11 @@ pub(crate) struct Context {
 pub(crate) async fn reconcile(service: Arc<Service>, context: Arc<Context>) -> Result<Action, ServiceError> {
     let key = key_of(&service);
     let result = if is_ours(&service, &context.settings) {
-        context.serve(&service).await
+        if context.tenancy.is_over() {
+            context.part(&service).await
+        } else {
+            context.serve(&service).await
+        }
     } else {
         context.release(&service).await
     };
@@ -103,14 +96,14 @@ fn key_of(service: &Service) -> (String, String) {
 impl Context {
     /// What a Service of ours asks for, into the management cluster.
     async fn serve(&self, service: &Service) -> Result<(), ServiceError> {
-        self.hold(service).await?;
+        self.services.hold(service).await?;
         let (submitted, notices) = match self.plan(service) {
             Err(error) => (Submitted::Unservable(error), Vec::new()),
             Ok(Planned { load_balancer, notices }) => (self.submit(&load_balancer).await, notices),
         };
         self.tell(service, &submitted, &notices).await?;
         match submitted {
-            Submitted::Yes | Submitted::Unservable(_) => Ok(()),
+            Submitted::Yes | Submitted::Unservable(_) | Submitted::TenantDeleted => Ok(()),
             Submitted::Refused(why) => Err(HubError::Refused(why).into()),
             Submitted::Unauthorized(why) => Err(HubError::Unauthorized(why).into()),
             Submitted::Unreachable(why) => Err(HubError::Unreachable(why).into()),
@@ -164,8 +157,13 @@ impl Context {
         self.load_balancers.get(&key)
     }
 
-    /// Writes the Service's status, and what is new in it as Events.
-    async fn tell(&self, service: &Service, submitted: &Submitted, notices: &[Notice]) -> Result<(), ServiceError> {
+    /// Writes the Service's status, and what is new in it as Events. Returns the Service as it was written.
+    async fn tell(
+        &self,
+        service: &Service,
+        submitted: &Submitted,
+        notices: &[Notice],
+    ) -> Result<Option<Service>, ServiceError> {
         let present = self.present(service.metadata.uid.as_deref().unwrap_or_default());
         let now = Time(Timestamp::now());
         let mut told = writeback::told(service, present.as_deref(), submitted, notices, &now);
@@ -174,7 +172,7 @@ impl Context {
             told.load_balancer = None;
         }
         if writeback::says(service, &told) {
-            return Ok(());
+            return Ok(None);
         }
         for happened in writeback::happened(service, &told) {
             self.publish(service, happened).await;
@@ -182,35 +180,10 @@ impl Context {
         self.write_status(service, &told).await
     }
 
-    async fn write_status(&self, service: &Service, told: &Told) -> Result<(), ServiceError> {
-        let (namespace, name) = key_of(service);
-        let mut status = serde_json::Map::new();
-        // What is left out is taken away, so what shall stay is said again.
-        let load_balancer = told.load_balancer.as_ref().or_else(|| {
-            let kept = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
-            kept.filter(|_| self.settings.to_nodes && is_ours(service, &self.settings))
-        });
-        if let Some(load_balancer) = load_balancer {
-            status.insert("loadBalancer".to_owned(), json!(load_balancer));
-        }
-        if !told.conditions.is_empty() {
-            status.insert("conditions".to_owned(), json!(told.conditions));
-        }
-        let patch = json!({
-            "apiVersion": "v1",
-            "kind": "Service",
-            // Not another one of the same name.
-            "metadata": {"name": name, "namespace": namespace, "uid": service.metadata.uid},
-            "status": status,
-        });
-        let api: Api<Service> = Api::namespaced(self.client.clone(), &namespace);
-        let parameters = PatchParams::apply(FIELD_MANAGER).force();
-        match api.patch_status(&name, &parameters, &Patch::Apply(&patch)).await {
-            Ok(_) => Ok(()),
-            // Gone, or another one by now: there is nothing to tell.
-            Err(kube::Error::Api(answer)) if answer.code == 404 => Ok(()),
-            Err(error) => Err(tenant("the Service's status could not be written")(error)),
-        }
+    async fn write_status(&self, service: &Service, told: &Told) -> Result<Option<Service>, ServiceError> {
+        let present = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+        let kept = present.filter(|_| self.settings.to_nodes && is_ours(service, &self.settings));
+        Ok(self.services.write_status(service, told, kept).await?)
     }
 
     /// Events are for people; that one is lost is no reason to stop.
@@ -231,15 +204,22 @@ impl Context {
         }
     }
 
+    /// Nothing serves a Service of ours any more, and nobody has to be waited for.
+    async fn part(&self, service: &Service) -> Result<(), ServiceError> {
+        let written = self.tell(service, &Submitted::TenantDeleted, &[]).await?;
+        Ok(self.services.let_go(written.as_ref().unwrap_or(service)).await?)
+    }
+
     /// Takes away what was made for a Service that is not, or no longer, ours.
     async fn release(&self, service: &Service) -> Result<(), ServiceError> {
         let uid = service.metadata.uid.as_deref().unwrap_or_default();
-        let is_held =
-            Finalizer::CLEANUP.is_on(&service.metadata) || Finalizer::LEGACY_LOAD_BALANCER.is_on(&service.metadata);
-        if !is_held && self.present(uid).is_none() {
+        if !is_held(service) && self.present(uid).is_none() {
             return Ok(());
         }
-        if let Err(error) = self.hub.delete(uid).await {
+        // With the tenant, everything of it goes, and it may delete nothing itself any more.
+        if !self.tenancy.is_over()
+            && let Err(error) = self.hub.delete(uid).await
+        {
             let Some(since) = &service.metadata.deletion_timestamp else {
                 return Err(error.into());
             };
@@ -257,51 +237,12 @@ impl Context {
             };
             self.publish(service, given_up).await;
         }
-        if service.metadata.deletion_timestamp.is_none() {
-            self.write_status(service, &Told::default()).await?;
-        }
-        self.set_finalizers(service, |metadata| {
-            let current = Finalizer::CLEANUP.take_off(metadata);
-            let legacy = Finalizer::LEGACY_LOAD_BALANCER.take_off(metadata);
-            current || legacy
-        })
-        .await
-    }
-
-    /// From now on the Service goes only when its copy is gone.
-    async fn hold(&self, service: &Service) -> Result<(), ServiceError> {
-        self.set_finalizers(service, |metadata| {
-            let put = Finalizer::CLEANUP.put_on(metadata);
-            let legacy = Finalizer::LEGACY_LOAD_BALANCER.take_off(metadata);
-            put || legacy
-        })
-        .await
-    }
-
-    async fn set_finalizers(
-        &self,
-        service: &Service,
-        change: impl FnOnce(&mut kube::core::ObjectMeta) -> bool,
-    ) -> Result<(), ServiceError> {
-        let mut metadata = service.metadata.clone();
-        if !change(&mut metadata) {
-            return Ok(());
-        }
-        let (namespace, name) = key_of(service);
-        let patch = json!({
-            "metadata": {
-                // Another's finalizer that came in between must not be lost.
-                "resourceVersion": metadata.resource_version,
-                "uid": metadata.uid,
-                "finalizers": metadata.finalizers.unwrap_or_default(),
-            },
-        });
-        let api: Api<Service> = Api::namespaced(self.client.clone(), &namespace);
-        match api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await {
-            Ok(_) => Ok(()),
-            Err(kube::Error::Api(answer)) if answer.code == 404 => Ok(()),
-            Err(error) => Err(tenant("the Service's finalizers could not be written")(error)),
-        }
+        let written = if service.metadata.deletion_timestamp.is_none() {
+            self.write_status(service, &Told::default()).await?
+        } else {
+            None
+        };
+        Ok(self.services.let_go(written.as_ref().unwrap_or(service)).await?)
     }
 }
 

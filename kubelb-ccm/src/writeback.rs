@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, LoadBalancerStatus, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use kubelb_api::conditions::{ConditionStatus, ConditionType};
+use kubelb_api::conditions::{ConditionStatus, ConditionType, TENANT_DELETED};
 use kubelb_api::v1alpha1::LoadBalancer;
 
 use crate::plan::{Notice, PlanError};
@@ -13,6 +13,8 @@ const PREFIX: &str = "kubelb.k8c.io/";
 const SUPPORTED: &str = "kubelb.k8c.io/Supported";
 /// Whether the management cluster has what the Service asks for.
 const SUBMITTED: &str = "kubelb.k8c.io/Submitted";
+/// What a Service is told when its tenant goes.
+const DELETED: &str = "the tenant was deleted in the management cluster, and its Services are served no more; one that is registered anew needs its kubeconfig here";
 /// Longest message of a condition and of an event, in characters.
 const MAX_MESSAGE: usize = 1_024;
 
@@ -25,6 +27,8 @@ pub enum Submitted {
     Unservable(PlanError),
     /// It said no.
     Refused(String),
+    /// The tenant is deleted there, and nothing of it is served any more.
+    TenantDeleted,
     /// It does not take the credential; traffic goes on as it was last configured.
     Unauthorized(String),
     /// It did not answer; traffic goes on as it was last configured.
@@ -68,6 +72,7 @@ pub fn told(
         Submitted::Yes => (ConditionStatus::True, "Submitted", String::new()),
         Submitted::Unservable(error) => (ConditionStatus::False, "Unservable", error.to_string()),
         Submitted::Refused(why) => (ConditionStatus::False, "Refused", why.clone()),
+        Submitted::TenantDeleted => (ConditionStatus::False, TENANT_DELETED, DELETED.to_owned()),
         Submitted::Unauthorized(why) => (
             ConditionStatus::Unknown,
             "CredentialRefused",
@@ -86,6 +91,8 @@ pub fn told(
         let all: Vec<String> = notices.iter().map(ToString::to_string).collect();
         say(SUPPORTED, ConditionStatus::False, "NotSupported", &all.join("; "));
     }
+    // What is left of a tenant that goes says nothing of what is to come.
+    let load_balancer = load_balancer.filter(|_| *submitted != Submitted::TenantDeleted);
     let status = load_balancer.and_then(|object| object.status.as_ref());
     let generation = load_balancer.and_then(|object| object.metadata.generation);
     for known in CARRIED {
@@ -99,7 +106,9 @@ pub fn told(
     }
     conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
     // An object that nobody has looked at yet says nothing of addresses.
-    let is_judged = status.is_some_and(|status| status.load_balancer.is_some() || !status.conditions.is_empty());
+    let is_over = *submitted == Submitted::TenantDeleted;
+    let is_judged =
+        is_over || status.is_some_and(|status| status.load_balancer.is_some() || !status.conditions.is_empty());
     Told {
         load_balancer: is_judged.then(|| {
             status

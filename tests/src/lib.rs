@@ -20,6 +20,7 @@ pub mod netns;
 pub mod packet;
 pub mod scratch;
 pub mod service_proxy;
+pub mod system;
 pub mod tool;
 pub mod topology;
 pub mod traffic;

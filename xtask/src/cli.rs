@@ -40,9 +40,9 @@ enum Task {
     Lint,
     /// Everything that CI runs: setup, eBPF, lint, unit tests, end-to-end tests (root)
     Test(test::Options),
-    /// Forward real traffic between network namespaces and show it (root)
+    /// Show it all at work on this machine: two tenants, what serves them, real traffic (root)
     Demo {
-        /// Passed on, e.g. `--keep` to leave it running
+        /// Passed on: `--keep` leaves it running, `--data-path` shows an agent alone
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },

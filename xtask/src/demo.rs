@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 
 use crate::agent::{self, Profile};
-use crate::clients::ENVOY;
+use crate::clients::{Client, ENVOY, HELM, KUBECTL};
 use crate::ebpf::Object;
 use crate::step::Steps;
 use crate::workspace::Workspace;
@@ -12,7 +12,7 @@ use crate::{ebpf, process, root, setup};
 /// What to show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Show {
-    /// Traffic through the VIP, with a failover.
+    /// Two tenants and what serves them, or the data path alone.
     Demo,
     /// What the data path costs.
     Bench,
@@ -43,7 +43,8 @@ impl Show {
     /// Programs that it starts, beside itself.
     fn beside(self) -> &'static [&'static str] {
         match self {
-            Self::Demo | Self::Bench => &[],
+            Self::Bench => &[],
+            Self::Demo => &["--bins"],
             Self::BenchApi | Self::BenchXds => &["--bin", "apiserver"],
         }
     }
@@ -65,12 +66,19 @@ pub(crate) fn run(workspace: &Workspace, show: Show, args: &[String]) -> anyhow:
         Show::Bench => Some(steps.run("build the bench's programs", || ebpf::build(workspace, Object::Bench))?),
     };
     let binary = steps.run("build the agent", || {
-        agent::build(workspace, &object, show.profile(), &[])
+        let others: &[&str] = if show == Show::Demo { &agent::OTHERS } else { &[] };
+        agent::build(workspace, &object, show.profile(), others)
     })?;
-    let envoy = match show {
-        Show::Demo | Show::Bench | Show::BenchApi => None,
-        Show::BenchXds => Some(ENVOY.find()?.with_context(|| format!("no {}", ENVOY.wanted()))?),
+    let clients: &[Client] = match show {
+        Show::Bench | Show::BenchApi => &[],
+        Show::Demo => &[KUBECTL, HELM],
+        Show::BenchXds => &[ENVOY],
     };
+    let clients = clients.iter().map(|client| {
+        let program = client.find()?.with_context(|| format!("no {}", client.wanted()))?;
+        Ok((client.variable, program))
+    });
+    let clients: Vec<_> = clients.collect::<anyhow::Result<_>>()?;
     let cargo = || {
         let mut command = process::cargo();
         command
@@ -80,9 +88,7 @@ pub(crate) fn run(workspace: &Workspace, show: Show, args: &[String]) -> anyhow:
         if let Some(object) = &bench_object {
             command.env(ebpf::BENCH_OBJECT_VARIABLE, object);
         }
-        if let Some(program) = &envoy {
-            command.env(ENVOY.variable, program);
-        }
+        command.envs(clients.iter().map(|(variable, program)| (variable, program)));
         command
     };
     let package = ["--package", "kubelb-tests", "--bin", show.name()];

@@ -27,3 +27,18 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- define "kubelb-ccm.image" -}}
 {{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
 {{- end }}
+
+{{- /* Not the CCM's own: no ReplicaSet shall take the Pod for one of its. */ -}}
+{{- define "kubelb-ccm.cleanupLabels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+app.kubernetes.io/name: {{ include "kubelb-ccm.name" . }}-cleanup
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/part-of: kubelb
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end }}
+
+{{- define "kubelb-ccm.cleanupHook" -}}
+helm.sh/hook: post-delete
+helm.sh/hook-weight: {{ . | quote }}
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+{{- end }}

@@ -95,6 +95,26 @@ fn nothing_known_changes_no_address() {
 }
 
 #[test]
+fn services_of_a_deleted_tenant_lose_their_addresses_and_say_why() {
+    let served =
+        object(json!({"loadBalancer": {"ingress": [{"ip": "203.0.113.10"}]}, "conditions": [programmed("True", 2)]}));
+    let before = told(&service(), Some(&served), &Submitted::Yes, &[], &at(10));
+    let before = written(service(), &before);
+    // Whether its copy is still there or not.
+    for object in [None, Some(&served)] {
+        let after = told(&before, object, &Submitted::TenantDeleted, &[], &at(20));
+        assert_eq!(after.load_balancer, Some(LoadBalancerStatus::default()));
+        let types: Vec<&str> = after
+            .conditions
+            .iter()
+            .map(|condition| condition.type_.as_str())
+            .collect();
+        assert_eq!(types, [SUBMITTED, SUPPORTED]);
+        assert_eq!(reasons(&happened(&before, &after)), ["TenantDeleted", "AddressRemoved"]);
+    }
+}
+
+#[test]
 fn what_is_about_an_older_object_is_not_told() {
     let told = told(
         &service(),

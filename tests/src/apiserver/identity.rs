@@ -89,6 +89,8 @@ pub(crate) struct Claims {
     pub(crate) audiences: Vec<String>,
     /// The Pod or Secret that the token ends with: kind, name, uid.
     pub(crate) bound: Option<(String, String, String)>,
+    /// The node of that Pod (KEP-4193): name, uid.
+    pub(crate) node: Option<(String, String)>,
     pub(crate) id: String,
     pub(crate) issued: Timestamp,
     pub(crate) expires: Timestamp,
@@ -199,6 +201,7 @@ impl Tokens {
             uid: text("/kubernetes.io/serviceaccount/uid")?,
             audiences: serde_json::from_value(claims.get("aud")?.clone()).ok()?,
             bound,
+            node: text("/kubernetes.io/node/name").zip(text("/kubernetes.io/node/uid")),
             id: text("/jti")?,
             issued: time("iat")?,
             expires: time("exp")?,
@@ -215,6 +218,9 @@ fn claims_json(claims: &Claims) -> Value {
     );
     if let Some((kind, name, uid)) = &claims.bound {
         about.insert(kind.clone(), json!({"name": name, "uid": uid}));
+    }
+    if let Some((name, uid)) = &claims.node {
+        about.insert("node".to_owned(), json!({"name": name, "uid": uid}));
     }
     json!({
         "iss": OWN_AUDIENCE,
@@ -239,6 +245,7 @@ mod tests {
             uid: "u".to_owned(),
             audiences: vec!["kubelb".to_owned()],
             bound: Some(("pod".to_owned(), "p".to_owned(), "v".to_owned())),
+            node: Some(("m".to_owned(), "w".to_owned())),
             id: "1".to_owned(),
             issued: Timestamp::from_second(100).unwrap(),
             expires: Timestamp::from_second(200).unwrap(),

@@ -178,7 +178,7 @@ pub(crate) fn token(server: &Server, request: &Request, target: &Target) -> Resu
     {
         spec.insert("audiences".to_owned(), json!([OWN_AUDIENCE]));
     }
-    let claims = claims(&object, &account, txn.now);
+    let claims = claims(&txn.store, &object, &account, txn.now);
     let status = json!({
         "token": txn.tokens().issue(&claims),
         "expirationTimestamp": rfc3339(claims.expires),
@@ -187,10 +187,19 @@ pub(crate) fn token(server: &Server, request: &Request, target: &Target) -> Resu
     Ok(Answer::json(201, &object))
 }
 
-fn claims(object: &Value, account: &Value, now: Timestamp) -> Claims {
+fn claims(store: &Store, object: &Value, account: &Value, now: Timestamp) -> Claims {
     let seconds = object.pointer("/spec/expirationSeconds").and_then(Value::as_i64);
     let lasts = SignedDuration::from_secs(seconds.unwrap_or(3600).clamp(600, 1 << 32));
     let kind = text(object, "/spec/boundObjectRef/kind").to_lowercase();
+    let pod = (kind == "pod").then(|| {
+        let name = text(object, "/spec/boundObjectRef/name");
+        store.get("pods", meta(account, "namespace"), name)
+    });
+    let node = pod.flatten().and_then(|pod| {
+        let name = text(pod, "/spec/nodeName");
+        let node = store.get("nodes", "", name)?;
+        Some((name.to_owned(), meta(node, "uid").to_owned()))
+    });
     Claims {
         namespace: meta(account, "namespace").to_owned(),
         name: meta(account, "name").to_owned(),
@@ -203,6 +212,7 @@ fn claims(object: &Value, account: &Value, now: Timestamp) -> Claims {
             let part = |key: &str| text(object, &format!("/spec/boundObjectRef/{key}")).to_owned();
             (kind, part("name"), part("uid"))
         }),
+        node,
         id: new_uid(),
         issued: now,
         expires: now.checked_add(lasts).unwrap_or(now),

@@ -2,6 +2,7 @@
 //! written by the tests.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests say what they expect")]
 
+mod removal;
 mod world;
 
 use k8s_openapi::api::core::v1::Service;

@@ -45,6 +45,17 @@ impl World {
     }
 
     pub(crate) fn start_ccm(&mut self, flags: &[&str]) {
+        let shutdown = CancellationToken::new();
+        let running = tokio::spawn(kubelb_ccm::run::start(self.command_line(flags), shutdown.clone()));
+        self.ccm = Some((shutdown, running));
+    }
+
+    /// What is done before a CCM is removed for good.
+    pub(crate) async fn clean_up(&self, flags: &[&str]) -> anyhow::Result<()> {
+        kubelb_ccm::run::clean_up(&self.command_line(flags), CancellationToken::new()).await
+    }
+
+    fn command_line(&self, flags: &[&str]) -> Cli {
         let (tenant, hub) = (self.tenant.server.kubeconfig(), self.hub.server.kubeconfig());
         let mut arguments = vec![
             "kubelb-ccm".to_owned(),
@@ -55,10 +66,13 @@ impl World {
             format!("--kubeconfig={}", tenant.display()),
             format!("--kubelb-kubeconfig={}", hub.display()),
         ];
-        arguments.extend(flags.iter().map(ToString::to_string));
-        let shutdown = CancellationToken::new();
-        let running = tokio::spawn(kubelb_ccm::run::start(Cli::parse_from(arguments), shutdown.clone()));
-        self.ccm = Some((shutdown, running));
+        for flag in flags {
+            // A flag that is given here holds.
+            let key = flag.split('=').next().unwrap_or_default();
+            arguments.retain(|known| known.split('=').next() != Some(key));
+            arguments.push((*flag).to_owned());
+        }
+        Cli::parse_from(arguments)
     }
 
     /// Ends the CCM in good order.

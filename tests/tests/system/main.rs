@@ -1,56 +1,14 @@
 //! The whole system as its users install it: charts by helm into a management cluster and a tenant's cluster, whose kubelets run the programs.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect")]
 
-mod world;
+mod examples;
 
 use std::net::SocketAddr;
 
 use anyhow::ensure;
 use kubelb_tests::agent::Status;
+use kubelb_tests::system::{AGENT, CCM, MANAGER, SOON, World, ask_udp, get};
 use kubelb_tests::wait;
-
-use world::{SOON, World, ask_udp, get};
-
-/// As the users' documentation has it.
-const BASIC: &str = "
-apiVersion: apps/v1
-kind: Deployment
-metadata:
-  name: echo-server
-  namespace: default
-spec:
-  replicas: 2
-  selector:
-    matchLabels:
-      app: echo-server
-  template:
-    metadata:
-      labels:
-        app: echo-server
-    spec:
-      containers:
-      - name: echo
-        image: ealen/echo-server:latest
-        ports:
-        - containerPort: 80
-        env:
-        - name: PORT
-          value: \"80\"
----
-apiVersion: v1
-kind: Service
-metadata:
-  name: echo-server
-  namespace: default
-spec:
-  type: LoadBalancer
-  selector:
-    app: echo-server
-  ports:
-  - port: 80
-    targetPort: 80
-    protocol: TCP
-";
 
 /// Both families, both protocols, one port.
 const DUAL: &str = "
@@ -69,13 +27,14 @@ spec:
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn charts_give_a_system_that_serves_a_tenant_s_services() {
-    let world = World::start().await;
+    let world = World::start(&["primary"], 2).await;
     world.install().await;
-    world.apply(&world.tenant, BASIC).await;
-    world.apply(&world.tenant, DUAL).await;
+    let tenant = world.tenant();
+    examples::basic(&world).await;
+    world.apply(tenant, DUAL).await;
 
-    let basic = world.addresses_of("echo-server", 1).await;
-    let both = world.addresses_of("both", 2).await;
+    let basic = world.addresses_of(tenant, "echo-server", 1).await;
+    let both = world.addresses_of(tenant, "both", 2).await;
     let vip = *basic.first().unwrap();
     assert!(!both.contains(&vip), "one address for each Service: {both:?}, {vip}");
     let client = &world.client.namespace;
@@ -113,10 +72,10 @@ async fn charts_give_a_system_that_serves_a_tenant_s_services() {
     let both_serve = ["2 data planes serve it"; 2].join(" ");
     world.until_says(&world.management, &all, &both_serve).await;
 
-    world.documented_commands_help(&vip.to_string()).await;
+    examples::troubleshooting(&world, vip).await;
 
     // It was the programs in the kernel that forwarded.
-    for pod in world.pods_of(&world.management, "kubelb-agent").await {
+    for pod in world.pods_of(&world.management, AGENT).await {
         let exec = [
             "-n",
             "kubelb",
@@ -135,12 +94,13 @@ async fn charts_give_a_system_that_serves_a_tenant_s_services() {
         assert!(status.frontend(name).unwrap().flows() >= 2, "{status}");
     }
 
-    world
-        .says(
-            &world.tenant,
-            &["delete", "service", "echo-server", "both", "--timeout=60s"],
-        )
-        .await;
+    examples::traffic_policies(&world).await;
+    examples::many_ports(&world).await;
+    examples::udp_and_tcp_on_one_port(&world).await;
+    examples::proxy_protocol(&world).await;
+    let services = ["echo-server", "both", "multi-port-service", "dns-server", "my-app"];
+    let delete = [&["delete", "service", "--timeout=60s"], &services[..]].concat();
+    world.says(tenant, &delete).await;
     let left = ["get", "loadbalancers,addressclaims", "-A", "-o", "name"];
     world.until_says(&world.management, &left, "").await;
     let gone = wait::until(SOON, || {
@@ -148,6 +108,30 @@ async fn charts_give_a_system_that_serves_a_tenant_s_services() {
         Ok(())
     });
     gone.unwrap();
+
+    examples::class(&world).await;
     world.nobody_was_refused_anything().await;
-    world.uninstall().await;
+
+    // The CCM goes first, and takes with it what it did.
+    world.uninstall(tenant, CCM).await;
+    let said = "jsonpath={.metadata.finalizers}{.status.loadBalancer.ingress}{.status.conditions}";
+    world
+        .until_says(tenant, &["get", "service", "echo-server", "-o", said], "")
+        .await;
+    let left = [
+        "get",
+        "loadbalancers,addresses.kubelb.k8c.io,addressclaims",
+        "-A",
+        "-o",
+        "name",
+    ];
+    world.until_says(&world.management, &left, "").await;
+    world
+        .says(&world.management, &["delete", "tenant", "primary", "--timeout=60s"])
+        .await;
+    let namespace = ["get", "namespace", "tenant-primary", "--ignore-not-found", "-o", "name"];
+    world.until_says(&world.management, &namespace, "").await;
+    for chart in [AGENT, MANAGER] {
+        world.uninstall(&world.management, chart).await;
+    }
 }

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Parser as _;
-use k8s_openapi::api::core::v1::{Secret, Service, ServiceAccount};
-use kube::Api;
-use kube::api::{DeleteParams, ListParams, PostParams};
+use k8s_openapi::api::core::v1::{Event, Secret, Service, ServiceAccount};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, ResourceExt as _};
 use kubelb_api::v1alpha1::LoadBalancer;
 use kubelb_ccm::args::Cli;
 use kubelb_tests::bare::Cluster;
@@ -166,23 +166,89 @@ async fn an_api_server_that_does_not_answer_is_not_waited_for() {
 async fn a_tenant_is_deleted_while_its_ccm_runs() {
     let world = World::start().await;
     world.register("a").await;
-    let tenant = Tenant::start(&world.kubeconfig("a").await, &["--cleanup-timeout=1s"]).await;
+    // Nothing here waits for this time.
+    let tenant = Tenant::start(&world.kubeconfig("a").await, &["--cleanup-timeout=1h"]).await;
+    let copies = world.api::<LoadBalancer>("tenant-a");
+    for name in ["web", "other"] {
+        let uid = tenant.create_service(name).await;
+        until(&copies, &uid, "the copy", |copy| copy.is_some()).await;
+        let status = Patch::Merge(json!({"status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.10"}]}}}));
+        copies
+            .patch_status(&uid, &PatchParams::default(), &status)
+            .await
+            .unwrap();
+        until(&tenant.services(), name, "its address", |service| has_address(service)).await;
+    }
+
+    world.delete_tenant("a").await;
+    world.gone("a").await;
+    assert!(world.namespaces().get_opt("tenant-a").await.unwrap().is_none());
+    for name in ["web", "other"] {
+        let message = tenant.submitted(name, "TenantDeleted").await;
+        assert!(message.contains("deleted in the management cluster"), "{message}");
+        until(&tenant.services(), name, "nothing left of ours", |service| {
+            !has_address(service) && service.is_some_and(|service| service.finalizers().is_empty())
+        })
+        .await;
+    }
+    let events: Api<Event> = Api::default_namespaced(tenant.cluster.client.clone());
+    let reasons: Vec<String> = events
+        .list(&ListParams::default())
+        .await
+        .unwrap()
+        .items
+        .into_iter()
+        .filter_map(|event| event.reason)
+        .collect();
+    for reason in ["TenantDeleted", "AddressRemoved"] {
+        assert!(reasons.iter().any(|known| known == reason), "{reason}: {reasons:?}");
+    }
+    tenant
+        .services()
+        .delete("other", &DeleteParams::background())
+        .await
+        .unwrap();
+    until(&tenant.services(), "other", "the Service is gone", |service| {
+        service.is_none()
+    })
+    .await;
+
+    // Registered anew, and its administrator brings the new credential: all is served again.
+    world.register("a").await;
+    std::fs::write(tenant.file(), world.kubeconfig("a").await).unwrap();
+    tenant.submitted("web", "Submitted").await;
+    let uid = tenant.services().get("web").await.unwrap().metadata.uid.unwrap();
+    until(&copies, &uid, "the copy", |copy| copy.is_some()).await;
+    until(&tenant.services(), "web", "held again", |service| {
+        service.is_some_and(|service| !service.finalizers().is_empty())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_tenant_whose_ccm_is_gone_is_deleted_with_all_that_it_left() {
+    let world = World::start().await;
+    world.register("a").await;
+    let tenant = Tenant::start(&world.kubeconfig("a").await, &[]).await;
     let uid = tenant.create_service("web").await;
     until(&world.api::<LoadBalancer>("tenant-a"), &uid, "the copy", |copy| {
         copy.is_some()
     })
     .await;
+    // Not in good order: nothing was cleaned up.
+    drop(tenant);
     world.delete_tenant("a").await;
     world.gone("a").await;
-    // What the CCM tries from now on is refused, and its own side is not stuck.
-    tenant
-        .services()
-        .delete("web", &DeleteParams::background())
+    assert!(world.namespaces().get_opt("tenant-a").await.unwrap().is_none());
+    let left = world
+        .api::<LoadBalancer>("tenant-a")
+        .list(&ListParams::default())
         .await
         .unwrap();
-    until(&tenant.services(), "web", "the Service is gone", |service| {
-        service.is_none()
-    })
-    .await;
-    assert!(world.namespaces().get_opt("tenant-a").await.unwrap().is_none());
+    assert!(left.items.is_empty(), "{left:?}");
+}
+
+fn has_address(service: Option<&Service>) -> bool {
+    let status = service.and_then(|service| service.status.as_ref()?.load_balancer.as_ref());
+    status.is_some_and(|status| status.ingress.as_ref().is_some_and(|ingress| !ingress.is_empty()))
 }

@@ -8,6 +8,7 @@ use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Resource};
+use kubelb_api::conditions::TENANT_DELETED;
 use kubelb_api::finalizers::Finalizer;
 use kubelb_api::names::{CCM_ACCOUNT, CCM_KUBECONFIG_SECRET, DEFAULT_TENANT_STATE, TenantName};
 use kubelb_api::v1alpha1::{Addresses, LoadBalancer, Route, SyncSecret, Tenant, TenantPhase, TenantState};
@@ -36,7 +37,12 @@ impl Context {
         }
         for _ in 0..MAX_STEPS {
             match step(&self.remains(name).await?) {
-                Step::Unbind => self.gone(self.inside::<RoleBinding>(name), CCM_ACCOUNT).await?,
+                Step::Unbind => {
+                    // Said while its CCM can still hear it.
+                    let said = Said::waits(TenantPhase::Terminating, TENANT_DELETED, "the tenant is being deleted");
+                    self.tell_tenant(tenant, name, &said).await?;
+                    self.gone(self.inside::<RoleBinding>(name), CCM_ACCOUNT).await?;
+                }
                 Step::Delete => self.delete_made(name).await?,
                 Step::TakeOff(objects) => self.take_off(name, &objects).await?,
                 Step::DeleteBelongings => self.delete_belongings(name).await?,

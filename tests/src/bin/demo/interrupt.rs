@@ -7,8 +7,8 @@ use anyhow::{Context as _, bail};
 use kubelb_tests::{netns, wait};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// A step that does not notice an interrupt for so long is not waited for.
-const GRACE: Duration = Duration::from_secs(5);
+/// A step that does not notice an interrupt for so long is not waited for, nor is a cluster that takes so long to end.
+const GRACE: Duration = Duration::from_secs(20);
 
 /// Says whether one of the signals has come.
 #[derive(Clone, Debug, Default)]

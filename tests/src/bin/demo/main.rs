@@ -1,8 +1,9 @@
-//! The demonstration: a node agent between a client and three tenant nodes, on this machine alone.
+//! The demonstration, on this machine alone: the whole system with two tenants, or a node agent between a client and three tenant nodes.
 //!
 //! `cargo xtask demo` builds everything and runs it. Everything it makes is removed at its end, also after Ctrl-C.
 
 mod board;
+mod clusters;
 mod interrupt;
 mod load;
 mod scene;
@@ -17,12 +18,13 @@ use interrupt::Interrupt;
 use scene::{Mode, Scene};
 
 const HELP: &str = "\
-Shows kubelb-agent at work between network namespaces of this machine. Needs root.
+Shows kubelb at work on this machine, in network namespaces: two tenants' clusters and the one that serves them. Needs root.
 
-Usage: cargo xtask demo [--keep]
+Usage: cargo xtask demo [--data-path] [--keep]
 
-      --keep  At the end leave everything running to play with, until Ctrl-C
-  -h, --help  Show this text
+      --data-path  Show one agent alone: round robin, failover, restart, bulk data
+      --keep       At the end leave everything running to play with, until Ctrl-C
+  -h, --help       Show this text
 ";
 
 fn main() -> ExitCode {
@@ -36,10 +38,11 @@ fn main() -> ExitCode {
 }
 
 fn run() -> anyhow::Result<()> {
-    let mut keep = false;
+    let (mut keep, mut data_path) = (false, false);
     for argument in std::env::args().skip(1) {
         match argument.as_str() {
             "--keep" => keep = true,
+            "--data-path" => data_path = true,
             "-h" | "--help" => return say(HELP),
             other => bail!("unknown argument {other:?}\n\n{HELP}"),
         }
@@ -51,8 +54,12 @@ fn run() -> anyhow::Result<()> {
         interrupt,
         terminal: std::io::stdout().is_terminal(),
     };
-    play(&mut stage, Mode::Xdp, false).context("in native XDP")?;
-    play(&mut stage, Mode::Auto, keep).context("in automatic mode")?;
+    if data_path {
+        play(&mut stage, Mode::Xdp, false).context("in native XDP")?;
+        play(&mut stage, Mode::Auto, keep).context("in automatic mode")?;
+    } else {
+        clusters::play(&mut stage, keep)?;
+    }
     say("\nEverything worked, and everything is removed again.\n")
 }
 

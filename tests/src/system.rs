@@ -1,4 +1,8 @@
-//! A management cluster and a tenant's cluster on one network, with the charts of this project and images that stand for the built programs.
+//! The whole system as its users install it: a management cluster and clusters of tenants on one network, with the charts of this project and
+//! images that stand for the built programs.
+//!
+//! Everything here panics where a test would: it is part of the tests that use it, and of the demonstration.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect")]
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -8,62 +12,70 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
-use kubelb_tests::cluster::{Cluster, Node, Plan};
-use kubelb_tests::lan::{Host, Lan};
-use kubelb_tests::netns::Namespace;
-use kubelb_tests::scratch::Scratch;
-use kubelb_tests::traffic::client::http_get_here;
-use kubelb_tests::{agent, tool, wait};
 use serde_json::Value;
 
+use crate::cluster::{Cluster, Node, Plan};
+use crate::lan::{Host, Lan};
+use crate::netns::Namespace;
+use crate::scratch::Scratch;
+use crate::traffic::client::http_get_here;
+use crate::{agent, tool, wait};
+
 /// How long anything may take.
-pub(crate) const SOON: Duration = Duration::from_secs(60);
+pub const SOON: Duration = Duration::from_secs(60);
 /// Pause between two looks.
 const STEP: Duration = Duration::from_millis(100);
 /// How long one answer may take.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Addresses that are given out; the network's hosts have none of them.
 const POOLS: [&str; 2] = ["192.168.77.208/28", "fd77::1:0/112"];
-const NAMESPACE: &str = "kubelb";
+/// Of all charts.
+pub const NAMESPACE: &str = "kubelb";
 /// The releases of the management cluster, then the one of the tenant's; each has its chart's name.
-const MANAGER: &str = "kubelb-manager";
-const AGENT: &str = "kubelb-agent";
-const CCM: &str = "kubelb-ccm";
+pub const MANAGER: &str = "kubelb-manager";
+/// See [`MANAGER`].
+pub const AGENT: &str = "kubelb-agent";
+/// See [`MANAGER`].
+pub const CCM: &str = "kubelb-ccm";
 
-/// Both clusters, and a machine outside of them.
-pub(crate) struct World {
+/// The clusters, and a machine outside of them. All ends when it is dropped.
+pub struct World {
     // Pods end before what they have mounted goes.
-    pub(crate) management: Cluster,
-    pub(crate) tenant: Cluster,
-    pub(crate) client: Host,
+    /// Of the managers and agents.
+    pub management: Cluster,
+    /// Of tenants, with their names.
+    pub tenants: Vec<(String, Cluster)>,
+    /// The machine outside.
+    pub client: Host,
     scratch: Scratch,
     bpffs: PathBuf,
     _lan: Lan,
 }
 
 impl World {
-    /// Two clusters with nothing in them.
-    pub(crate) async fn start() -> Self {
+    /// Clusters with nothing in them: one of `nodes` for management, and one for each tenant.
+    pub async fn start(tenants: &[&str], nodes: u8) -> Self {
         let begin = wait::now();
         let lan = Lan::new().unwrap();
         let scratch = Scratch::new().unwrap();
         let bpffs = scratch.bpffs().unwrap();
         let management = Plan {
+            nodes,
             images: images([(MANAGER, tool::built(MANAGER)), (AGENT, agent::binary())]),
             ..Plan::new("mgmt")
         };
-        let mut tenant = Plan {
-            number: 1,
-            images: images([(CCM, tool::built(CCM))]),
-            ..Plan::new("tenant")
-        };
-        let echo = tool::built("echo-server").unwrap().display().to_string();
-        let echo = [&echo, "--listen", "http=80", "udp=9000"].map(ToString::to_string);
-        tenant.images.insert("ealen/echo-server".to_owned(), echo.into());
-        let (management, tenant) = tokio::join!(Cluster::start(&lan, &management), Cluster::start(&lan, &tenant));
+        let plans: Vec<Plan> = (1..)
+            .zip(tenants)
+            .map(|(number, name)| tenant_plan(number, name))
+            .collect();
+        let (management, tenants) = tokio::join!(
+            Cluster::start(&lan, &management),
+            futures_util::future::join_all(plans.iter().map(|plan| Cluster::start(&lan, plan)))
+        );
+        let tenants = plans.into_iter().zip(tenants);
         let world = Self {
             management: management.unwrap(),
-            tenant: tenant.unwrap(),
+            tenants: tenants.map(|(plan, cluster)| (plan.name, cluster.unwrap())).collect(),
             client: lan.host("client").unwrap(),
             scratch,
             bpffs,
@@ -73,10 +85,28 @@ impl World {
         world
     }
 
+    /// The cluster of the first tenant.
+    #[must_use]
+    pub fn tenant(&self) -> &Cluster {
+        &self.tenants.first().unwrap().1
+    }
+
     /// Everything, in the order of the documentation.
-    pub(crate) async fn install(&self) {
+    pub async fn install(&self) {
         let begin = wait::now();
-        self.helm_installs(&self.management, MANAGER, &[]).await;
+        self.install_management(&[], &[]).await;
+        for (name, cluster) in &self.tenants {
+            self.register(name, cluster).await;
+            self.install_ccm(name, cluster).await;
+        }
+        self.rolled_out(self.charts().iter().map(|(cluster, chart, _)| (*cluster, *chart)))
+            .await;
+        eprintln!("installed after {:?}", wait::now() - begin);
+    }
+
+    /// Manager and agents, with further values of each.
+    pub async fn install_management(&self, manager: &[&str], agent: &[&str]) {
+        self.helm_installs(&self.management, MANAGER, manager).await;
         self.says(
             &self.management,
             &["wait", "--for=condition=Established", "--timeout=30s", "crd", "--all"],
@@ -87,39 +117,55 @@ impl World {
             &self.management,
             &format!(
                 "apiVersion: kubelb.k8c.io/v1alpha1\nkind: Config\nmetadata: {{name: default, namespace: {NAMESPACE}}}\n\
-                 spec: {{addressPools: [{{name: default, ranges: [{pools}]}}]}}\n---\n\
-                 apiVersion: kubelb.k8c.io/v1alpha1\nkind: Tenant\nmetadata: {{name: primary}}\n"
+                 spec: {{addressPools: [{{name: default, ranges: [{pools}]}}]}}\n"
             ),
         )
         .await;
         let bpffs = format!("hostPaths.bpffs={}", self.bpffs.display());
         let state = format!("hostPaths.state={}", self.scratch.path().join("agents").display());
         // All nodes of these clusters are one machine.
-        let values = [
+        let mut values = vec![
             "interfaces={eth0}",
             &bpffs,
             &state,
             "hostPaths.subPathExpr=$(NODE_NAME)",
         ];
+        values.extend(agent);
         self.helm_installs(&self.management, AGENT, &values).await;
-        self.register().await;
-        let values = ["kubelb.tenantName=primary", "kubelb.nodeAddressType=InternalIP"];
-        self.helm_installs(&self.tenant, CCM, &values).await;
-        for (cluster, workload) in [
-            (&self.management, format!("deployment/{MANAGER}")),
-            (&self.management, format!("daemonset/{AGENT}")),
-            (&self.tenant, format!("deployment/{CCM}")),
-        ] {
+    }
+
+    /// The CCM of a tenant that is registered.
+    pub async fn install_ccm(&self, name: &str, cluster: &Cluster) {
+        let tenant = format!("kubelb.tenantName={name}");
+        self.helm_installs(cluster, CCM, &[&tenant, "kubelb.nodeAddressType=InternalIP"])
+            .await;
+    }
+
+    /// Waits until all Pods of these charts are ready.
+    pub async fn rolled_out(&self, charts: impl Iterator<Item = (&Cluster, &str)>) {
+        for (cluster, chart) in charts {
+            let kind = if chart == AGENT { "daemonset" } else { "deployment" };
+            let workload = format!("{kind}/{chart}");
             let rolled = ["-n", NAMESPACE, "rollout", "status", &workload, "--timeout=60s"];
             if let Err(error) = said(&rolled, cluster.kubectl(&rolled).await) {
                 panic!("{error:#}\n{}", self.story().await);
             }
         }
-        eprintln!("installed after {:?}", wait::now() - begin);
+    }
+
+    /// Changes values of a chart that is installed, and waits until its Pods have them.
+    pub async fn upgrade(&self, cluster: &Cluster, chart: &str, values: &[&str]) {
+        let path = path(chart);
+        let mut line = vec!["upgrade", chart, &path, "--namespace", NAMESPACE, "--reuse-values"];
+        for value in values {
+            line.extend(["--set", value]);
+        }
+        said(&line, cluster.helm(&line).await).unwrap();
+        self.rolled_out(std::iter::once((cluster, chart))).await;
     }
 
     async fn helm_installs(&self, cluster: &Cluster, chart: &str, values: &[&str]) {
-        let path = format!("{}/../charts/{chart}", env!("CARGO_MANIFEST_DIR"));
+        let path = path(chart);
         let mut line = vec!["install", chart, &path, "--namespace", NAMESPACE, "--create-namespace"];
         for value in values {
             line.extend(["--set", value]);
@@ -127,12 +173,15 @@ impl World {
         said(&line, cluster.helm(&line).await).unwrap();
     }
 
-    /// What the tenant's administrator does: the credential that the managers made becomes a Secret of the tenant's cluster.
-    async fn register(&self) {
+    /// What administrators do: a Tenant, and the credential that is made for it becomes a Secret of the tenant's cluster.
+    pub async fn register(&self, name: &str, cluster: &Cluster) {
+        let tenant = format!("apiVersion: kubelb.k8c.io/v1alpha1\nkind: Tenant\nmetadata: {{name: {name}}}\n");
+        self.apply(&self.management, &tenant).await;
+        let namespace = format!("tenant-{name}");
         let path = "jsonpath={.data.kubelb}";
         let ask = [
             "-n",
-            "tenant-primary",
+            &namespace,
             "get",
             "secret",
             "kubelb-ccm-kubeconfig",
@@ -156,13 +205,13 @@ impl World {
         let file = self.scratch.path().join("kubelb");
         std::fs::write(&file, BASE64_STANDARD.decode(text).unwrap()).unwrap();
         let from = format!("--from-file={}", file.display());
-        self.says(&self.tenant, &["create", "namespace", NAMESPACE]).await;
+        self.says(cluster, &["create", "namespace", NAMESPACE]).await;
         let secret = ["-n", NAMESPACE, "create", "secret", "generic", "kubelb-cluster", &from];
-        self.says(&self.tenant, &secret).await;
+        self.says(cluster, &secret).await;
     }
 
     /// The client's packets to all virtual addresses go to this node.
-    pub(crate) fn route_by(&self, node: &Node) {
+    pub fn route_by(&self, node: &Node) {
         let routes = [
             ("-4", POOLS[0], node.host.v4.to_string()),
             ("-6", POOLS[1], node.host.v6.to_string()),
@@ -173,19 +222,19 @@ impl World {
         }
     }
 
-    pub(crate) async fn apply(&self, cluster: &Cluster, manifests: &str) {
+    pub async fn apply(&self, cluster: &Cluster, manifests: &str) {
         let file = self.scratch.path().join("manifests.yaml");
         std::fs::write(&file, manifests).unwrap();
         self.says(cluster, &["apply", "-f", file.to_str().unwrap()]).await;
     }
 
     /// What kubectl says when it succeeds.
-    pub(crate) async fn says(&self, cluster: &Cluster, arguments: &[&str]) -> String {
+    pub async fn says(&self, cluster: &Cluster, arguments: &[&str]) -> String {
         said(arguments, cluster.kubectl(arguments).await).unwrap()
     }
 
     /// Waits until kubectl says just this.
-    pub(crate) async fn until_says(&self, cluster: &Cluster, arguments: &[&str], wanted: &str) {
+    pub async fn until_says(&self, cluster: &Cluster, arguments: &[&str], wanted: &str) {
         let mut last = String::new();
         let mut again = tokio::time::interval(STEP);
         let asked = async {
@@ -207,13 +256,13 @@ impl World {
     }
 
     /// The addresses in a Service's status, once there are as many.
-    pub(crate) async fn addresses_of(&self, service: &str, count: usize) -> Vec<IpAddr> {
+    pub async fn addresses_of(&self, cluster: &Cluster, service: &str, count: usize) -> Vec<IpAddr> {
         let path = "jsonpath={.status.loadBalancer.ingress[*].ip}";
         let ask = ["get", "service", service, "-o", path];
         let mut again = tokio::time::interval(STEP);
         let asked = async {
             loop {
-                let text = self.says(&self.tenant, &ask).await;
+                let text = self.says(cluster, &ask).await;
                 let found: Vec<IpAddr> = text.split_whitespace().map(|ip| ip.parse().unwrap()).collect();
                 if found.len() == count {
                     return found;
@@ -228,16 +277,16 @@ impl World {
     }
 
     /// Waits until these conditions of a Service are True.
-    pub(crate) async fn conditions(&self, service: &str, types: &[&str]) {
+    pub async fn conditions(&self, service: &str, types: &[&str]) {
         for type_ in types {
             let path = format!("jsonpath={{.status.conditions[?(@.type==\"kubelb.k8c.io/{type_}\")].status}}");
-            self.until_says(&self.tenant, &["get", "service", service, "-o", &path], "True")
+            self.until_says(self.tenant(), &["get", "service", service, "-o", &path], "True")
                 .await;
         }
     }
 
     /// Names of the Pods of a chart.
-    pub(crate) async fn pods_of(&self, cluster: &Cluster, chart: &str) -> Vec<String> {
+    pub async fn pods_of(&self, cluster: &Cluster, chart: &str) -> Vec<String> {
         let label = format!("app.kubernetes.io/name={chart}");
         let text = self
             .says(
@@ -257,42 +306,8 @@ impl World {
         text.split_whitespace().map(str::to_owned).collect()
     }
 
-    /// What the users' documentation tells to look at.
-    pub(crate) async fn documented_commands_help(&self, vip: &str) {
-        for (cluster, line, said) in [
-            (&self.tenant, "get service echo-server", vip),
-            (&self.tenant, "describe service echo-server", "AddressAssigned"),
-            (
-                &self.tenant,
-                "get svc echo-server -o jsonpath={.status.loadBalancer.ingress[0].ip}",
-                vip,
-            ),
-            (
-                &self.tenant,
-                "logs -n kubelb -l app.kubernetes.io/name=kubelb-ccm",
-                "leads",
-            ),
-            (
-                &self.tenant,
-                "get deployment -n kubelb kubelb-ccm -o yaml",
-                "--use-loadbalancer-class",
-            ),
-            (
-                &self.tenant,
-                "get deployment -n kubelb kubelb-ccm -o yaml",
-                "--cluster-name",
-            ),
-            (&self.management, "get loadbalancers -n tenant-primary", vip),
-            (&self.management, "get loadbalancers -A", "tenant-primary"),
-        ] {
-            let words: Vec<&str> = line.split(' ').collect();
-            let text = self.says(cluster, &words).await;
-            assert!(text.contains(said), "kubectl {line} does not say {said}:\n{text}");
-        }
-    }
-
     /// That no program was restarted, or has logged that an API server did not allow it something.
-    pub(crate) async fn nobody_was_refused_anything(&self) {
+    pub async fn nobody_was_refused_anything(&self) {
         for (cluster, chart, pods) in self.charts() {
             let names = self.pods_of(cluster, chart).await;
             assert_eq!(names.len(), pods, "{chart}: {names:?}");
@@ -313,38 +328,35 @@ impl World {
         }
     }
 
-    fn charts(&self) -> [(&Cluster, &'static str, usize); 3] {
-        [
-            (&self.tenant, CCM, 1),
-            (&self.management, AGENT, 2),
-            (&self.management, MANAGER, 2),
-        ]
+    fn charts(&self) -> Vec<(&Cluster, &'static str, usize)> {
+        let ccms = self.tenants.iter().map(|(_, cluster)| (cluster, CCM, 1));
+        let agents = (&self.management, AGENT, self.management.nodes().len());
+        ccms.chain([agents, (&self.management, MANAGER, 2)]).collect()
     }
 
-    pub(crate) async fn uninstall(&self) {
-        for (cluster, chart, _) in self.charts() {
-            let line = ["uninstall", chart, "--namespace", NAMESPACE];
-            said(&line, cluster.helm(&line).await).unwrap();
+    /// Removes a release; nothing of it is left.
+    pub async fn uninstall(&self, cluster: &Cluster, chart: &str) {
+        let line = ["uninstall", chart, "--namespace", NAMESPACE];
+        if let Err(error) = said(&line, cluster.helm(&line).await) {
+            panic!("{error:#}\n{}", self.story().await);
         }
-        for (cluster, chart, _) in self.charts() {
-            let label = format!("app.kubernetes.io/name={chart}");
-            let left = [
-                "get",
-                "pods,services,deployments,daemonsets,networkpolicies,roles,rolebindings,clusterroles,clusterrolebindings",
-                "-A",
-                "-l",
-                &label,
-                "-o",
-                "name",
-            ];
-            self.until_says(cluster, &left, "").await;
-        }
+        let label = format!("app.kubernetes.io/name in ({chart}, {chart}-cleanup)");
+        let left = [
+            "get",
+            "pods,services,deployments,daemonsets,networkpolicies,serviceaccounts,roles,rolebindings,clusterroles,clusterrolebindings",
+            "-A",
+            "-l",
+            &label,
+            "-o",
+            "name",
+        ];
+        self.until_says(cluster, &left, "").await;
     }
 
     /// What a person would look at when something does not come about.
-    async fn story(&self) -> String {
+    pub async fn story(&self) -> String {
         let mut story = String::new();
-        for cluster in [&self.management, &self.tenant] {
+        for cluster in std::iter::once(&self.management).chain(self.tenants.iter().map(|(_, cluster)| cluster)) {
             for line in ["get pods -A -o wide", "get services -A", "get events -A"] {
                 let words: Vec<&str> = line.split(' ').collect();
                 story += &tell(line, cluster.kubectl(&words).await);
@@ -365,6 +377,33 @@ impl World {
         }
         story
     }
+}
+
+fn path(chart: &str) -> String {
+    format!("{}/../charts/{chart}", env!("CARGO_MANIFEST_DIR"))
+}
+
+fn tenant_plan(number: u8, name: &str) -> Plan {
+    let mut plan = Plan {
+        number,
+        images: images([(CCM, tool::built(CCM))]),
+        ..Plan::new(name)
+    };
+    let echo = tool::built("echo-server").unwrap().display().to_string();
+    let listening = |at: &[&str]| {
+        let words = [&[&*echo, "--listen"], at].concat();
+        words.into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    for (image, command) in [
+        ("ealen/echo-server", listening(&["http=80", "udp=9000"])),
+        ("my-app", listening(&["http=8080", "http=8443", "http=9090"])),
+        ("dns-server", listening(&["http=53", "udp=53"])),
+        // Its entry point runs what it is given.
+        ("curlimages/curl", vec!["/usr/bin/env".to_owned()]),
+    ] {
+        plan.images.insert(image.to_owned(), command);
+    }
+    plan
 }
 
 fn tell(what: &str, output: anyhow::Result<Output>) -> String {
@@ -393,7 +432,7 @@ fn images<const N: usize>(programs: [(&str, anyhow::Result<PathBuf>); N]) -> BTr
 }
 
 /// The Pod that answers over HTTP.
-pub(crate) fn get(from: &Namespace, to: SocketAddr) -> anyhow::Result<String> {
+pub fn get(from: &Namespace, to: SocketAddr) -> anyhow::Result<String> {
     let (status, body) = from.run(|| http_get_here(to, "/", PATIENCE))??;
     ensure!(status == 200, "{status}: {body}");
     let body: Value = serde_json::from_str(&body)?;
@@ -402,7 +441,7 @@ pub(crate) fn get(from: &Namespace, to: SocketAddr) -> anyhow::Result<String> {
 }
 
 /// What is answered over UDP.
-pub(crate) fn ask_udp(from: &Namespace, to: SocketAddr) -> anyhow::Result<String> {
+pub fn ask_udp(from: &Namespace, to: SocketAddr) -> anyhow::Result<String> {
     from.run(|| {
         let socket = UdpSocket::bind(if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
         socket.set_read_timeout(Some(PATIENCE))?;
