@@ -21,6 +21,10 @@ pub enum ConditionType {
     Ready,
     /// The Secret that a SyncSecret carries exists.
     Synced,
+    /// Gateway API, of a listener: another one cannot be told from it.
+    Conflicted,
+    /// Gateway API, of a route: some of its rules are not served.
+    PartiallyInvalid,
     /// KubeLB's only condition of a Route's resources: the copy in the management cluster was written.
     ResourceAppliedSuccessfully,
 }
@@ -37,6 +41,8 @@ impl ConditionType {
             Self::BackendsHealthy => "BackendsHealthy",
             Self::Ready => "Ready",
             Self::Synced => "Synced",
+            Self::Conflicted => "Conflicted",
+            Self::PartiallyInvalid => "PartiallyInvalid",
             Self::ResourceAppliedSuccessfully => "ResourceAppliedSuccessfully",
         }
     }

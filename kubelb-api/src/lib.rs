@@ -12,6 +12,7 @@ pub mod annotations;
 pub mod conditions;
 pub mod crds;
 pub mod finalizers;
+pub mod gateway_api;
 pub mod labels;
 pub mod names;
 pub mod raw_object;

@@ -29,7 +29,8 @@ pub use load_balancer::{
     ServiceStatus, UpstreamServicePort,
 };
 pub use route::{
-    KubernetesSource, ResourceState, ResourcesStatus, Route, RouteServiceStatus, RouteSource, RouteSpec, RouteStatus,
+    KubernetesSource, RefusedReference, ResourceState, ResourcesStatus, Route, RouteServiceStatus, RouteSource,
+    RouteSpec, RouteStatus,
 };
 pub use sync_secret::{SyncSecret, SyncSecretContent, SyncSecretPhase, SyncSecretStatus};
 pub use tenant::{Tenant, TenantEnvoyProxy, TenantPhase, TenantSpec, TenantStatus};

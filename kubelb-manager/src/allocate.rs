@@ -3,6 +3,7 @@
 //! Whole state in, whole answer out. What is held stays held as long as its holder wants it; a change of mind gets the new address first and
 //! gives the old one back then. Must not know: how claims are stored. Whoever carries a [`Plan`] out compares and swaps.
 
+mod gateway;
 mod pool;
 mod want;
 
@@ -12,11 +13,12 @@ use std::net::IpAddr;
 use kubelb_api::names::AddressName;
 use kubelb_api::v1alpha1::{AddressClaim, AddressClaimSpec, Holder};
 
+pub use gateway::{GatewayWant, gateway_want};
 pub use pool::{Pools, Range};
 use want::wants;
 pub use want::{Want, wants_the_same};
 
-use crate::object::{Kind, ObjectKey, ObjectName};
+use crate::object::{Kind, ObjectKey};
 use crate::problem::{Problem, Reason};
 use crate::store::Store;
 
@@ -91,12 +93,12 @@ fn serve(book: &mut Book<'_>, pools: &Pools, want: &Want, problems: &mut Vec<Pro
     let mut served = 0_usize;
     let mut missing = Vec::new();
     for family in &want.families {
-        let held = book.held(&want.name, *family);
+        let held = book.held(&want.object, *family);
         let got = match want.requested.get(family) {
             Some(wanted) if held == Some(*wanted) => Ok(*wanted),
             Some(wanted) => book.take_requested(pools, want, *wanted).inspect(|_| {
                 if let Some(old) = held {
-                    book.release(&want.name, old);
+                    book.release(&want.object, old);
                 }
             }),
             None => held.map_or_else(|| book.take_any(pools, want, *family), Ok),
@@ -111,7 +113,7 @@ fn serve(book: &mut Book<'_>, pools: &Pools, want: &Want, problems: &mut Vec<Pro
     }
     // Who prefers two families is content with one.
     if served < want.at_least || !want.requested.is_empty() {
-        let key = want.key();
+        let key = want.object.clone();
         let said = missing.into_iter();
         problems.extend(said.map(|(field, reason, message)| Problem::new(&key, field, reason, message)));
     }
@@ -124,9 +126,9 @@ struct Book<'a> {
     store: &'a Store,
     entries: BTreeMap<IpAddr, Entry>,
     /// Addresses by holder.
-    held: BTreeMap<ObjectName, BTreeSet<IpAddr>>,
+    held: BTreeMap<ObjectKey, BTreeSet<IpAddr>>,
     /// Addresses that objects have without a claim: given by hand, or by somebody else.
-    taken: BTreeMap<IpAddr, ObjectName>,
+    taken: BTreeMap<IpAddr, ObjectKey>,
     /// Addresses that may be shared, by tenant and the word that is agreed on.
     shared: BTreeMap<(String, String), BTreeSet<IpAddr>>,
     /// Where the search for a free address goes on, by the range's first address and its last.
@@ -137,7 +139,7 @@ struct Entry {
     tenant: String,
     /// `None`: there is no claim yet.
     before: Option<Vec<Holder>>,
-    holders: BTreeSet<ObjectName>,
+    holders: BTreeSet<ObjectKey>,
     ports: BTreeSet<want::Port>,
     sharing: Option<String>,
 }
@@ -169,7 +171,7 @@ impl<'a> Book<'a> {
         for want in wants.values() {
             for address in &want.unclaimed {
                 if !book.entries.contains_key(address) {
-                    book.taken.entry(*address).or_insert_with(|| want.name.clone());
+                    book.taken.entry(*address).or_insert_with(|| want.object.clone());
                 }
             }
         }
@@ -178,23 +180,29 @@ impl<'a> Book<'a> {
 
     /// Holders that still want what they have keep it, the oldest first.
     fn keep(&mut self, wants: &BTreeMap<want::Rank, Want>) {
-        let mut claims: BTreeMap<(&str, &str, &str), Vec<IpAddr>> = BTreeMap::new();
+        let mut claims: BTreeMap<(&str, &str, &str, &str), Vec<IpAddr>> = BTreeMap::new();
         for (name, claim) in self.store.address_claims() {
             let Ok(address) = name.name.parse::<AddressName>().map(AddressName::address) else {
                 continue;
             };
-            for holder in claim
-                .spec
-                .holders
-                .iter()
-                .filter(|holder| holder.kind == Kind::LoadBalancer.as_str())
-            {
-                let key = (holder.namespace.as_str(), holder.name.as_str(), holder.uid.as_str());
+            for holder in claim.spec.holders.iter().filter(|holder| is_planned(holder)) {
+                let kind = holder.kind.as_str();
+                let key = (
+                    kind,
+                    holder.namespace.as_str(),
+                    holder.name.as_str(),
+                    holder.uid.as_str(),
+                );
                 claims.entry(key).or_default().push(address);
             }
         }
         for want in wants.values() {
-            let key = (&*want.name.namespace, &*want.name.name, want.uid.as_str());
+            let key = (
+                want.object.kind.as_str(),
+                &*want.object.name.namespace,
+                &*want.object.name.name,
+                want.uid.as_str(),
+            );
             let mut kept = BTreeSet::new();
             for address in claims.get(&key).into_iter().flatten() {
                 let family = IpFamily::of(*address);
@@ -207,7 +215,7 @@ impl<'a> Book<'a> {
         }
     }
 
-    fn held(&self, name: &ObjectName, family: IpFamily) -> Option<IpAddr> {
+    fn held(&self, name: &ObjectKey, family: IpFamily) -> Option<IpAddr> {
         let held = self.held.get(name)?;
         held.iter().copied().find(|address| IpFamily::of(*address) == family)
     }
@@ -215,7 +223,7 @@ impl<'a> Book<'a> {
     /// Why somebody cannot have an address.
     fn may_hold(&self, want: &Want, address: IpAddr) -> Result<(), Refusal> {
         let refuse = |why: &str| Err((Reason::AddressConflict, format!("{address} {why}")));
-        if self.taken.get(&address).is_some_and(|by| *by != want.name) {
+        if self.taken.get(&address).is_some_and(|by| *by != want.object) {
             return refuse("is in use");
         }
         let Some(entry) = self.entries.get(&address) else {
@@ -224,7 +232,7 @@ impl<'a> Book<'a> {
         if entry.tenant != want.tenant.as_str() {
             return refuse("belongs to another tenant");
         }
-        if entry.holders.is_empty() || entry.holders.contains(&want.name) {
+        if entry.holders.is_empty() || entry.holders.contains(&want.object) {
             return Ok(());
         }
         if want.sharing.is_none() || want.sharing != entry.sharing {
@@ -247,17 +255,17 @@ impl<'a> Book<'a> {
             ports: BTreeSet::new(),
             sharing: None,
         });
-        entry.holders.insert(want.name.clone());
+        entry.holders.insert(want.object.clone());
         entry.ports.extend(want.ports.iter().copied());
         entry.sharing.clone_from(&want.sharing);
         if let Some(word) = &want.sharing {
             let key = (want.tenant.as_str().to_owned(), word.clone());
             self.shared.entry(key).or_default().insert(address);
         }
-        self.held.entry(want.name.clone()).or_default().insert(address);
+        self.held.entry(want.object.clone()).or_default().insert(address);
     }
 
-    fn release(&mut self, name: &ObjectName, address: IpAddr) {
+    fn release(&mut self, name: &ObjectKey, address: IpAddr) {
         if let Some(entry) = self.entries.get_mut(&address) {
             entry.holders.remove(name);
         }
@@ -327,7 +335,7 @@ impl<'a> Book<'a> {
     }
 
     fn close(self, wants: &BTreeMap<want::Rank, Want>) -> Plan {
-        let uids: BTreeMap<&ObjectName, &str> = wants.values().map(|want| (&want.name, want.uid.as_str())).collect();
+        let uids: BTreeMap<&ObjectKey, &str> = wants.values().map(|want| (&want.object, want.uid.as_str())).collect();
         let mut plan = Plan::default();
         for (address, entry) in &self.entries {
             let name = AddressName::new(*address);
@@ -343,9 +351,9 @@ impl<'a> Book<'a> {
             }
             let mut holders: Vec<Holder> = foreign(entry);
             holders.extend(entry.holders.iter().map(|holder| Holder {
-                kind: Kind::LoadBalancer.as_str().to_owned(),
-                namespace: holder.namespace.to_string(),
-                name: holder.name.to_string(),
+                kind: holder.kind.as_str().to_owned(),
+                namespace: holder.name.namespace.to_string(),
+                name: holder.name.name.to_string(),
                 uid: uids.get(holder).copied().unwrap_or_default().to_owned(),
             }));
             holders.sort();
@@ -359,10 +367,14 @@ impl<'a> Book<'a> {
 
 fn foreign(entry: &Entry) -> Vec<Holder> {
     let before = entry.before.iter().flatten();
-    before
-        .filter(|holder| holder.kind != Kind::LoadBalancer.as_str())
-        .cloned()
-        .collect()
+    before.filter(|holder| !is_planned(holder)).cloned().collect()
+}
+
+/// Whether it is of a kind that gets its addresses here.
+fn is_planned(holder: &Holder) -> bool {
+    [Kind::LoadBalancer, Kind::Route]
+        .iter()
+        .any(|kind| holder.kind == kind.as_str())
 }
 
 fn claim(name: AddressName, tenant: &str, holders: Vec<Holder>) -> AddressClaim {
@@ -372,14 +384,6 @@ fn claim(name: AddressName, tenant: &str, holders: Vec<Holder>) -> AddressClaim 
         holders,
     };
     AddressClaim::new(&name.to_string(), spec)
-}
-
-/// The object of a name.
-fn key_of(name: &ObjectName) -> ObjectKey {
-    ObjectKey {
-        kind: Kind::LoadBalancer,
-        name: name.clone(),
-    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kubelb_api::names::AddressName;
+use kubelb_api::names::{AddressName, TenantName};
 use kubelb_api::v1alpha1::{AddressClaim, VirtualAddressOwner};
 use kubelb_xds::Snapshot;
 use serde_json::Value;
@@ -15,7 +15,7 @@ use crate::ir::{Builder, Ir};
 use crate::object::{Kind, Object, ObjectKey, ObjectName};
 use crate::owners::{self, Nodes};
 use crate::problem::Problem;
-use crate::status::{self, Problems, Report, Reports, StatusPatch};
+use crate::status::{self, HttpReport, Problems, Report, Reports, StatusPatch};
 use crate::store::{Objects, Seen, Store};
 use crate::xds;
 
@@ -61,6 +61,8 @@ pub struct Hub {
     allocation: Problems,
     /// The LoadBalancers that the last allocation saw.
     allocated: Objects<kubelb_api::v1alpha1::LoadBalancer>,
+    /// What Gateways wanted then.
+    gateways: BTreeMap<ObjectName, allocate::GatewayWant>,
     /// Statuses as they were last written, as JSON: a tree of values would take several times the memory.
     statuses: BTreeMap<ObjectKey, Box<str>>,
 }
@@ -84,6 +86,7 @@ impl Hub {
             reports: Reports::default(),
             allocation: Problems::new(),
             allocated: Objects::new(),
+            gateways: BTreeMap::new(),
             statuses: BTreeMap::new(),
         }
     }
@@ -192,11 +195,13 @@ impl Hub {
             fleets,
             awaits,
             load_balancers,
+            http,
         } = reports;
         for name in about {
             self.reports.load_balancers.remove(name);
         }
         self.reports.load_balancers.extend(load_balancers);
+        let is_other = self.reports.fleets != fleets || self.reports.awaits != awaits;
         self.reports.agents = agents;
         self.reports.fleets = fleets;
         self.reports.awaits = awaits;
@@ -204,7 +209,30 @@ impl Hub {
             kind: Kind::LoadBalancer,
             name: name.clone(),
         });
-        self.tell(objects.collect(), now)
+        let mut objects: BTreeSet<ObjectKey> = objects.collect();
+        objects.extend(self.routes_of(is_other, &http));
+        self.reports.http = http;
+        self.tell(objects, now)
+    }
+
+    /// Routes of the tenants of which something else is told.
+    fn routes_of(&self, all: bool, http: &BTreeMap<TenantName, HttpReport>) -> Vec<ObjectKey> {
+        let known = &self.reports.http;
+        let tenants = self
+            .builder
+            .ir()
+            .tenants
+            .iter()
+            .filter(|(name, _)| all || known.get(*name) != http.get(*name));
+        let routes = tenants.filter_map(|(name, tenant)| Some((name, tenant.http.as_ref()?)));
+        let keys = routes.flat_map(|(name, http)| {
+            let namespace = name.namespace();
+            let names = http.outcomes.keys();
+            names
+                .map(move |name| ObjectKey::new(Kind::Route, &namespace, name))
+                .collect::<Vec<_>>()
+        });
+        keys.collect()
     }
 
     /// Brings everything up with the objects.
@@ -223,6 +251,13 @@ impl Hub {
             self.own_again();
         }
         settled.problems.extend(update.problems);
+        for tenant in &update.http {
+            if let Some(report) = self.reports.http.get_mut(tenant) {
+                // What they told was about what they had.
+                report.everything_pending = true;
+                report.awaited = true;
+            }
+        }
         settled.load_balancers = update.load_balancers.clone();
         for name in &update.load_balancers {
             if let Some(report) = self.reports.load_balancers.get_mut(name) {
@@ -235,6 +270,11 @@ impl Hub {
         });
         let mut concerned = changed;
         concerned.extend(served);
+        let routes = update.routes.into_iter().map(|name| ObjectKey {
+            kind: Kind::Route,
+            name,
+        });
+        concerned.extend(routes);
         concerned.extend(settled.problems.iter().cloned());
         if is_all_due {
             concerned.extend(Kind::ALL.iter().flat_map(|kind| self.store.keys(*kind)));
@@ -298,6 +338,7 @@ impl Hub {
             any |= match key.kind {
                 Kind::Tenant | Kind::Config | Kind::AddressClaim => true,
                 Kind::Addresses | Kind::VirtualAddressOwner | Kind::SyncSecret => false,
+                Kind::Route => self.is_about_gateway(key),
                 Kind::LoadBalancer => {
                     let new = self.store.load_balancers().get(&key.name);
                     let old = match new {
@@ -313,6 +354,20 @@ impl Hub {
             };
         }
         any
+    }
+
+    /// Whether a Gateway wants something else of the pools than at the last allocation.
+    fn is_about_gateway(&mut self, key: &ObjectKey) -> bool {
+        let new = self
+            .store
+            .routes()
+            .get(&key.name)
+            .and_then(|route| allocate::gateway_want(route));
+        let old = match &new {
+            Some(new) => self.gateways.insert(key.name.clone(), new.clone()),
+            None => self.gateways.remove(&key.name),
+        };
+        old != new
     }
 
     fn allocate(&mut self, settled: &mut Settled) {
@@ -415,6 +470,11 @@ impl Hub {
                 }
                 object.status = Some(status);
                 Object::LoadBalancer(object.into())
+            }
+            Object::Route(object) => {
+                let mut object = kubelb_api::v1alpha1::Route::clone(&object);
+                object.status = serde_json::from_str(written).ok();
+                Object::Route(object.into())
             }
             Object::Addresses(object) => {
                 let mut object = kubelb_api::v1alpha1::Addresses::clone(&object);

@@ -7,6 +7,7 @@ mod backends;
 mod build;
 mod data_plane;
 mod draft;
+pub mod http;
 mod index;
 mod policy;
 mod traffic;
@@ -45,6 +46,12 @@ impl Ir {
         self.tenants.get(&tenant)?.load_balancers.get(&name.name)
     }
 
+    /// Layer 7 of a tenant.
+    #[must_use]
+    pub fn http(&self, tenant: &TenantName) -> Option<&Arc<http::Http>> {
+        self.tenants.get(tenant)?.http.as_ref()
+    }
+
     /// All objects, in order.
     pub fn load_balancers(&self) -> impl Iterator<Item = &Arc<LoadBalancer>> {
         self.tenants.values().flat_map(|tenant| tenant.load_balancers.values())
@@ -56,6 +63,9 @@ impl Ir {
 pub struct Tenant {
     /// By name.
     pub load_balancers: BTreeMap<Arc<str>, Arc<LoadBalancer>>,
+    /// Layer 7; `None` without Routes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http: Option<Arc<http::Http>>,
 }
 
 /// What one LoadBalancer serves.

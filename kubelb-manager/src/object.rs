@@ -6,7 +6,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use kube::core::ObjectMeta;
-use kubelb_api::v1alpha1::{AddressClaim, Addresses, Config, LoadBalancer, SyncSecret, Tenant, VirtualAddressOwner};
+use kubelb_api::v1alpha1::{
+    AddressClaim, Addresses, Config, LoadBalancer, Route, SyncSecret, Tenant, VirtualAddressOwner,
+};
 use kubelb_api::{API_VERSION, GROUP};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -23,6 +25,8 @@ pub enum Kind {
     Addresses,
     /// A Service on layer 4.
     LoadBalancer,
+    /// A Gateway or a route, on layer 7.
+    Route,
     /// Who has an address.
     AddressClaim,
     /// Which node announces an address.
@@ -38,6 +42,7 @@ impl Kind {
         Self::Tenant,
         Self::Addresses,
         Self::LoadBalancer,
+        Self::Route,
         Self::AddressClaim,
         Self::VirtualAddressOwner,
         Self::SyncSecret,
@@ -51,6 +56,7 @@ impl Kind {
             Self::Tenant => "Tenant",
             Self::Addresses => "Addresses",
             Self::LoadBalancer => "LoadBalancer",
+            Self::Route => "Route",
             Self::AddressClaim => "AddressClaim",
             Self::VirtualAddressOwner => "VirtualAddressOwner",
             Self::SyncSecret => "SyncSecret",
@@ -61,7 +67,7 @@ impl Kind {
     #[must_use]
     pub const fn is_namespaced(self) -> bool {
         match self {
-            Self::Config | Self::Addresses | Self::LoadBalancer | Self::SyncSecret => true,
+            Self::Config | Self::Addresses | Self::LoadBalancer | Self::Route | Self::SyncSecret => true,
             Self::Tenant | Self::AddressClaim | Self::VirtualAddressOwner => false,
         }
     }
@@ -141,6 +147,8 @@ pub enum Object {
     Addresses(Arc<Addresses>),
     /// A Service on layer 4.
     LoadBalancer(Arc<LoadBalancer>),
+    /// A Gateway or a route, on layer 7.
+    Route(Arc<Route>),
     /// Who has an address.
     AddressClaim(Arc<AddressClaim>),
     /// Which node announces an address.
@@ -158,6 +166,7 @@ impl Object {
             Self::Tenant(_) => Kind::Tenant,
             Self::Addresses(_) => Kind::Addresses,
             Self::LoadBalancer(_) => Kind::LoadBalancer,
+            Self::Route(_) => Kind::Route,
             Self::AddressClaim(_) => Kind::AddressClaim,
             Self::VirtualAddressOwner(_) => Kind::VirtualAddressOwner,
             Self::SyncSecret(_) => Kind::SyncSecret,
@@ -172,6 +181,7 @@ impl Object {
             Self::Tenant(object) => &object.metadata,
             Self::Addresses(object) => &object.metadata,
             Self::LoadBalancer(object) => &object.metadata,
+            Self::Route(object) => &object.metadata,
             Self::AddressClaim(object) => &object.metadata,
             Self::VirtualAddressOwner(object) => &object.metadata,
             Self::SyncSecret(object) => &object.metadata,
@@ -244,6 +254,7 @@ pub fn decode(mut value: Value) -> Result<Object, Unreadable> {
         Kind::Tenant => Object::Tenant(typed(&key, value)?),
         Kind::Addresses => Object::Addresses(typed(&key, value)?),
         Kind::LoadBalancer => Object::LoadBalancer(typed(&key, value)?),
+        Kind::Route => Object::Route(typed(&key, value)?),
         Kind::AddressClaim => Object::AddressClaim(typed(&key, value)?),
         Kind::VirtualAddressOwner => Object::VirtualAddressOwner(typed(&key, value)?),
         Kind::SyncSecret => Object::SyncSecret(typed(&key, value)?),

@@ -4,6 +4,7 @@
 //! how statuses are written.
 
 mod health;
+mod layer7;
 mod refusals;
 mod relayed;
 
@@ -39,6 +40,7 @@ pub struct View {
     /// Of a peer of another manager: the objects that are not the same there. What it has taken of them says nothing.
     differing: Arc<BTreeSet<ObjectName>>,
     refusals: Refusals,
+    http: layer7::Told,
     /// What its agent told, if that is everything once.
     received: Option<Arc<Received>>,
 }
@@ -63,6 +65,11 @@ impl View {
             }
             Behind::Names(_) | Behind::Everything => BehindObjects::Everything,
         };
+        let names = match &peer.behind {
+            Behind::Names(names) if is_current => Some(&**names),
+            Behind::Names(_) | Behind::Everything => None,
+        };
+        let http = layer7::Told::new(names, &peer.rejections);
         let name = match &peer.identity.node {
             Some(node) => format!("node {node}"),
             None if peer.node.is_empty() => peer.identity.subject.clone(),
@@ -75,6 +82,7 @@ impl View {
             behind,
             differing: Arc::default(),
             refusals: Refusals::new(&peer.rejections),
+            http,
             received: report
                 .map(|(_, received)| Arc::clone(received))
                 .filter(|received| received.is_complete()),
@@ -166,6 +174,7 @@ pub struct Board {
     pending: BTreeMap<ObjectName, Pending>,
     agents: usize,
     fleets: BTreeSet<TenantName>,
+    http: layer7::Tenants,
     /// Since when somebody who is expected is not there.
     missed: Instant,
     awaits: bool,
@@ -187,6 +196,7 @@ impl Board {
             pending: BTreeMap::new(),
             agents: 0,
             fleets: BTreeSet::new(),
+            http: layer7::Tenants::default(),
             missed: now,
             awaits: true,
         }
@@ -198,7 +208,7 @@ impl Board {
         let unsaid = self.pending.values().filter(|pending| !pending.is_said);
         let waits = unsaid.map(|pending| pending.since + ANSWER_TIME).min();
         let patience = self.awaits.then(|| self.missed + PATIENCE);
-        waits.into_iter().chain(patience).min()
+        waits.into_iter().chain(patience).chain(self.http.poll_timeout()).min()
     }
 
     /// Looks at what `concerned` names, at objects whose configuration changed, and at those that have waited for long enough. Answers with
@@ -227,6 +237,7 @@ impl Board {
             fleets: self.fleets.clone(),
             awaits: self.awaits,
             load_balancers: BTreeMap::new(),
+            http: self.http.look(ir, peers, now),
         };
         about.retain(|name| {
             let report = ir.load_balancer(name).map(|object| report(object, peers));

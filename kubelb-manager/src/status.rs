@@ -3,8 +3,10 @@
 //! A patch is made only where something changes. Must not know: how it is written, and by whom.
 
 mod load_balancer;
+mod route;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kubelb_api::conditions::{self, ConditionStatus, ConditionType, Observation};
@@ -46,6 +48,21 @@ pub struct Reports {
     pub awaits: bool,
     /// What is known of each object.
     pub load_balancers: BTreeMap<ObjectName, Report>,
+    /// What is known of layer 7 of each tenant.
+    pub http: BTreeMap<TenantName, HttpReport>,
+}
+
+/// What a tenant's Envoys tell of layer 7.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HttpReport {
+    /// Some Envoy has not acknowledged these resources.
+    pub pending: BTreeSet<Arc<str>>,
+    /// Some Envoy has acknowledged nothing yet.
+    pub everything_pending: bool,
+    /// What is pending may be answered at any moment.
+    pub awaited: bool,
+    /// Resources that an Envoy refused, with its text.
+    pub rejected: BTreeMap<Arc<str>, String>,
 }
 
 /// What data planes tell of one object.
@@ -99,6 +116,7 @@ pub fn compute(view: &View<'_>, objects: impl IntoIterator<Item = ObjectKey>, no
         let problems = view.problems.get(&object).map_or(&[][..], Vec::as_slice);
         let status = match object.kind {
             Kind::LoadBalancer => load_balancer::status(view, problems, &object.name, now),
+            Kind::Route => route::status(view, problems, &object.name, now),
             Kind::Addresses => {
                 let object = store.addresses().get(&object.name)?;
                 let mut status = object.status.clone().unwrap_or_default();
@@ -179,4 +197,18 @@ const fn is_fatal(reason: Reason) -> bool {
         reason,
         Reason::NotATenant | Reason::TenantNotFound | Reason::Disabled | Reason::ConfigInvalid | Reason::Malformed
     )
+}
+
+/// As many as are read, and no more than a condition takes.
+fn joined(texts: &[String]) -> String {
+    let mut message = texts.iter().take(MAX_SHOWN).cloned().collect::<Vec<_>>().join("; ");
+    if let Some(more) = texts.len().checked_sub(MAX_SHOWN).filter(|more| *more > 0) {
+        message.push_str(&format!("; and {more} more"));
+    }
+    let mut end = message.len().min(MAX_MESSAGE);
+    while !message.is_char_boundary(end) {
+        end -= 1;
+    }
+    message.truncate(end);
+    message
 }

@@ -6,7 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use kubelb_api::v1alpha1::{AddressClaim, Addresses, Config, LoadBalancer, SyncSecret, Tenant, VirtualAddressOwner};
+use kubelb_api::v1alpha1::{
+    AddressClaim, Addresses, Config, LoadBalancer, Route, SyncSecret, Tenant, VirtualAddressOwner,
+};
 
 use crate::object::{Kind, Malformed, Object, ObjectKey, ObjectName};
 use crate::problem::Problem;
@@ -21,6 +23,7 @@ pub struct Store {
     tenants: Objects<Tenant>,
     addresses: Objects<Addresses>,
     load_balancers: Objects<LoadBalancer>,
+    routes: Objects<Route>,
     address_claims: Objects<AddressClaim>,
     virtual_address_owners: Objects<VirtualAddressOwner>,
     sync_secrets: Objects<SyncSecret>,
@@ -100,6 +103,7 @@ impl Store {
             Kind::Tenant => names(&self.tenants),
             Kind::Addresses => names(&self.addresses),
             Kind::LoadBalancer => names(&self.load_balancers),
+            Kind::Route => names(&self.routes),
             Kind::AddressClaim => names(&self.address_claims),
             Kind::VirtualAddressOwner => names(&self.virtual_address_owners),
             Kind::SyncSecret => names(&self.sync_secrets),
@@ -122,6 +126,7 @@ impl Store {
             Kind::Tenant => self.tenants.len(),
             Kind::Addresses => self.addresses.len(),
             Kind::LoadBalancer => self.load_balancers.len(),
+            Kind::Route => self.routes.len(),
             Kind::AddressClaim => self.address_claims.len(),
             Kind::VirtualAddressOwner => self.virtual_address_owners.len(),
             Kind::SyncSecret => self.sync_secrets.len(),
@@ -144,6 +149,7 @@ impl Store {
             Kind::Tenant => self.tenants.get(name).cloned().map(Object::Tenant),
             Kind::Addresses => self.addresses.get(name).cloned().map(Object::Addresses),
             Kind::LoadBalancer => self.load_balancers.get(name).cloned().map(Object::LoadBalancer),
+            Kind::Route => self.routes.get(name).cloned().map(Object::Route),
             Kind::AddressClaim => self.address_claims.get(name).cloned().map(Object::AddressClaim),
             Kind::VirtualAddressOwner => {
                 let owner = self.virtual_address_owners.get(name).cloned();
@@ -196,6 +202,20 @@ impl Store {
             .take_while(move |(name, _)| name.namespace == first.namespace)
     }
 
+    /// Routes.
+    #[must_use]
+    pub fn routes(&self) -> &Objects<Route> {
+        &self.routes
+    }
+
+    /// Routes of one namespace.
+    pub fn routes_in(&self, namespace: &str) -> impl Iterator<Item = (&ObjectName, &Arc<Route>)> {
+        let first = ObjectName::new(namespace, "");
+        self.routes
+            .range(first.clone()..)
+            .take_while(move |(name, _)| name.namespace == first.namespace)
+    }
+
     /// AddressClaims.
     #[must_use]
     pub fn address_claims(&self) -> &Objects<AddressClaim> {
@@ -220,6 +240,7 @@ impl Store {
             Object::Tenant(object) => put(&mut self.tenants, name, object),
             Object::Addresses(object) => put(&mut self.addresses, name, object),
             Object::LoadBalancer(object) => put(&mut self.load_balancers, name, object),
+            Object::Route(object) => put(&mut self.routes, name, object),
             Object::AddressClaim(object) => put(&mut self.address_claims, name, object),
             Object::VirtualAddressOwner(object) => put(&mut self.virtual_address_owners, name, object),
             Object::SyncSecret(object) => put(&mut self.sync_secrets, name, object),
@@ -233,6 +254,7 @@ impl Store {
             Kind::Tenant => self.tenants.remove(name).is_some(),
             Kind::Addresses => self.addresses.remove(name).is_some(),
             Kind::LoadBalancer => self.load_balancers.remove(name).is_some(),
+            Kind::Route => self.routes.remove(name).is_some(),
             Kind::AddressClaim => self.address_claims.remove(name).is_some(),
             Kind::VirtualAddressOwner => self.virtual_address_owners.remove(name).is_some(),
             Kind::SyncSecret => self.sync_secrets.remove(name).is_some(),

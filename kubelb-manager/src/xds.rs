@@ -4,6 +4,7 @@
 //! manager that knows Envoy's messages. What each field is for is said in `docs/design/004-xds-sessions.md` and in the contract.
 
 mod cluster;
+mod http;
 mod listener;
 pub mod relay_client;
 pub mod server;
@@ -28,7 +29,11 @@ pub fn translate(ir: &Ir) -> Snapshot {
         .addresses
         .iter()
         .map(|(address, known)| virtual_address(*address, known));
-    Snapshot::default().update(load_balancers.chain(addresses), &[])
+    let layer7 = ir
+        .tenants
+        .iter()
+        .flat_map(|(name, tenant)| http::difference(name, None, tenant.http.as_deref()).changed);
+    Snapshot::default().update(load_balancers.chain(addresses).chain(layer7), &[])
 }
 
 /// Translates what an update of the IR changed, to the same result. `before` is the IR that `snapshot` was made from.
@@ -48,6 +53,12 @@ pub fn follow(snapshot: &Snapshot, before: &Ir, after: &Ir, update: &Update) -> 
                 .into_iter()
                 .flat_map(|load_balancer| resources(load_balancer)),
         );
+    }
+    for tenant in &update.http {
+        let (old, new) = (before.http(tenant), after.http(tenant));
+        let found = http::difference(tenant, old.map(AsRef::as_ref), new.map(AsRef::as_ref));
+        changed.extend(found.changed);
+        removed.extend(found.removed);
     }
     for address in &update.addresses {
         match after.addresses.get(address) {

@@ -72,6 +72,28 @@ fn load_balancer(tenant: &str, name: &str, vip: &str, port: u16, annotation: &st
     object
 }
 
+/// A Gateway of a tenant, or one of its routes.
+fn route(tenant: &str, number: u8, port: u16, service: &str, host: &str) -> Value {
+    let (kind, name, spec) = if number == 0 {
+        let listeners = json!([{"name": "a", "port": port, "protocol": "HTTP"}, {"name": "b", "port": 1, "protocol": "HTTP", "hostname": "*.example.com"}]);
+        ("Gateway", "gw".to_owned(), json!({"listeners": listeners}))
+    } else {
+        let rules = json!([{"backendRefs": [{"name": service, "port": 80}, {"name": "gone", "port": 80}]}]);
+        let spec = json!({"parentRefs": [{"name": "gw"}], "hostnames": [host], "rules": rules});
+        ("HTTPRoute", format!("route-{number}"), spec)
+    };
+    let service = json!({"metadata": {"namespace": "n", "name": service}, "spec": {"ports": [{"port": 80, "nodePort": 30_000 + i32::from(port)}]}});
+    let resource = json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": kind, "metadata": {"namespace": "n", "name": name}, "spec": spec});
+    let source = json!({"kubernetes": {"resource": resource, "services": [service]}});
+    let spec = json!({"endpoints": [{"addressesReference": {"name": "default"}}], "source": source});
+    object(
+        "Route",
+        &format!("tenant-{tenant}"),
+        &format!("route-{number}"),
+        &json!({"spec": spec}),
+    )
+}
+
 /// All that is served, by type and name: version and owner.
 fn resources(snapshot: &Snapshot) -> BTreeMap<(ResourceType, String), (Version, Owner)> {
     let all = ResourceType::ALL
@@ -109,8 +131,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     });
     let claim = (tenant_name.clone(), 0..3_u8, vip).prop_map(|(tenant, number, vip)| {
         let name = kubelb_api::names::AddressName::new(vip.parse().unwrap()).to_string();
-        let holder = json!({"kind": "LoadBalancer", "namespace": format!("tenant-{tenant}"), "name": format!("lb-{number}"), "uid": ""});
-        object("AddressClaim", "", &name, &json!({"spec": {"address": vip, "tenant": tenant, "holders": [holder]}}))
+        let holder = |kind: &str, name: String| json!({"kind": kind, "namespace": format!("tenant-{tenant}"), "name": name, "uid": ""});
+        let holders = [holder("LoadBalancer", format!("lb-{number}")), holder("Route", "route-0".to_owned())];
+        let holders = holders.get(usize::from(number.min(1))..).unwrap();
+        object("AddressClaim", "", &name, &json!({"spec": {"address": vip, "tenant": tenant, "holders": holders}}))
     });
     let owner = (prop::sample::select(vec!["v4-203-0-113-1", "v4-203-0-113-2"]), 1..3_u8).prop_map(|(name, epoch)| {
         object(
@@ -137,8 +161,11 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             &json!({"spec": {"loadBalancer": {"disable": disable}}}),
         )
     });
-    let any_object =
-        prop_oneof![5 => lb, 3 => nodes, 1 => broken, 2 => claim, 1 => owner, 1 => config, 2 => some_tenant];
+    let service = prop::sample::select(vec!["s", "t"]);
+    let host = prop::sample::select(vec!["a.example.com", "*.example.com", "b"]);
+    let routes = (prop::sample::select(TENANTS.to_vec()), 0..3_u8, 1..3_u16, service, host)
+        .prop_map(|(tenant, number, port, service, host)| route(tenant, number, port, service, host));
+    let any_object = prop_oneof![5 => lb, 6 => routes, 3 => nodes, 1 => broken, 2 => claim, 1 => owner, 1 => config, 2 => some_tenant];
     let step = (any_object, 0..5_u8).prop_map(|(object, dice)| {
         let key = match seen(object.clone()) {
             Ok(read) => read.key(),
@@ -253,6 +280,8 @@ fn a_broken_object_of_each_kind_leaves_other_tenants_as_they_are() {
             &json!({"spec": {"addresses": [{}]}}),
         ),
         object("SyncSecret", "tenant-x", "s", &json!({"data": {"a": 1}})),
+        object("Route", "tenant-x", "r", &json!({"spec": {"endpoints": "all"}})),
+        object("Route", "tenant-x", "r", &json!({"spec": {"endpoints": []}})),
         object("Tenant", "", "x", &json!({"spec": {"allowedRanges": "all"}})),
         object("Tenant", "", "x", &json!({"spec": {"allowedRanges": ["everything"]}})),
     ];

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "all of this is test code")]
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 
@@ -16,7 +17,12 @@ use kubelb_tests::envoy;
 use kubelb_xds::pb::envoy::config::bootstrap::v3 as bootstrap;
 use kubelb_xds::pb::envoy::config::cluster::v3::{Cluster, cluster};
 use kubelb_xds::pb::envoy::config::core::v3 as core;
-use kubelb_xds::pb::google::protobuf::{Any, Duration};
+use kubelb_xds::pb::envoy::config::listener::v3::{Listener, filter};
+use kubelb_xds::pb::envoy::config::route::v3::RouteConfiguration;
+use kubelb_xds::pb::envoy::extensions::filters::http::cors::v3::Cors;
+use kubelb_xds::pb::envoy::extensions::filters::http::router::v3::Router;
+use kubelb_xds::pb::envoy::extensions::filters::network::http_connection_manager::v3 as http;
+use kubelb_xds::pb::google::protobuf::{Any, BoolValue, Duration};
 use kubelb_xds::{ResourceType, Snapshot};
 use prost::Message;
 
@@ -99,7 +105,10 @@ fn bootstrap(snapshot: &Snapshot) -> bootstrap::Bootstrap {
             ..core::Node::default()
         }),
         static_resources: Some(bootstrap::bootstrap::StaticResources {
-            listeners: messages(snapshot, ResourceType::Listener),
+            listeners: messages(snapshot, ResourceType::Listener)
+                .into_iter()
+                .chain(tables(snapshot))
+                .collect(),
             clusters,
             ..bootstrap::bootstrap::StaticResources::default()
         }),
@@ -113,6 +122,41 @@ fn bootstrap(snapshot: &Snapshot) -> bootstrap::Bootstrap {
             ..bootstrap::bootstrap::DynamicResources::default()
         }),
         ..bootstrap::Bootstrap::default()
+    }
+}
+
+/// Tables of routes come by RDS, which is not asked for here: each in a listener of its own.
+fn tables(snapshot: &Snapshot) -> Vec<Listener> {
+    let all: Vec<RouteConfiguration> = messages(snapshot, ResourceType::Route);
+    let listeners = all.into_iter().enumerate().map(|(index, mut table)| {
+        table.validate_clusters = Some(BoolValue { value: false });
+        // Each an address of its own, as Envoy wants it.
+        let address = SocketAddr::from(([127, 0, 0, 1], u16::try_from(index + 1).unwrap()));
+        let mut listener = kubelb_tests::xds::http_listener(&format!("table-{index}"), address, "none");
+        let manager = http::HttpConnectionManager {
+            stat_prefix: "table".to_owned(),
+            http_filters: ["cors", "router"].map(http_filter).into(),
+            route_specifier: Some(http::http_connection_manager::RouteSpecifier::RouteConfig(table)),
+            ..http::HttpConnectionManager::default()
+        };
+        for filter in listener.filter_chains.iter_mut().flat_map(|chain| &mut chain.filters) {
+            filter.config_type = Some(filter::ConfigType::TypedConfig(kubelb_tests::xds::any(&manager)));
+        }
+        listener
+    });
+    listeners.collect()
+}
+
+fn http_filter(name: &str) -> http::HttpFilter {
+    let config = if name == "cors" {
+        kubelb_tests::xds::any(&Cors {})
+    } else {
+        kubelb_tests::xds::any(&Router::default())
+    };
+    http::HttpFilter {
+        name: format!("envoy.filters.http.{name}"),
+        config_type: Some(http::http_filter::ConfigType::TypedConfig(config)),
+        ..http::HttpFilter::default()
     }
 }
 

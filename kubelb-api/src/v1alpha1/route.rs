@@ -60,6 +60,39 @@ pub struct KubernetesSource {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::services")]
     pub services: Vec<RawObject>,
+    /// Labels of the object's namespace, by which listeners choose whose routes they take.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub namespace_labels: BTreeMap<String, String>,
+    /// References of the object that may not be followed, such as those to another namespace that no ReferenceGrant allows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4096))]
+    pub refused: Vec<RefusedReference>,
+}
+
+/// A reference that may not be followed, and why.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RefusedReference {
+    /// Group of what is referred to; empty for the core API.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 253))]
+    pub group: String,
+    /// Its kind, such as Service.
+    #[schemars(length(min = 1, max = 63))]
+    pub kind: String,
+    /// Its namespace in the tenant.
+    #[schemars(length(max = 63))]
+    pub namespace: String,
+    /// Its name.
+    #[schemars(length(max = 253))]
+    pub name: String,
+    /// Why, as conditions of Gateway API have it: RefNotPermitted, BackendNotFound, …
+    #[schemars(length(min = 1, max = 63))]
+    pub reason: String,
+    /// A sentence for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 1024))]
+    pub message: String,
 }
 
 /// What became of it.

@@ -9,8 +9,8 @@ use kubelb_api::annotations::Annotation;
 use kubelb_api::names::TenantName;
 use kubelb_api::v1alpha1 as api;
 
-use super::{Given, IpFamily, Pools, key_of};
-use crate::object::{ObjectKey, ObjectName};
+use super::{Given, IpFamily, Pools, gateway};
+use crate::object::{Kind, ObjectKey, ObjectName};
 use crate::problem::{Problem, Reason};
 use crate::store::Store;
 
@@ -18,13 +18,13 @@ use crate::store::Store;
 pub(super) type Port = (&'static str, i32);
 
 /// The order in which wants are served: by age, those without a date last, then by name.
-pub(super) type Rank = (bool, Option<jiff::Timestamp>, ObjectName);
+pub(super) type Rank = (bool, Option<jiff::Timestamp>, ObjectKey);
 
 /// What one object wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Want {
     /// The object.
-    pub name: ObjectName,
+    pub object: ObjectKey,
     /// Its uid, empty where there are none.
     pub uid: String,
     /// Its tenant.
@@ -43,21 +43,15 @@ pub struct Want {
     pub(super) ports: BTreeSet<Port>,
     /// Addresses that its status has.
     pub unclaimed: BTreeSet<IpAddr>,
-    has_annotation: bool,
+    /// The field that asks for an address.
+    pub(super) asks_by: String,
 }
 
 impl Want {
-    pub(super) fn key(&self) -> ObjectKey {
-        key_of(&self.name)
-    }
-
     /// The field to blame when there is no such address.
     pub(super) fn field(&self, family: IpFamily) -> String {
-        match (self.requested.contains_key(&family), self.has_annotation) {
-            (true, true) => requested_annotation(),
-            (true, false) => "spec.loadBalancerIP".to_owned(),
-            (false, _) => String::new(),
-        }
+        let asks = self.requested.contains_key(&family);
+        if asks { self.asks_by.clone() } else { String::new() }
     }
 }
 
@@ -84,7 +78,11 @@ pub(super) fn wants(store: &Store, pools: &Pools, given: Given) -> (BTreeMap<Ran
         }
         want.unclaimed = allowed;
         let created = object.metadata.creation_timestamp.as_ref().map(|time| time.0);
-        wants.insert((created.is_none(), created, name.clone()), want);
+        wants.insert((created.is_none(), created, want.object.clone()), want);
+    }
+    for want in gateway::wants(store, pools, &mut problems) {
+        let created = want.0;
+        wants.insert((created.is_none(), created, want.1.object.clone()), want.1);
     }
     (wants, problems)
 }
@@ -133,7 +131,10 @@ fn read(
         .filter_map(|status| status.load_balancer.as_ref()?.ingress.as_ref())
         .flatten();
     let mut want = Want {
-        name: name.clone(),
+        object: ObjectKey {
+            kind: Kind::LoadBalancer,
+            name: name.clone(),
+        },
         uid: object.metadata.uid.clone().unwrap_or_default(),
         tenant,
         families: Vec::new(),
@@ -147,7 +148,11 @@ fn read(
             .map(|port| (port.protocol.unwrap_or_default().as_str(), port.port))
             .collect(),
         unclaimed: ingress.filter_map(|entry| entry.ip.as_deref()?.parse().ok()).collect(),
-        has_annotation: text(Annotation::LOAD_BALANCER_IPS).is_some(),
+        asks_by: if text(Annotation::LOAD_BALANCER_IPS).is_some() {
+            requested_annotation()
+        } else {
+            "spec.loadBalancerIP".to_owned()
+        },
     };
     let asked: Vec<(String, &str)> = match text(Annotation::LOAD_BALANCER_IPS) {
         Some(list) => list
@@ -170,7 +175,7 @@ fn read(
             Ok(address) => format!("{address} is the second of its family; one of each can be asked for"),
             Err(_) => format!("{text:?} is not an IP address"),
         };
-        problems.push(Problem::new(&want.key(), field, Reason::InvalidValue, reason));
+        problems.push(Problem::new(&want.object, field, Reason::InvalidValue, reason));
     }
     (want.families, want.at_least) = families(spec, &want, pools);
     want
@@ -220,6 +225,6 @@ fn families(spec: &api::LoadBalancerSpec, want: &Want, pools: &Pools) -> (Vec<Ip
     }
 }
 
-fn requested_annotation() -> String {
+pub(super) fn requested_annotation() -> String {
     format!("metadata.annotations[{}]", Annotation::LOAD_BALANCER_IPS.key())
 }

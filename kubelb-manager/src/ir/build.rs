@@ -3,8 +3,11 @@
 //! Owns what depends on more than one object: references, policies, and who gets an address and port that two ask for. Nothing here
 //! depends on the order in which objects came.
 
+mod layer7;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -13,9 +16,10 @@ use kubelb_api::v1alpha1 as api;
 
 use super::backends::{self, Backends};
 use super::draft::{self, Context};
+use super::http::Book;
 use super::index::{Age, Claimant, Index};
 use super::policy::Policy;
-use super::{Ir, LoadBalancer, Owner, Tenant, VirtualAddress};
+use super::{Ir, LoadBalancer, Owner, Protocol, Tenant, VirtualAddress};
 use crate::allocate::Given;
 use crate::object::{Kind, ObjectKey, ObjectName};
 use crate::problem::{Problem, Reason};
@@ -40,6 +44,10 @@ pub struct Update {
     pub problems: BTreeSet<ObjectKey>,
     /// VIPs that came, went or changed.
     pub addresses: BTreeSet<IpAddr>,
+    /// Tenants of which layer 7 changed.
+    pub http: BTreeSet<TenantName>,
+    /// Routes of which something else is to be told.
+    pub routes: BTreeSet<ObjectName>,
 }
 
 /// Keeps the IR.
@@ -55,6 +63,9 @@ pub struct Builder {
     claims: BTreeMap<IpAddr, BTreeSet<ObjectName>>,
     claimed: BTreeMap<ObjectName, BTreeSet<IpAddr>>,
     index: Index,
+    http: Book,
+    /// Ports of layer 7, by address.
+    http_ports: BTreeMap<IpAddr, (TenantName, BTreeSet<NonZeroU16>)>,
 }
 
 /// A LoadBalancer by itself.
@@ -83,6 +94,8 @@ impl Builder {
             claims: BTreeMap::new(),
             claimed: BTreeMap::new(),
             index: Index::default(),
+            http: Book::default(),
+            http_ports: BTreeMap::new(),
         }
     }
 
@@ -150,6 +163,7 @@ impl Builder {
         for name in &affected {
             self.finish(store, name, &mut update);
         }
+        layer7::update(self, store, changed, &mut update, &mut addresses);
         addresses.extend(changed.iter().filter_map(owned_address));
         for address in addresses {
             self.announce(store, address, &mut update);
@@ -187,7 +201,7 @@ impl Builder {
                     stale.extend(store.load_balancers().keys().cloned());
                 }
                 Kind::AddressClaim => claimed.extend(self.claim(store, key, &mut stale)),
-                Kind::Config | Kind::VirtualAddressOwner | Kind::SyncSecret => {}
+                Kind::Config | Kind::VirtualAddressOwner | Kind::SyncSecret | Kind::Route => {}
             }
             if !matches!(key.kind, Kind::LoadBalancer | Kind::Addresses) {
                 self.note(key.clone(), malformed(store, key), update);
@@ -253,7 +267,22 @@ impl Builder {
         Some(address)
     }
 
-    fn policy(store: &Store, config: &ObjectKey, namespace: &str) -> Result<(TenantName, Policy), (Reason, String)> {
+    fn policy(store: &Store, config: &ObjectKey, namespace: &str) -> TenantPolicy {
+        let (tenant, policy) = Self::any_policy(store, config, namespace)?;
+        let object = store.tenants().get(&ObjectName::new("", tenant.as_str()));
+        let of_tenant = object.and_then(|tenant| tenant.spec.load_balancer.as_ref()?.disable);
+        let settings = store.configs().get(&config.name);
+        let of_all = settings.and_then(|config| config.spec.load_balancer.as_ref()?.disable);
+        if of_tenant.or(of_all) == Some(true) {
+            let message =
+                "load balancers are switched off for this tenant (spec.loadBalancer.disable of Tenant or Config)";
+            return Err((Reason::Disabled, message.to_owned()));
+        }
+        Ok((tenant, policy))
+    }
+
+    /// Whatever layer it is about.
+    fn any_policy(store: &Store, config: &ObjectKey, namespace: &str) -> TenantPolicy {
         let Some(tenant) = TenantName::from_namespace(namespace) else {
             let message = format!("the namespace {namespace} belongs to no tenant; it would be tenant- and a name");
             return Err((Reason::NotATenant, message));
@@ -266,13 +295,6 @@ impl Builder {
         let Some(object) = store.tenants().get(&ObjectName::new("", tenant.as_str())) else {
             return Err((Reason::TenantNotFound, format!("there is no Tenant {tenant}")));
         };
-        let of_tenant = object.spec.load_balancer.as_ref().and_then(|settings| settings.disable);
-        let of_all = settings.and_then(|config| config.spec.load_balancer.as_ref()?.disable);
-        if of_tenant.or(of_all) == Some(true) {
-            let message =
-                "load balancers are switched off for this tenant (spec.loadBalancer.disable of Tenant or Config)";
-            return Err((Reason::Disabled, message.to_owned()));
-        }
         let policy = Policy::new(settings.map(|config| &config.spec), &object.spec);
         Ok((tenant, policy))
     }
@@ -415,11 +437,18 @@ impl Builder {
                 epoch: u64::try_from(owner.spec.epoch).ok()?,
             })
         };
-        let wanted = self.index.tenant_of(address).map(|tenant| {
+        let http = self.http_ports.get(&address);
+        let tenant = self.index.tenant_of(address).or(http.map(|(tenant, _)| tenant));
+        let wanted = tenant.map(|tenant| {
+            let ours = http.filter(|(owner, _)| owner == tenant).map(|(_, ports)| ports);
+            let mut local_ports = self.index.local_ports(address);
+            local_ports.extend(ours.into_iter().flatten().map(|port| (Protocol::Tcp, *port)));
+            local_ports.sort_unstable();
+            local_ports.dedup();
             Arc::new(VirtualAddress {
                 tenant: tenant.clone(),
                 owner: owner_of(),
-                local_ports: self.index.local_ports(address),
+                local_ports,
             })
         });
         if self.ir.addresses.get(&address) == wanted.as_ref() {
@@ -481,7 +510,7 @@ fn put(ir: &mut Ir, tenant: &TenantName, name: &Arc<str>, served: Option<Arc<Loa
         Some(served) => load_balancers.insert(Arc::clone(name), served),
         None => load_balancers.remove(name),
     };
-    if !load_balancers.is_empty() {
+    if *of_tenant != Tenant::default() {
         ir.tenants.insert(tenant.clone(), of_tenant);
     }
     true

@@ -69,6 +69,7 @@ pub fn resource(kind: Kind) -> ApiResource {
         Kind::Tenant => api::Tenant::api_resource(),
         Kind::Addresses => api::Addresses::api_resource(),
         Kind::LoadBalancer => api::LoadBalancer::api_resource(),
+        Kind::Route => api::Route::api_resource(),
         Kind::AddressClaim => api::AddressClaim::api_resource(),
         Kind::VirtualAddressOwner => api::VirtualAddressOwner::api_resource(),
         Kind::SyncSecret => api::SyncSecret::api_resource(),

@@ -11,7 +11,7 @@ use kubelb_api::names::AddressName;
 use kubelb_api::v1alpha1 as api;
 use serde_json::Value;
 
-use super::{Health, MAX_MESSAGE, MAX_SHOWN, Report, Reports, View, is_fatal, of, sentences};
+use super::{Health, Report, Reports, View, is_fatal, joined, of, sentences};
 use crate::allocate::Given;
 use crate::ir::{DataPlane, LoadBalancer};
 use crate::object::ObjectName;
@@ -222,20 +222,6 @@ fn programmed(served: Option<&LoadBalancer>, reports: &Reports, report: &Report)
         let message = format!("{} data planes serve it", report.programmed);
         answer(ConditionStatus::True, "Programmed", message)
     }
-}
-
-/// As many as are read, and no more than a condition takes.
-fn joined(texts: &[String]) -> String {
-    let mut message = texts.iter().take(MAX_SHOWN).cloned().collect::<Vec<_>>().join("; ");
-    if let Some(more) = texts.len().checked_sub(MAX_SHOWN).filter(|more| *more > 0) {
-        message.push_str(&format!("; and {more} more"));
-    }
-    let mut end = message.len().min(MAX_MESSAGE);
-    while !message.is_char_boundary(end) {
-        end -= 1;
-    }
-    message.truncate(end);
-    message
 }
 
 fn healthy(served: Option<&LoadBalancer>, problems: &[Problem], reports: &Reports, report: &Report) -> Answer {

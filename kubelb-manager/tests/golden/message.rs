@@ -6,12 +6,19 @@
 use kubelb_xds::pb::envoy::config::cluster::v3::Cluster;
 use kubelb_xds::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use kubelb_xds::pb::envoy::config::listener::v3::Listener;
+use kubelb_xds::pb::envoy::config::route::v3::RouteConfiguration;
+use kubelb_xds::pb::envoy::extensions::filters::http::cors::v3::{Cors, CorsPolicy};
+use kubelb_xds::pb::envoy::extensions::filters::http::router::v3::Router;
+use kubelb_xds::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
+use kubelb_xds::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use kubelb_xds::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use kubelb_xds::pb::envoy::extensions::filters::udp::udp_proxy::v3::{Route, UdpProxyConfig};
 use kubelb_xds::pb::envoy::extensions::matching::common_inputs::network::v3::SourceIpInput;
 use kubelb_xds::pb::envoy::extensions::matching::input_matchers::ip::v3::Ip;
 use kubelb_xds::pb::envoy::extensions::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport;
 use kubelb_xds::pb::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
+use kubelb_xds::pb::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
+use kubelb_xds::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use kubelb_xds::pb::google::protobuf::Any;
 use prost::{Message, Name};
 use serde_json::{Map, Value};
@@ -33,6 +40,14 @@ fn unpack(any: &Any) -> Value {
         debug::<Ip>,
         debug::<ProxyProtocolUpstreamTransport>,
         debug::<RawBuffer>,
+        debug::<RouteConfiguration>,
+        debug::<HttpConnectionManager>,
+        debug::<Router>,
+        debug::<Cors>,
+        debug::<CorsPolicy>,
+        debug::<TlsInspector>,
+        debug::<DownstreamTlsContext>,
+        debug::<HttpProtocolOptions>,
         virtual_address,
     ];
     let text = readers

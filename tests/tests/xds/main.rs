@@ -14,6 +14,7 @@
 mod bootstrap;
 mod forged;
 mod hub;
+mod layer7;
 mod log;
 mod peer;
 mod quarantine;

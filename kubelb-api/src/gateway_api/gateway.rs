@@ -1,0 +1,95 @@
+//! Gateway.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::ObjectReference;
+
+/// What a Gateway wants.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GatewaySpec {
+    /// Its class.
+    pub gateway_class_name: String,
+    /// What it accepts on.
+    pub listeners: Vec<Listener>,
+    /// Addresses that it asks for.
+    pub addresses: Vec<GatewayAddress>,
+}
+
+/// An address that is asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GatewayAddress {
+    /// IPAddress when left out.
+    #[serde(rename = "type")]
+    pub type_: Option<String>,
+    /// The address; any when empty.
+    pub value: String,
+}
+
+/// A port with a protocol, and for which hostnames.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Listener {
+    /// Its name in the Gateway.
+    pub name: String,
+    /// Only requests for this one, which may start with `*.`; all when left out.
+    pub hostname: Option<String>,
+    /// The port.
+    pub port: i64,
+    /// HTTP, HTTPS, TLS, TCP or UDP.
+    pub protocol: String,
+    /// Certificates.
+    pub tls: Option<ListenerTls>,
+    /// Which routes may attach.
+    pub allowed_routes: Option<AllowedRoutes>,
+}
+
+/// TLS of a listener.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ListenerTls {
+    /// Terminate when left out, or Passthrough.
+    pub mode: Option<String>,
+    /// Secrets with the certificates.
+    pub certificate_refs: Vec<ObjectReference>,
+    /// Asks clients for certificates.
+    pub frontend_validation: Option<Value>,
+    /// What only some implementations have.
+    pub options: BTreeMap<String, String>,
+}
+
+/// Which routes may attach.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AllowedRoutes {
+    /// From where.
+    pub namespaces: Option<RouteNamespaces>,
+    /// Of what kinds; those of the protocol when empty.
+    pub kinds: Vec<RouteGroupKind>,
+}
+
+/// Namespaces whose routes may attach.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RouteNamespaces {
+    /// Same when left out, or All, Selector, None.
+    pub from: Option<String>,
+    /// For Selector.
+    pub selector: Option<LabelSelector>,
+}
+
+/// A kind of routes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RouteGroupKind {
+    /// Gateway API's when left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// HTTPRoute, GRPCRoute, …
+    pub kind: String,
+}

@@ -1,0 +1,478 @@
+//! All Routes of one tenant together: which route is attached where, and what that makes of listeners and tables.
+//!
+//! Whole state in, whole answer out. Must not know: other tenants, and where addresses come from.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+
+use kubelb_api::gateway_api as api;
+use kubelb_api::names::TenantName;
+
+use super::cluster::Found;
+use super::gateway::{GatewayDraft, ListenerDraft, Speaks};
+use super::matches::Order;
+use super::route::RouteDraft;
+use super::{
+    Certificate, Chains, GatewayOutcome, HeaderLimits, Http, HttpListener, HttpRoute, ListenerOutcome, Outcome,
+    ParentOutcome, RouteOutcome, RouteTable, TlsChain, Verdict, VirtualHost, hostname,
+};
+use crate::object::ObjectName;
+
+/// A Route by itself.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Draft {
+    Refused(Verdict),
+    Gateway(Arc<GatewayDraft>),
+    Route(Arc<RouteDraft>),
+}
+
+/// A certificate, with the name of its SyncSecret.
+pub(super) type Named = (Arc<str>, Arc<Certificate>);
+/// A Gateway's namespace and name, and the place of a listener in it.
+type Place<'a> = (&'a str, &'a str, usize);
+/// The place of a listener, with its certificates.
+type Certified = (usize, Vec<Arc<str>>);
+
+/// What a tenant's Routes are put together with.
+pub(super) struct Context<'a> {
+    pub(super) tenant: &'a TenantName,
+    /// Addresses of a Gateway.
+    pub(super) addresses: &'a dyn Fn(&ObjectName) -> BTreeSet<IpAddr>,
+    /// A certificate, by namespace and name of the Secret, with the SyncSecret's name.
+    pub(super) certificate: &'a dyn Fn(&str, &str) -> Result<Named, String>,
+    pub(super) limits: HeaderLimits,
+}
+
+/// Routes at a listener, by hostname.
+#[derive(Default)]
+struct Attached<'a> {
+    hosts: BTreeMap<Arc<str>, Vec<&'a (Order, Arc<HttpRoute>)>>,
+    count: i32,
+    tables: Vec<Arc<str>>,
+}
+
+/// Puts a tenant's Routes together; those that are older come first.
+pub(super) fn assemble(drafts: &[(&ObjectName, &Draft)], context: &Context<'_>) -> Http {
+    let mut http = Http::default();
+    let mut gateways: BTreeMap<(&str, &str), &GatewayDraft> = BTreeMap::new();
+    for (_, draft) in drafts {
+        if let Draft::Gateway(gateway) = draft {
+            gateways.entry((&gateway.namespace, &gateway.name)).or_insert(gateway);
+        }
+    }
+    // By the Gateway's namespace and name, and the place of the listener.
+    let mut attached: BTreeMap<(&str, &str, usize), Attached<'_>> = BTreeMap::new();
+    let mut parents: BTreeMap<&ObjectName, Vec<(ParentOutcome, Vec<Place<'_>>)>> = BTreeMap::new();
+    for (name, draft) in drafts {
+        let Draft::Route(route) = draft else { continue };
+        let mut outcomes = Vec::new();
+        let mut done: BTreeSet<(&str, &str, usize)> = BTreeSet::new();
+        for parent in &route.parents {
+            let Some(gateway) = find(&gateways, route, parent) else {
+                continue;
+            };
+            let (accepted, places) = attach(route, parent, gateway);
+            let keys: Vec<(&str, &str, usize)> = places
+                .into_iter()
+                .map(|place| (&*gateway.namespace, &*gateway.name, place))
+                .collect();
+            for key in &keys {
+                if !done.insert(*key) {
+                    continue;
+                }
+                let Some(listener) = gateway.listeners.get(key.2) else {
+                    continue;
+                };
+                let at = attached.entry(*key).or_default();
+                at.count = at.count.saturating_add(1);
+                for host in hosts(route, listener) {
+                    at.hosts.entry(host).or_default().extend(&route.routes);
+                }
+            }
+            let outcome = ParentOutcome {
+                parent: parent.clone(),
+                partial: route.partial.clone().filter(|_| accepted.holds),
+                accepted,
+                resolved: route.resolved.clone(),
+                tables: Vec::new(),
+            };
+            outcomes.push((outcome, keys));
+        }
+        if !done.is_empty() {
+            take_clusters(&route.clusters, &mut http);
+        }
+        parents.insert(name, outcomes);
+    }
+    for (name, draft) in drafts {
+        let outcome = match draft {
+            Draft::Refused(verdict) => Outcome::Refused(verdict.clone()),
+            Draft::Route(_) => continue,
+            Draft::Gateway(gateway) => {
+                let is_first = gateways
+                    .get(&(&*gateway.namespace, &*gateway.name))
+                    .is_some_and(|first| std::ptr::eq(*first, &raw const **gateway));
+                if is_first {
+                    Outcome::Gateway(serve(name, gateway, &mut attached, context, &mut http))
+                } else {
+                    let message = "another Route is about the same Gateway";
+                    Outcome::Refused(Verdict::no("Invalid", message))
+                }
+            }
+        };
+        http.outcomes.insert(Arc::clone(&name.name), Arc::new(outcome));
+    }
+    for (name, draft) in drafts {
+        let Draft::Route(route) = draft else { continue };
+        let outcomes = parents.remove(name).unwrap_or_default().into_iter();
+        let finished = outcomes.map(|(mut outcome, keys)| {
+            let tables = keys
+                .iter()
+                .filter_map(|key| attached.get(key))
+                .flat_map(|at| at.tables.iter().cloned());
+            outcome.tables = tables.collect();
+            outcome
+        });
+        let outcome = RouteOutcome {
+            generation: route.generation,
+            parents: finished.collect(),
+        };
+        http.outcomes
+            .insert(Arc::clone(&name.name), Arc::new(Outcome::Route(outcome)));
+    }
+    http
+}
+
+fn find<'a>(
+    gateways: &BTreeMap<(&'a str, &'a str), &'a GatewayDraft>,
+    route: &'a RouteDraft,
+    parent: &'a api::ParentReference,
+) -> Option<&'a GatewayDraft> {
+    let is_gateway = parent.group.as_deref().unwrap_or(api::GROUP) == api::GROUP
+        && parent.kind.as_deref().unwrap_or("Gateway") == "Gateway";
+    let namespace = parent
+        .namespace
+        .as_deref()
+        .filter(|text| !text.is_empty())
+        .unwrap_or(&route.namespace);
+    is_gateway
+        .then(|| gateways.get(&(namespace, parent.name.as_str())).copied())
+        .flatten()
+}
+
+/// Which listeners a route is attached to by one of its parents.
+fn attach(route: &RouteDraft, parent: &api::ParentReference, gateway: &GatewayDraft) -> (Verdict, Vec<usize>) {
+    if !route.accepted.holds {
+        return (route.accepted.clone(), Vec::new());
+    }
+    let named = |listener: &ListenerDraft| {
+        parent
+            .section_name
+            .as_deref()
+            .is_none_or(|name| name.is_empty() || name == listener.name)
+            && parent.port.is_none_or(|port| port == i64::from(listener.port.get()))
+    };
+    let mut candidates = gateway
+        .listeners
+        .iter()
+        .enumerate()
+        .filter(|(_, listener)| named(listener))
+        .peekable();
+    if candidates.peek().is_none() {
+        return (
+            Verdict::no("NoMatchingParent", "the Gateway has no such listener"),
+            Vec::new(),
+        );
+    }
+    let allowed: Vec<(usize, &ListenerDraft)> = candidates
+        .filter(|(_, listener)| {
+            listener.allows(
+                &gateway.namespace,
+                route.kind,
+                &route.namespace,
+                &route.namespace_labels,
+            )
+        })
+        .collect();
+    if allowed.is_empty() {
+        let message = format!(
+            "no listener takes a {} of the namespace {}",
+            route.kind, route.namespace
+        );
+        return (Verdict::no("NotAllowedByListeners", message), Vec::new());
+    }
+    let matching = allowed
+        .into_iter()
+        .filter(|(_, listener)| !hosts(route, listener).is_empty());
+    let places: Vec<usize> = matching
+        .filter(|(_, listener)| listener.is_served())
+        .map(|(place, _)| place)
+        .collect();
+    if places.is_empty() {
+        let message = "no listener that is served has one of the hostnames";
+        return (Verdict::no("NoMatchingListenerHostname", message), Vec::new());
+    }
+    (Verdict::yes("Accepted"), places)
+}
+
+/// Hostnames of a route at a listener.
+fn hosts(route: &RouteDraft, listener: &ListenerDraft) -> BTreeSet<Arc<str>> {
+    if route.hostnames.is_empty() {
+        return [Arc::clone(&listener.hostname)].into();
+    }
+    let both = route.hostnames.iter().filter_map(|own| {
+        let found = hostname::intersect(own, &listener.hostname)?;
+        Some(if *found == **own {
+            Arc::clone(own)
+        } else {
+            Arc::clone(&listener.hostname)
+        })
+    });
+    both.collect()
+}
+
+fn take_clusters(found: &BTreeMap<Arc<str>, Found>, http: &mut Http) {
+    // Of two Routes that know a Service, the one that saw it later is right: versions are of the tenant's API server.
+    for (name, found) in found {
+        match http.clusters.get(name) {
+            Some(known) if *known == found.cluster => {}
+            Some(_) if http_versions(http, name) >= found.version => {}
+            _ => {
+                http.clusters.insert(Arc::clone(name), Arc::clone(&found.cluster));
+                http.versions.insert(Arc::clone(name), found.version);
+            }
+        }
+    }
+}
+
+fn http_versions(http: &Http, name: &str) -> u64 {
+    http.versions.get(name).copied().unwrap_or_default()
+}
+
+/// Puts a Gateway's listeners and tables in.
+fn serve<'a>(
+    object: &ObjectName,
+    gateway: &'a GatewayDraft,
+    attached: &mut BTreeMap<(&'a str, &'a str, usize), Attached<'_>>,
+    context: &Context<'_>,
+    http: &mut Http,
+) -> GatewayOutcome {
+    let addresses = if gateway.accepted.holds {
+        (context.addresses)(object)
+    } else {
+        BTreeSet::new()
+    };
+    let mut outcomes = Vec::new();
+    let mut chains: BTreeMap<NonZeroU16, Vec<Certified>> = BTreeMap::new();
+    for (place, listener) in gateway.listeners.iter().enumerate() {
+        let (certificates, resolved) = certificates(listener, context, http);
+        if listener.is_served() && (listener.speaks == Some(Speaks::Http) || !certificates.is_empty()) {
+            chains.entry(listener.port).or_default().push((place, certificates));
+        }
+        let key = (&*gateway.namespace, &*gateway.name, place);
+        outcomes.push(ListenerOutcome {
+            name: listener.name.clone(),
+            accepted: listener.accepted.clone(),
+            conflicted: listener.conflicted.clone(),
+            resolved,
+            kinds: listener.kinds.clone(),
+            attached: attached.get(&key).map_or(0, |at| at.count),
+            resources: Vec::new(),
+        });
+    }
+    for address in &addresses {
+        for (port, served) in &chains {
+            let at = At {
+                gateway,
+                name: format!("http/{}/{address}/{port}", context.tenant).into(),
+            };
+            let is_tls = served.iter().any(|(place, _)| at.speaks(*place) == Some(Speaks::Https));
+            let chains = if is_tls {
+                at.tls(served, attached, http)
+            } else {
+                at.plain(served, attached, http)
+            };
+            for (place, certificates) in served {
+                let table = at.table(*place, is_tls);
+                if let Some(outcome) = outcomes.get_mut(*place) {
+                    outcome.resources.extend([Arc::clone(&at.name), Arc::clone(&table)]);
+                    outcome.resources.extend(certificates.iter().cloned());
+                }
+                attached
+                    .entry((&gateway.namespace, &gateway.name, *place))
+                    .or_default()
+                    .tables
+                    .push(table);
+            }
+            let listener = HttpListener {
+                address: *address,
+                port: *port,
+                chains,
+                limits: context.limits,
+            };
+            http.listeners.insert(Arc::clone(&at.name), Arc::new(listener));
+        }
+    }
+    for outcome in &mut outcomes {
+        outcome.resources.sort();
+        outcome.resources.dedup();
+    }
+    GatewayOutcome {
+        generation: gateway.generation,
+        addresses: addresses.into_iter().collect(),
+        accepted: gateway.accepted.clone(),
+        listeners: outcomes,
+    }
+}
+
+/// The certificates of a listener that can be shown, and whether that is all of them.
+fn certificates(listener: &ListenerDraft, context: &Context<'_>, http: &mut Http) -> (Vec<Arc<str>>, Verdict) {
+    let mut names = Vec::new();
+    let mut resolved = listener.resolved.clone();
+    for (namespace, name) in &listener.certificates {
+        match (context.certificate)(namespace, name) {
+            Ok((object, certificate)) => {
+                let resource: Arc<str> = format!("http/{}/{object}", context.tenant).into();
+                http.certificates.insert(Arc::clone(&resource), certificate);
+                if !names.contains(&resource) {
+                    names.push(resource);
+                }
+            }
+            Err(why) if resolved.holds => {
+                resolved = Verdict::no("InvalidCertificateRef", format!("Secret {namespace}/{name}: {why}"));
+            }
+            Err(_) => {}
+        }
+    }
+    (names, resolved)
+}
+
+/// One port of one address.
+struct At<'a> {
+    gateway: &'a GatewayDraft,
+    name: Arc<str>,
+}
+
+type Listeners = [Certified];
+
+impl<'a> At<'a> {
+    fn listener(&self, place: usize) -> Option<&'a ListenerDraft> {
+        self.gateway.listeners.get(place)
+    }
+
+    fn speaks(&self, place: usize) -> Option<Speaks> {
+        self.listener(place).and_then(|listener| listener.speaks)
+    }
+
+    fn table(&self, place: usize, is_tls: bool) -> Arc<str> {
+        match self.listener(place) {
+            Some(listener) if is_tls => format!("{}/{}", self.name, listener.name).into(),
+            Some(_) | None => Arc::clone(&self.name),
+        }
+    }
+
+    /// Hosts of one listener: those of its routes, and its own.
+    fn hosts(
+        &self,
+        place: usize,
+        attached: &BTreeMap<(&'a str, &'a str, usize), Attached<'_>>,
+    ) -> BTreeMap<Arc<str>, VirtualHost> {
+        let key = (&*self.gateway.namespace, &*self.gateway.name, place);
+        let mut hosts = BTreeMap::new();
+        if let Some(at) = attached.get(&key) {
+            for (host, routes) in &at.hosts {
+                let mut sorted = routes.clone();
+                sorted.sort_by(|a, b| a.0.cmp(&b.0));
+                let routes = sorted.into_iter().map(|(_, route)| Arc::clone(route)).collect();
+                hosts.insert(Arc::clone(host), VirtualHost::Routes(routes));
+            }
+        }
+        if let Some(listener) = self.listener(place) {
+            hosts
+                .entry(Arc::clone(&listener.hostname))
+                .or_insert_with(|| VirtualHost::Routes(Vec::new()));
+        }
+        hosts
+    }
+
+    /// Whether another listener of the port is more specific for a host than this one.
+    fn is_others(&self, place: usize, host: &str, served: &Listeners) -> bool {
+        let Some(own) = self.listener(place) else { return true };
+        served.iter().filter(|(other, _)| *other != place).any(|(other, _)| {
+            self.listener(*other).is_some_and(|other| {
+                other.hostname != own.hostname
+                    && hostname::covers(&other.hostname, host)
+                    && hostname::covers(&own.hostname, &other.hostname)
+            })
+        })
+    }
+
+    fn plain(
+        &self,
+        served: &Listeners,
+        attached: &BTreeMap<(&'a str, &'a str, usize), Attached<'_>>,
+        http: &mut Http,
+    ) -> Chains {
+        let mut table = RouteTable::new(self.port(served), false);
+        for (place, _) in served {
+            let own = self.hosts(*place, attached).into_iter();
+            table
+                .hosts
+                .extend(own.filter(|(host, _)| !self.is_others(*place, host, served)));
+        }
+        http.tables.insert(Arc::clone(&self.name), Arc::new(table));
+        Chains::Plain(Arc::clone(&self.name))
+    }
+
+    /// A name that is another listener's is asked for on another's connection: RFC 9110, 421.
+    fn tls(
+        &self,
+        served: &Listeners,
+        attached: &BTreeMap<(&'a str, &'a str, usize), Attached<'_>>,
+        http: &mut Http,
+    ) -> Chains {
+        let mut chains = Vec::new();
+        for (place, certificates) in served {
+            let Some(listener) = self.listener(*place) else {
+                continue;
+            };
+            let mut table = RouteTable::new(self.port(served), true);
+            let own = self.hosts(*place, attached).into_iter();
+            table
+                .hosts
+                .extend(own.filter(|(host, _)| !self.is_others(*place, host, served)));
+            for (other, _) in served.iter().filter(|(other, _)| other != place) {
+                if let Some(other) = self.listener(*other) {
+                    table
+                        .hosts
+                        .insert(Arc::clone(&other.hostname), VirtualHost::Misdirected);
+                }
+            }
+            let name = self.table(*place, true);
+            http.tables.insert(Arc::clone(&name), Arc::new(table));
+            chains.push(TlsChain {
+                server_name: (*listener.hostname != *hostname::ANY).then(|| Arc::clone(&listener.hostname)),
+                certificates: certificates.clone(),
+                table: name,
+            });
+        }
+        chains.sort_by(|a, b| a.server_name.cmp(&b.server_name));
+        Chains::Tls(chains)
+    }
+
+    fn port(&self, served: &Listeners) -> NonZeroU16 {
+        let first = served.first().and_then(|(place, _)| self.listener(*place));
+        first.map_or(NonZeroU16::MIN, |listener| listener.port)
+    }
+}
+
+impl RouteTable {
+    fn new(port: NonZeroU16, is_tls: bool) -> Self {
+        Self {
+            port,
+            is_tls,
+            hosts: BTreeMap::new(),
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! The status of a Route, and of the tenant's object in it: that of a Gateway with its listeners, or of a route with its parents.
+//!
+//! Must not know: how it was decided. The tenant's object is told about its own generation, the Route about the Route's.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kubelb_api::conditions::{self, ConditionStatus, ConditionType, Observation};
+use kubelb_api::gateway_api::CONTROLLER_NAME;
+use kubelb_api::names::TenantName;
+use serde_json::{Map, Value, json};
+
+use super::{HttpReport, View, joined, of, sentences};
+use crate::ir::http::{GatewayOutcome, ListenerOutcome, Outcome, ParentOutcome, RouteOutcome, Verdict};
+use crate::object::ObjectName;
+use crate::problem::Problem;
+
+/// Conditions of one thing, as they were and as they become.
+struct Conditions<'a> {
+    list: Vec<Condition>,
+    generation: Option<i64>,
+    now: &'a Time,
+}
+
+impl<'a> Conditions<'a> {
+    fn new(before: Option<&Value>, generation: Option<i64>, now: &'a Time) -> Self {
+        let before = before.and_then(|of| of.get("conditions")).cloned();
+        Self {
+            list: before
+                .and_then(|list| serde_json::from_value(list).ok())
+                .unwrap_or_default(),
+            generation,
+            now,
+        }
+    }
+
+    fn set(&mut self, condition: ConditionType, verdict: &Verdict) {
+        self.tell(condition, verdict.holds.into(), verdict.reason, &verdict.message);
+    }
+
+    fn tell(&mut self, condition: ConditionType, status: ConditionStatus, reason: &str, message: &str) {
+        let observation = Observation {
+            condition,
+            status,
+            reason,
+            message,
+            generation: self.generation,
+        };
+        conditions::set(&mut self.list, &observation, self.now);
+    }
+
+    fn remove(&mut self, condition: ConditionType) {
+        self.list.retain(|known| known.type_ != condition.as_str());
+    }
+
+    /// Whether a condition was told before, so that what may change in a moment is not.
+    fn has(&self, condition: ConditionType) -> bool {
+        conditions::get(&self.list, condition).is_some()
+    }
+}
+
+/// All of the status, `None` when it is as it should be.
+pub(super) fn status(view: &View<'_>, problems: &[Problem], name: &ObjectName, now: &Time) -> Option<Value> {
+    let object = view.store.routes().get(name)?;
+    let tenant = TenantName::from_namespace(&name.namespace);
+    let http = tenant.as_ref().and_then(|tenant| view.ir.http(tenant));
+    let outcome = http.and_then(|http| http.outcomes.get(&name.name));
+    let report = tenant.as_ref().and_then(|tenant| view.reports.http.get(tenant));
+    let has_fleet = tenant.is_some_and(|tenant| view.reports.fleets.contains(&tenant));
+    let served = Served {
+        report,
+        has_fleet,
+        awaits: view.reports.awaits,
+    };
+    let mut status = object.status.clone().unwrap_or_default();
+    let mut own = Conditions {
+        list: std::mem::take(&mut status.conditions),
+        generation: object.metadata.generation,
+        now,
+    };
+    let resource = object
+        .spec
+        .source
+        .as_ref()
+        .and_then(|source| source.kubernetes.as_ref()?.resource.as_ref());
+    let mut resources = status.resources.take().unwrap_or_default();
+    let mut state = resources.route.take().unwrap_or_default();
+    if let Some(resource) = resource {
+        let text = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+        state.api_version = text(resource.api_version());
+        state.kind = text(resource.kind());
+        state.name = text(resource.name());
+        state.namespace = text(resource.namespace());
+    }
+    let before = state.status.take().map(Value::Object).unwrap_or_default();
+    let told = match outcome.map(AsRef::as_ref) {
+        None => {
+            let whole = sentences(problems.iter(), "the object is not served");
+            let reason = problems.first().map_or("Invalid", |problem| problem.reason.as_str());
+            own.tell(ConditionType::Accepted, ConditionStatus::False, reason, &whole);
+            own.tell(
+                ConditionType::Programmed,
+                ConditionStatus::False,
+                "NothingToServe",
+                "nothing of it is served",
+            );
+            Map::new()
+        }
+        Some(Outcome::Refused(verdict)) => {
+            own.set(ConditionType::Accepted, verdict);
+            own.tell(
+                ConditionType::Programmed,
+                ConditionStatus::False,
+                "NothingToServe",
+                "nothing of it is served",
+            );
+            Map::new()
+        }
+        Some(Outcome::Gateway(gateway)) => of_gateway(gateway, problems, &served, &before, &mut own),
+        Some(Outcome::Route(route)) => of_route(route, problems, &served, &before, &mut own),
+    };
+    state.status = (!told.is_empty()).then_some(told);
+    resources.source = Some("kubernetes".to_owned());
+    resources.route = Some(state);
+    status.resources = Some(resources);
+    status.conditions = own.list;
+    if object.status.as_ref() == Some(&status) {
+        return None;
+    }
+    serde_json::to_value(status).ok()
+}
+
+/// What data planes say of a tenant.
+struct Served<'a> {
+    report: Option<&'a HttpReport>,
+    has_fleet: bool,
+    awaits: bool,
+}
+
+impl Served<'_> {
+    /// Whether all of these resources are served; early: it may be another answer in a moment.
+    fn programmed(&self, resources: &[Arc<str>]) -> (Verdict, bool) {
+        if !self.has_fleet {
+            let message = "no Envoy of the tenant is connected";
+            return (Verdict::no("NoEnvoyFleet", message), self.awaits);
+        }
+        let Some(report) = self.report else {
+            return (Verdict::no("Pending", "Envoy has not answered yet"), true);
+        };
+        let rejected: Vec<String> = resources
+            .iter()
+            .filter_map(|name| report.rejected.get(name))
+            .cloned()
+            .collect();
+        if !rejected.is_empty() {
+            return (Verdict::no("Invalid", joined(&rejected)), false);
+        }
+        if report.everything_pending || resources.iter().any(|name| report.pending.contains(name)) {
+            return (Verdict::no("Pending", "Envoy has not answered yet"), report.awaited);
+        }
+        (Verdict::yes("Programmed"), false)
+    }
+}
+
+fn early(conditions: &mut Conditions<'_>, (verdict, is_early): &(Verdict, bool)) {
+    if *is_early && conditions.has(ConditionType::Programmed) {
+        // The answer stays, about the generation that it was about.
+        return;
+    }
+    conditions.set(ConditionType::Programmed, verdict);
+}
+
+fn of_gateway(
+    gateway: &GatewayOutcome,
+    problems: &[Problem],
+    served: &Served<'_>,
+    before: &Value,
+    own: &mut Conditions<'_>,
+) -> Map<String, Value> {
+    let now = own.now;
+    let mut conditions = Conditions::new(Some(before), gateway.generation, now);
+    let is_bad = |listener: &ListenerOutcome| !listener.accepted.holds || !listener.resolved.holds;
+    let bad: Vec<&str> = gateway
+        .listeners
+        .iter()
+        .filter(|one| is_bad(one))
+        .map(|one| one.name.as_str())
+        .collect();
+    let any_served = gateway.listeners.iter().any(|listener| listener.accepted.holds);
+    let accepted = if gateway.accepted.holds && !bad.is_empty() {
+        Verdict {
+            holds: any_served,
+            reason: "ListenersNotValid",
+            message: format!("listeners that are not served as they are: {}", bad.join(", ")),
+        }
+    } else {
+        gateway.accepted.clone()
+    };
+    conditions.set(ConditionType::Accepted, &accepted);
+    own.set(ConditionType::Accepted, &accepted);
+    let all: Vec<Arc<str>> = gateway
+        .listeners
+        .iter()
+        .flat_map(|one| one.resources.iter().cloned())
+        .collect();
+    let programmed = if !accepted.holds {
+        (Verdict::no("Invalid", accepted.message.clone()), false)
+    } else if gateway.addresses.is_empty() {
+        let ours = || problems.iter().filter(of(ConditionType::AddressAssigned));
+        let is_asked = ours().any(|problem| !problem.field.is_empty());
+        let reason = if is_asked {
+            "AddressNotUsable"
+        } else {
+            "AddressNotAssigned"
+        };
+        (
+            Verdict::no(reason, sentences(ours(), "no address has been given yet")),
+            false,
+        )
+    } else {
+        served.programmed(&all)
+    };
+    early(&mut conditions, &programmed);
+    early(own, &programmed);
+    let known = before.get("listeners").and_then(Value::as_array);
+    let listeners = gateway.listeners.iter().map(|listener| {
+        let mut known = known.into_iter().flatten();
+        let before = known.find(|one| one.get("name").and_then(Value::as_str) == Some(&listener.name));
+        let mut conditions = Conditions::new(before, gateway.generation, now);
+        conditions.set(ConditionType::Accepted, &listener.accepted);
+        conditions.set(ConditionType::Conflicted, &listener.conflicted);
+        conditions.set(ConditionType::ResolvedRefs, &listener.resolved);
+        let programmed = if !listener.accepted.holds {
+            (Verdict::no("Invalid", listener.accepted.message.clone()), false)
+        } else if listener.resources.is_empty() && !gateway.addresses.is_empty() {
+            (Verdict::no("Invalid", listener.resolved.message.clone()), false)
+        } else if gateway.addresses.is_empty() {
+            (Verdict::no("Pending", "the Gateway has no address"), false)
+        } else {
+            served.programmed(&listener.resources)
+        };
+        early(&mut conditions, &programmed);
+        json!({
+            "name": listener.name,
+            "supportedKinds": listener.kinds,
+            "attachedRoutes": listener.attached,
+            "conditions": conditions.list,
+        })
+    });
+    let listeners: Vec<Value> = listeners.collect();
+    let addresses: Vec<Value> = gateway
+        .addresses
+        .iter()
+        .map(|address| json!({"type": "IPAddress", "value": address.to_string()}))
+        .collect();
+    Map::from_iter([
+        ("addresses".to_owned(), addresses.into()),
+        ("listeners".to_owned(), listeners.into()),
+        ("conditions".to_owned(), json!(conditions.list)),
+    ])
+}
+
+fn of_route(
+    route: &RouteOutcome,
+    problems: &[Problem],
+    served: &Served<'_>,
+    before: &Value,
+    own: &mut Conditions<'_>,
+) -> Map<String, Value> {
+    let now = own.now;
+    let known = before.get("parents").and_then(Value::as_array);
+    let parents = route.parents.iter().map(|parent| {
+        let reference = json!(parent.parent);
+        let before = known
+            .into_iter()
+            .flatten()
+            .find(|one| one.get("parentRef") == Some(&reference));
+        let mut conditions = Conditions::new(before, route.generation, now);
+        conditions.set(ConditionType::Accepted, &parent.accepted);
+        conditions.set(ConditionType::ResolvedRefs, &parent.resolved);
+        match &parent.partial {
+            Some(partial) => conditions.set(ConditionType::PartiallyInvalid, partial),
+            None => conditions.remove(ConditionType::PartiallyInvalid),
+        }
+        early(&mut conditions, &programmed(parent, served));
+        json!({"parentRef": reference, "controllerName": CONTROLLER_NAME, "conditions": conditions.list})
+    });
+    let parents: Vec<Value> = parents.collect();
+    let attached: Vec<&ParentOutcome> = route.parents.iter().filter(|parent| parent.accepted.holds).collect();
+    let shown = attached.first().copied().or(route.parents.first());
+    let none = || {
+        Verdict::no(
+            "NoMatchingParent",
+            sentences(problems.iter(), "no Gateway of ours is a parent of it"),
+        )
+    };
+    own.set(
+        ConditionType::Accepted,
+        &shown.map_or_else(none, |parent| parent.accepted.clone()),
+    );
+    if let Some(parent) = shown {
+        own.set(ConditionType::ResolvedRefs, &parent.resolved);
+    }
+    let mut all: BTreeMap<bool, (Verdict, bool)> = BTreeMap::new();
+    for parent in &attached {
+        let answer = programmed(parent, served);
+        all.entry(answer.0.holds).or_insert(answer);
+    }
+    let nothing = || (Verdict::no("NothingToServe", "nothing of it is served"), false);
+    early(own, &all.into_values().next().unwrap_or_else(nothing));
+    if parents.is_empty() {
+        return Map::new();
+    }
+    Map::from_iter([("parents".to_owned(), parents.into())])
+}
+
+fn programmed(parent: &ParentOutcome, served: &Served<'_>) -> (Verdict, bool) {
+    if !parent.accepted.holds {
+        (Verdict::no("Invalid", parent.accepted.message.clone()), false)
+    } else if parent.tables.is_empty() {
+        (Verdict::no("Pending", "the Gateway serves nothing yet"), false)
+    } else {
+        served.programmed(&parent.tables)
+    }
+}
