@@ -12,6 +12,7 @@ use clap::{ArgAction, Parser, Subcommand};
 use kubelb_api::names::{NameError, TenantName, is_label, is_subdomain};
 use kubelb_runtime::telemetry::LogFormat;
 
+use crate::plan::layer7::GatewaySettings;
 use crate::plan::{AddressType, Settings};
 
 /// Runs in a tenant's cluster: copies what its Services ask for into the management cluster, and the answers back.
@@ -46,6 +47,16 @@ pub struct Cli {
     /// Serve only Services of loadBalancerClass `kubelb`, not those without a class.
     #[arg(long, value_name = "BOOL", default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub use_loadbalancer_class: bool,
+    /// Serve Gateways, HTTPRoutes and GRPCRoutes, as soon as their kinds are installed.
+    #[arg(long, value_name = "BOOL", default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub enable_gateway_api: bool,
+    /// Serve only Gateways of our classes: `kubelb`, and those whose GatewayClass names our controller. With false, of
+    /// any class.
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub use_gateway_class: bool,
+    /// How long node ports and certificates stay that no route or Gateway refers to any more, for requests on their way. In Go's notation: 30s.
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    pub unused_backend_grace: Duration,
     /// How long a Service that is being deleted waits for a management cluster that does not answer. What is left there is removed when it
     /// answers again. In Go's notation: 90s, 10m.
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
@@ -79,6 +90,14 @@ pub enum Task {
 }
 
 impl Cli {
+    /// What holds for all Gateways.
+    #[must_use]
+    pub fn gateway_settings(&self) -> GatewaySettings {
+        GatewaySettings {
+            use_class: self.use_gateway_class,
+        }
+    }
+
     /// What holds for all Services.
     #[must_use]
     pub fn settings(&self) -> Settings {

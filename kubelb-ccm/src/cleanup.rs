@@ -6,6 +6,7 @@ use anyhow::{Context as _, ensure};
 use k8s_openapi::api::core::v1::Service;
 use kube::ResourceExt as _;
 use kube::api::ListParams;
+use kubelb_api::names::DEFAULT_ADDRESSES;
 
 use crate::hub::{Hub, HubError};
 use crate::orphans::orphans;
@@ -80,7 +81,7 @@ async fn remove_once(hub: &Hub) -> Result<usize, HubError> {
     for name in &copies {
         hub.delete(name).await?;
     }
-    hub.delete_addresses().await?;
+    hub.delete_addresses(DEFAULT_ADDRESSES).await?;
     Ok(copies.len())
 }
 

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
-use kube::core::Status;
+use kube::core::{DeserializeGuard, PartialObjectMeta, Status};
 use kube::{Api, Client};
 use kubelb_api::names::{CCM_KUBECONFIG_SECRET, DEFAULT_ADDRESSES, TenantName};
-use kubelb_api::v1alpha1::{Addresses, AddressesSpec, LoadBalancer, TenantState};
+use kubelb_api::v1alpha1::{Addresses, AddressesSpec, LoadBalancer, Route, SyncSecret};
 use kubelb_runtime::error_chain::chain;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -37,9 +37,12 @@ pub(crate) enum HubError {
 /// The tenant's namespace in the management cluster.
 #[derive(Clone, Debug)]
 pub(crate) struct Hub {
-    pub(crate) load_balancers: Api<LoadBalancer>,
-    pub(crate) addresses: Api<Addresses>,
-    pub(crate) tenant_states: Api<TenantState>,
+    load_balancers: Api<LoadBalancer>,
+    addresses: Api<Addresses>,
+    routes: Api<Route>,
+    sync_secrets: Api<SyncSecret>,
+    /// What SyncSecrets there are, without what is secret.
+    pub(crate) copied_secrets: Api<DeserializeGuard<PartialObjectMeta<SyncSecret>>>,
     namespace: String,
     link: Arc<Link>,
 }
@@ -50,7 +53,9 @@ impl Hub {
         Self {
             load_balancers: Api::namespaced(client.clone(), &namespace),
             addresses: Api::namespaced(client.clone(), &namespace),
-            tenant_states: Api::namespaced(client.clone(), &namespace),
+            routes: Api::namespaced(client.clone(), &namespace),
+            sync_secrets: Api::namespaced(client.clone(), &namespace),
+            copied_secrets: Api::namespaced(client.clone(), &namespace),
             namespace,
             link,
         }
@@ -68,15 +73,54 @@ impl Hub {
     }
 
     /// Creates or changes `Addresses/default`.
-    pub(crate) async fn apply_addresses(&self, spec: AddressesSpec) -> Result<Addresses, HubError> {
-        let object = Addresses::new(DEFAULT_ADDRESSES, spec);
-        self.put(&self.addresses, DEFAULT_ADDRESSES, &object).await
+    pub(crate) async fn apply_nodes(&self, spec: AddressesSpec) -> Result<Addresses, HubError> {
+        self.apply_addresses(&Addresses::new(DEFAULT_ADDRESSES, spec)).await
+    }
+
+    /// Creates or changes it.
+    pub(crate) async fn apply_addresses(&self, object: &Addresses) -> Result<Addresses, HubError> {
+        let name = object.metadata.name.as_deref().unwrap_or_default();
+        self.put(&self.addresses, name, object).await
+    }
+
+    /// Creates or changes it.
+    pub(crate) async fn apply_route(&self, object: &Route) -> Result<Route, HubError> {
+        let name = object.metadata.name.as_deref().unwrap_or_default();
+        self.put(&self.routes, name, object).await
+    }
+
+    /// Creates or changes it.
+    pub(crate) async fn apply_secret(&self, object: &SyncSecret) -> Result<SyncSecret, HubError> {
+        let name = object.metadata.name.as_deref().unwrap_or_default();
+        self.put(&self.sync_secrets, name, object).await
     }
 
     /// Deletes it; that it is gone already is as good.
     pub(crate) async fn delete(&self, name: &str) -> Result<(), HubError> {
+        self.remove(&self.load_balancers, name).await
+    }
+
+    /// Deletes it; that it is gone already is as good.
+    pub(crate) async fn delete_addresses(&self, name: &str) -> Result<(), HubError> {
+        self.remove(&self.addresses, name).await
+    }
+
+    /// Deletes it; that it is gone already is as good.
+    pub(crate) async fn delete_route(&self, name: &str) -> Result<(), HubError> {
+        self.remove(&self.routes, name).await
+    }
+
+    /// Deletes it; that it is gone already is as good.
+    pub(crate) async fn delete_secret(&self, name: &str) -> Result<(), HubError> {
+        self.remove(&self.sync_secrets, name).await
+    }
+
+    async fn remove<K>(&self, api: &Api<K>, name: &str) -> Result<(), HubError>
+    where
+        K: Clone + Debug + DeserializeOwned,
+    {
         let parameters = DeleteParams::default();
-        match self.ask(self.load_balancers.delete(name, &parameters)).await {
+        match self.ask(api.delete(name, &parameters)).await {
             Ok(_) => Ok(()),
             Err(Failure::Gone) => Ok(()),
             Err(Failure::Other(error)) => Err(error),
@@ -88,16 +132,6 @@ impl Hub {
         match self.ask(self.load_balancers.list(&ListParams::default())).await {
             Ok(list) => Ok(list.items),
             Err(Failure::Gone) => Ok(Vec::new()),
-            Err(Failure::Other(error)) => Err(error),
-        }
-    }
-
-    /// Deletes `Addresses/default`; that it is gone already is as good.
-    pub(crate) async fn delete_addresses(&self) -> Result<(), HubError> {
-        let parameters = DeleteParams::default();
-        match self.ask(self.addresses.delete(DEFAULT_ADDRESSES, &parameters)).await {
-            Ok(_) => Ok(()),
-            Err(Failure::Gone) => Ok(()),
             Err(Failure::Other(error)) => Err(error),
         }
     }

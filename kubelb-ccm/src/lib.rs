@@ -3,6 +3,7 @@
 //! ```text
 //! tenant's Services, Nodes, EndpointSlices ──► plan ──► LoadBalancer, Addresses in the management cluster
 //! LoadBalancer's status ──► writeback ──► Service's status and Events
+//! tenant's Gateways and routes, and what they refer to ──► layer7 ──► Route, SyncSecret, Addresses, and statuses back
 //! ```
 //!
 //! [`plan`] and [`writeback`] are functions of the objects; [`service`] and [`nodes`] carry their answers out, one object at a time,
@@ -16,6 +17,7 @@ mod credential;
 mod desk;
 mod hub;
 mod keeper;
+pub mod layer7;
 mod nodes;
 mod orphans;
 pub mod plan;

@@ -90,7 +90,7 @@ impl NodeAddresses {
         if self.present.get(&key).is_some_and(|present| present.spec == wanted) {
             return Written::No;
         }
-        match self.hub.apply_addresses(wanted).await {
+        match self.hub.apply_nodes(wanted).await {
             Ok(_) => {
                 tracing::info!(nodes = nodes.len(), "wrote the nodes' addresses");
                 Written::Yes

@@ -91,7 +91,7 @@ pub(crate) fn orphans<S: Borrow<Service>, L: Borrow<LoadBalancer>>(
 }
 
 /// As API servers make them (RFC 9562): copies are named by one, objects that people make are not.
-fn is_uid(name: &str) -> bool {
+pub(crate) fn is_uid(name: &str) -> bool {
     let groups: Vec<&str> = name.split('-').collect();
     groups.iter().map(|group| group.len()).eq([8, 4, 4, 4, 12])
         && groups

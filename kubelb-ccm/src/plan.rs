@@ -3,6 +3,7 @@
 //! Owns the translation of a Service's fields. What a Service asks for and is not done comes back as a [`Notice`]; it is never dropped
 //! in silence.
 
+pub mod layer7;
 mod local;
 mod nodes;
 mod service;

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use futures_util::{Stream, StreamExt as _};
-use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::core::v1::{Namespace, Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::core::ObjectMeta;
+use kube::core::{ObjectMeta, PartialObjectMeta};
 use kube::runtime::Controller;
 use kube::runtime::controller::Config as ControllerConfig;
 use kube::runtime::events::{Recorder, Reporter};
@@ -18,7 +18,7 @@ use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
 use kube::{Api, Client, Config};
 use kubelb_api::labels::Label;
-use kubelb_api::v1alpha1::{Addresses, LoadBalancer, TenantState};
+use kubelb_api::v1alpha1::{Addresses, LoadBalancer, Route, TenantState};
 use kubelb_runtime::lease::{self, Election, Timing};
 use kubelb_runtime::{admin, shutdown, telemetry};
 use tokio::sync::{Notify, watch};
@@ -30,12 +30,13 @@ use crate::cleanup;
 use crate::desk::{Desk, View};
 use crate::hub::Hub;
 use crate::keeper::{self, Keeper};
+use crate::layer7::{self, World};
 use crate::nodes::NodeAddresses;
 use crate::orphans::Orphans;
 use crate::service::{self, Context};
 use crate::services::Services;
 use crate::tenancy::Tenancy;
-use crate::watch::{Link, follow};
+use crate::watch::{Link, drain, follow};
 
 /// Name of the Lease of several replicas, as KubeLB's CCM has it, so that one of the two works at a time.
 const LEASE: &str = "19f32e7b.ccm.kubelb.k8c.io";
@@ -206,32 +207,84 @@ fn work(cli: &Cli, tenant: &Client, keeper: Keeper, desk: &Arc<Desk>, tasks: &mu
     let addresses = Api::namespaced(management.clone(), namespace);
     let (present, address_news) = follow::<Addresses>(addresses, any(), Arc::clone(&there));
     // A manager that has none of these is no outage.
-    let states = Api::namespaced(management, namespace);
+    let states = Api::namespaced(management.clone(), namespace);
     let (_, tenant_news) = follow::<TenantState>(states, any(), Link::new("management, TenantState"));
     let tenancy = Tenancy::new();
+    let reporter = Reporter {
+        controller: "kubelb-ccm".to_owned(),
+        instance: Some(identity()),
+    };
+    let recorder = Recorder::new(tenant.clone(), reporter);
+    let (back, is_back) = watch::channel(());
+    let layer7 = cli.enable_gateway_api.then(|| {
+        let metadata = Api::all(tenant.clone());
+        let (namespaces, namespace_news) = follow::<PartialObjectMeta<Namespace>>(metadata, any(), Arc::clone(&here));
+        let routes = Api::namespaced(management, namespace);
+        let (routes, route_news) = follow::<Route>(routes, any(), Arc::clone(&there));
+        let world = Arc::new(World {
+            client: tenant.clone(),
+            tenant: Arc::clone(&here),
+            hub: hub.clone(),
+            tenancy: tenancy.clone(),
+            settings: settings.clone(),
+            gateways: cli.gateway_settings(),
+            address_type: cli.node_address_type,
+            cleanup_timeout: cli.cleanup_timeout,
+            grace: cli.unused_backend_grace,
+            services: services.clone(),
+            slices: slices.store.clone(),
+            nodes: nodes.clone(),
+            namespaces,
+            routes,
+            addresses: present.store.clone(),
+            shelves: Default::default(),
+            index: Default::default(),
+            bells: World::bells(),
+            service_bell: Default::default(),
+            secrets_changed: Default::default(),
+            orphans_changed: Default::default(),
+            copies: Default::default(),
+            recorder: recorder.clone(),
+            failures: Default::default(),
+        });
+        let seen = Arc::clone(&world);
+        tasks.spawn(drain(namespace_news, move |namespace| {
+            seen.namespace_changed(namespace.metadata.name.as_deref().unwrap_or_default());
+        }));
+        let seen = Arc::clone(&world);
+        tasks.spawn(drain(route_news, move |route| seen.route_changed(&route)));
+        layer7::spawn(&world, &there, &is_back, tasks);
+        world
+    });
 
     let nodes_changed = Arc::new(Notify::new());
     let (look_again, all_again) = watch::channel(());
     let (rung, again) = (Arc::clone(&nodes_changed), look_again.clone());
-    tasks.spawn(drain(node_news, move || {
+    let seen = layer7.clone();
+    tasks.spawn(drain(node_news, move |_| {
         rung.notify_one();
         again.send_replace(());
+        if let Some(world) = &seen {
+            world.nodes_changed();
+        }
     }));
     let (heard, again) = (tenancy.clone(), look_again.clone());
     let rung = Arc::clone(&nodes_changed);
-    tasks.spawn(tenant_news.for_each(move |state| {
-        if let Ok(state) = state
-            && heard.hear(&state)
-        {
+    tasks.spawn(drain(tenant_news, move |state| {
+        if heard.hear(&state) {
             tracing::warn!(is_deleted = heard.is_over(), "the tenant, in the management cluster");
             again.send_replace(());
             rung.notify_one();
         }
-        std::future::ready(())
     }));
-    let rung = Arc::clone(&nodes_changed);
-    tasks.spawn(drain(address_news, move || rung.notify_one()));
-    if settings.to_nodes {
+    let (rung, seen) = (Arc::clone(&nodes_changed), layer7.clone());
+    tasks.spawn(drain(address_news, move |addresses| {
+        rung.notify_one();
+        if let Some(world) = &seen {
+            world.addresses_changed(&addresses);
+        }
+    }));
+    if settings.to_nodes || layer7.is_some() {
         let addresses = NodeAddresses {
             hub: hub.clone(),
             tenancy: tenancy.clone(),
@@ -261,6 +314,7 @@ fn work(cli: &Cli, tenant: &Client, keeper: Keeper, desk: &Arc<Desk>, tasks: &mu
             let is_down = state.borrow_and_update().error.is_some();
             if was_down && !is_down {
                 look_again.send_replace(());
+                back.send_replace(());
             }
             was_down = is_down;
         }
@@ -278,10 +332,6 @@ fn work(cli: &Cli, tenant: &Client, keeper: Keeper, desk: &Arc<Desk>, tasks: &mu
         credential: keeper.standing(),
     });
     tasks.spawn(keeper.keep());
-    let reporter = Reporter {
-        controller: "kubelb-ccm".to_owned(),
-        instance: Some(identity()),
-    };
     let context = Arc::new(Context {
         services: Services::new(tenant),
         hub,
@@ -292,12 +342,25 @@ fn work(cli: &Cli, tenant: &Client, keeper: Keeper, desk: &Arc<Desk>, tasks: &mu
         nodes: nodes.store,
         slices: slices.store,
         load_balancers: load_balancers.store,
-        recorder: Recorder::new(tenant.clone(), reporter),
+        recorder,
         desk: Arc::clone(desk),
         failures: Default::default(),
     });
     let rung = Arc::clone(&copies_changed);
-    let service_news = service_news.inspect(move |_| rung.notify_one());
+    let seen = layer7.clone();
+    let service_news = service_news.inspect(move |item| {
+        rung.notify_one();
+        if let (Some(world), Ok(service)) = (&seen, item) {
+            world.service_changed(service);
+        }
+    });
+    let slice_news = slice_news.inspect(move |item| {
+        if let (Some(world), Ok(slice)) = (&layer7, item)
+            && let Some(service) = service_of_slice(&slice.metadata)
+        {
+            world.endpoints_changed(service.namespace.as_deref().unwrap_or_default(), &service.name);
+        }
+    });
     let load_balancer_news = load_balancer_news.inspect(move |_| copies_changed.notify_one());
     let controller = Controller::for_stream(service_news, services.store)
         .with_config(ControllerConfig::default().concurrency(CONCURRENCY))
@@ -308,15 +371,8 @@ fn work(cli: &Cli, tenant: &Client, keeper: Keeper, desk: &Arc<Desk>, tasks: &mu
     tasks.spawn(controller.for_each(|_| std::future::ready(())));
 }
 
-async fn drain<T>(stream: impl Stream<Item = T> + Send, mut seen: impl FnMut() + Send) {
-    let mut stream = std::pin::pin!(stream);
-    while stream.next().await.is_some() {
-        seen();
-    }
-}
-
 /// What came while nobody looked is one item.
-fn news_of(receiver: watch::Receiver<()>) -> impl Stream<Item = ()> + Send {
+pub(crate) fn news_of(receiver: watch::Receiver<()>) -> impl Stream<Item = ()> + Send {
     futures_util::stream::unfold(receiver, |mut receiver| async move {
         receiver.changed().await.ok()?;
         Some(((), receiver))

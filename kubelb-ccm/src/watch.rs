@@ -4,6 +4,7 @@
 //! here and never reach the streams, because whoever reads several of them would slow down for all.
 
 use std::fmt::Debug;
+use std::hash::Hash;
 use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt as _};
@@ -83,12 +84,23 @@ impl Link {
 
 /// What there is of a kind, as last told.
 #[derive(Clone, Debug)]
-pub(crate) struct Followed<K: Resource<DynamicType = ()> + 'static> {
+pub(crate) struct Followed<K: Resource + 'static>
+where
+    K::DynamicType: Debug + Eq + Hash,
+{
     pub(crate) store: Store<K>,
     is_listed: watch::Receiver<bool>,
 }
 
-impl<K: Resource<DynamicType = ()> + Clone + 'static> Followed<K> {
+impl<K: Resource + Clone + 'static> Followed<K>
+where
+    K::DynamicType: Debug + Eq + Hash + Clone,
+{
+    /// Whether all of the kind was listed once.
+    pub(crate) fn is_listed(&self) -> bool {
+        *self.is_listed.borrow()
+    }
+
     /// Waits until all of the kind was listed once. Any number of tasks may wait, which the store's own signal does not serve.
     pub(crate) async fn listed(&self) {
         let mut is_listed = self.is_listed.clone();
@@ -111,15 +123,40 @@ pub(crate) fn follow<K>(
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
-    let (store, writer) = reflector::store();
+    follow_with(api, (), config, link)
+}
+
+/// As [`follow`], of a kind that is known at run time.
+pub(crate) fn follow_with<K>(
+    api: Api<DeserializeGuard<K>>,
+    kind: K::DynamicType,
+    config: watcher::Config,
+    link: Arc<Link>,
+) -> (
+    Followed<K>,
+    impl Stream<Item = Result<K, watcher::Error>> + Send + 'static,
+)
+where
+    K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    K::DynamicType: Debug + Eq + Hash + Clone,
+{
+    let text = K::kind(&kind).into_owned();
+    let writer = reflector::store::Writer::new(kind);
+    let store = writer.as_reader();
     let (listed, is_listed) = watch::channel(false);
     let cluster = link.name;
     let stream = watcher(api, config)
         .backoff(Pace::default())
         .filter_map(move |event| {
             let told = readable(event, |invalid| {
-                let (kind, name) = (K::kind(&()), &invalid.metadata.name);
-                tracing::warn!(cluster, %kind, ?name, error = invalid.error, "one cannot be read, and is passed over");
+                let name = &invalid.metadata.name;
+                tracing::warn!(
+                    cluster,
+                    kind = text,
+                    ?name,
+                    error = invalid.error,
+                    "one cannot be read, and is passed over"
+                );
             });
             std::future::ready(told)
         })
@@ -138,4 +175,17 @@ where
         .touched_objects()
         .filter(|object| std::future::ready(object.is_ok()));
     (Followed { store, is_listed }, stream)
+}
+
+/// Reads a stream for ever.
+pub(crate) async fn drain<T>(
+    stream: impl Stream<Item = Result<T, watcher::Error>> + Send,
+    mut seen: impl FnMut(T) + Send,
+) {
+    let mut stream = std::pin::pin!(stream);
+    while let Some(item) = stream.next().await {
+        if let Ok(object) = item {
+            seen(object);
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! LoadBalancer's status → Service's status and Events. No I/O, no clock.
 
+pub mod layer7;
+
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, LoadBalancerStatus, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kubelb_api::conditions::{ConditionStatus, ConditionType, TENANT_DELETED};

@@ -186,6 +186,10 @@ impl Hub {
                 ..Report::default()
             };
         }
+        for report in self.reports.http.values_mut() {
+            report.everything_pending = true;
+            report.awaited = true;
+        }
     }
 
     /// Takes in what data planes tell of the objects `about`, and of themselves.

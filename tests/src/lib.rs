@@ -13,6 +13,7 @@ pub mod cluster;
 pub mod control_plane;
 pub mod controllers;
 pub mod envoy;
+pub mod gateway_api;
 pub mod kernel;
 pub mod kubelet;
 pub mod lan;

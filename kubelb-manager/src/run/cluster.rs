@@ -342,7 +342,7 @@ impl Follower {
     /// Says what is wrong with an object: in the log, and where its own status cannot say it, as Events.
     fn complain(&self, key: &ObjectKey, problems: &[Problem]) {
         let object = self.hub.store().get(key);
-        let as_event = *self.leads.borrow() && needs_event(key.kind, object.is_some());
+        let as_event = *self.standing.leads.borrow() && needs_event(key.kind, object.is_some());
         let uid = object.and_then(|object| object.meta().uid.clone());
         for problem in problems {
             tracing::warn!("{problem}");

@@ -80,7 +80,7 @@ impl Complaints {
 pub(super) const fn needs_event(kind: Kind, is_read: bool) -> bool {
     match kind {
         // What a status has that nobody could read here is not replaced by a guess.
-        Kind::Config | Kind::Addresses | Kind::LoadBalancer => !is_read,
+        Kind::Config | Kind::Addresses | Kind::LoadBalancer | Kind::Route => !is_read,
         Kind::Tenant | Kind::AddressClaim | Kind::VirtualAddressOwner | Kind::SyncSecret => true,
     }
 }

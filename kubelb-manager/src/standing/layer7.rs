@@ -18,7 +18,7 @@ const PREFIX: &str = "http/";
 type Rejections = BTreeMap<(ResourceType, Arc<str>), PeerRejection>;
 
 /// What one peer has not taken, or refuses.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Told {
     /// `None`: perhaps everything.
     pending: Option<BTreeSet<Arc<str>>>,

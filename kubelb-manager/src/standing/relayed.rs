@@ -9,7 +9,7 @@ use kubelb_xds::reports::Received;
 use kubelb_xds::{Scope, Tenants};
 
 use super::refusals::Refusals;
-use super::{BehindObjects, View};
+use super::{BehindObjects, View, layer7};
 use crate::object::ObjectName;
 use crate::relay::{OutgoingPeer, object};
 
@@ -84,6 +84,7 @@ impl View {
             },
             differing: Arc::default(),
             refusals: Refusals::told(refusals),
+            http: layer7::Told::default(),
             received: None,
         }
     }

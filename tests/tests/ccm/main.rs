@@ -2,7 +2,9 @@
 //! written by the tests.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests say what they expect")]
 
+mod layer7;
 mod removal;
+mod tenant;
 mod world;
 
 use k8s_openapi::api::core::v1::Service;

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// The tenant's namespace in the management cluster.
-const NAMESPACE: &str = "tenant-primary";
+pub(crate) const NAMESPACE: &str = "tenant-primary";
 
 /// Both clusters, and the CCM. All end when it is dropped.
 pub(crate) struct World {

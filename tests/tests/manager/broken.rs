@@ -319,10 +319,12 @@ impl Bench {
     }
 
     fn api_of(&self, kind: Kind, name: &str) -> Api<DynamicObject> {
-        let namespace = match kind {
-            Kind::Config => NAMESPACE,
-            _ if kind.is_namespaced() => TENANT,
-            _ => "",
+        let namespace = if kind == Kind::Config {
+            NAMESPACE
+        } else if kind.is_namespaced() {
+            TENANT
+        } else {
+            ""
         };
         api_of(&self.world.client(), &ObjectKey::new(kind, namespace, name))
     }

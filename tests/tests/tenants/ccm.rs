@@ -177,7 +177,7 @@ async fn a_tenant_is_deleted_while_its_ccm_runs() {
             .patch_status(&uid, &PatchParams::default(), &status)
             .await
             .unwrap();
-        until(&tenant.services(), name, "its address", |service| has_address(service)).await;
+        until(&tenant.services(), name, "its address", has_address).await;
     }
 
     world.delete_tenant("a").await;

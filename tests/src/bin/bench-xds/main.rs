@@ -96,7 +96,7 @@ enum Role {
     #[command(hide = true)]
     Manager {
         #[command(subcommand)]
-        command: Command,
+        command: Box<Command>,
     },
     /// `kubelb-ccm`.
     #[command(hide = true)]
@@ -109,7 +109,7 @@ enum Role {
 fn main() -> anyhow::Result<()> {
     let mut args = Args::parse();
     match args.role.take() {
-        Some(Role::Manager { command }) => return kubelb_manager::run::run(command),
+        Some(Role::Manager { command }) => return kubelb_manager::run::run(*command),
         Some(Role::Ccm { cli }) => return kubelb_ccm::run::run(*cli),
         None => {}
     }

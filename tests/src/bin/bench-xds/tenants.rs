@@ -118,9 +118,10 @@ impl Bench<'_> {
         let address = tenant.plain();
         self.client.dial(Some(address));
         let names = self.machines.names(tenant.number());
-        self.until(|answer| answer.name == names[1])?;
+        let [_, excluded] = names;
+        self.until(|answer| answer.name == excluded)?;
         let at = tenant.exclude(1, true)?;
-        let last = self.until_gone(names[1], at)?;
+        let last = self.until_gone(excluded, at)?;
         self.rest(address);
         Ok(last)
     }
@@ -130,7 +131,7 @@ impl Bench<'_> {
         let address = tenant.plain();
         self.client.dial(Some(address));
         let at = tenant.exclude(1, false)?;
-        let name = self.machines.names(tenant.number())[1];
+        let [_, name] = self.machines.names(tenant.number());
         let seen = self.until(|answer| answer.name == name && answer.sent > at)?;
         self.rest(address);
         Ok(seen.at.saturating_duration_since(at))
@@ -141,12 +142,13 @@ impl Bench<'_> {
     fn endpoint(&self, tenant: &Tenant, turn: usize) -> anyhow::Result<Duration> {
         let address = tenant.local();
         let to = (turn / self.world.tenants() + 1) % 2;
-        let names = self.machines.names(tenant.number());
+        let [first, second] = self.machines.names(tenant.number());
+        let (from, into) = if to == 0 { (second, first) } else { (first, second) };
         self.client.dial(Some(address));
-        self.until(|answer| answer.name == names[1 - to])?;
+        self.until(|answer| answer.name == from)?;
         let at = tenant.move_endpoint(to)?;
-        let seen = self.until(|answer| answer.name == names[to])?;
-        let last = self.until_gone(names[1 - to], at)?;
+        let seen = self.until(|answer| answer.name == into)?;
+        let last = self.until_gone(from, at)?;
         self.rest(address);
         Ok(seen.at.saturating_duration_since(at).max(last))
     }

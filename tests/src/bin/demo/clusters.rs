@@ -199,11 +199,7 @@ async fn forwarded(world: &World) -> String {
 }
 
 /// A tenant's address whose owner is another node than this, and the owner.
-async fn owned_elsewhere<'a>(
-    world: &'a World,
-    vips: &[IpAddr],
-    not: &str,
-) -> anyhow::Result<(&'static str, IpAddr, String)> {
+async fn owned_elsewhere(world: &World, vips: &[IpAddr], not: &str) -> anyhow::Result<(&'static str, IpAddr, String)> {
     for (name, vip) in TENANTS.into_iter().zip(vips) {
         let owner = format!("v4-{}", vip.to_string().replace('.', "-"));
         let node = world

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use kubelb_tests::netns::Namespace;
 use kubelb_tests::wait;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -58,7 +58,7 @@ impl Client {
         let left = deadline.saturating_duration_since(wait::now());
         self.answers
             .recv_timeout(left)
-            .map_err(|_| anyhow!("nobody answers at {:?} as wanted", *self.wanted.borrow()))
+            .with_context(|| format!("nobody answers at {:?} as wanted", *self.wanted.borrow()))
     }
 
     /// Answers so far are of no interest.

@@ -1,0 +1,53 @@
+//! Layer 7: a tenant's objects of the Gateway API into Routes of the management cluster, and their statuses back.
+//!
+//! ```text
+//! definitions ──► discovery ──► a store and a stream for each kind that is served ──► index: who has to look again
+//! Gateway, HTTPRoute, GRPCRoute ──► copy ──► Route; its status ──► the object's
+//! Services that routes of ours refer to ──► backends ──► shadow Service, Addresses
+//! Secrets that Gateways of ours refer to ──► secrets ──► SyncSecret
+//! ```
+//!
+//! Decisions are [`crate::plan::layer7`]'s and [`crate::writeback::layer7`]'s; here they are carried out, level-triggered as for Services. Must not
+//! know: what the manager makes of a Route. Nothing is cached of Secrets but the names of those that are referred to.
+
+mod backends;
+mod copy;
+mod discovery;
+mod index;
+pub mod object;
+mod orphans;
+mod secrets;
+mod world;
+
+use std::sync::Arc;
+
+use kube::core::PartialObjectMeta;
+use kube::runtime::watcher;
+use kubelb_api::v1alpha1::SyncSecret;
+use tokio::task::JoinSet;
+
+use crate::watch::{Link, drain, follow};
+
+pub(crate) use world::World;
+
+/// Spawns everything of it. `again` tells when all objects have to be looked at.
+pub(crate) fn spawn(
+    world: &Arc<World>,
+    hub: &Arc<Link>,
+    again: &tokio::sync::watch::Receiver<()>,
+    tasks: &mut JoinSet<()>,
+) {
+    let (secrets, news) = follow::<PartialObjectMeta<SyncSecret>>(
+        world.hub.copied_secrets.clone(),
+        watcher::Config::default(),
+        Arc::clone(hub),
+    );
+    let rung = Arc::clone(world);
+    tasks.spawn(drain(news, move |_| rung.orphans_changed.notify_one()));
+    for kind in object::Kind::ALL {
+        tasks.spawn(discovery::follow_kind(kind, Arc::clone(world), again.clone()));
+    }
+    tasks.spawn(backends::follow(Arc::clone(world)));
+    tasks.spawn(secrets::follow(Arc::clone(world)));
+    tasks.spawn(orphans::follow(Arc::clone(world), secrets));
+}

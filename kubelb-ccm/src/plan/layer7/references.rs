@@ -1,0 +1,180 @@
+//! What an object refers to, and which of that it may.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kubelb_api::gateway_api::{
+    BackendReference, Filter, GROUP, GatewaySpec, GrpcRouteSpec, HttpRouteSpec, ObjectReference,
+};
+use serde::Deserialize;
+
+use super::ours::gateway_of;
+use super::{Name, View};
+use crate::layer7::object::{Kind, Object};
+
+/// What an object refers to, by itself: whether it is there, and may be, is not looked at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct References {
+    /// Gateways that a route names as parents.
+    pub gateways: BTreeSet<Name>,
+    /// Services that a route sends requests to, with the ports.
+    pub services: BTreeMap<Name, BTreeSet<i32>>,
+    /// Secrets that a Gateway has certificates from.
+    pub secrets: BTreeSet<Name>,
+    /// Class of a Gateway.
+    pub class: Option<String>,
+}
+
+impl References {
+    /// Namespaces of others that something is referred to in.
+    pub fn foreign<'a>(&'a self, own: &'a str) -> impl Iterator<Item = &'a str> {
+        let services = self.services.keys();
+        let all = services.chain(self.secrets.iter());
+        all.map(|(namespace, _)| namespace.as_str())
+            .filter(move |namespace| *namespace != own)
+    }
+}
+
+/// Reads what an object refers to. One that does not fit its type refers to nothing.
+#[must_use]
+pub fn read(kind: Kind, object: &Object) -> References {
+    let namespace = object.namespace();
+    let mut found = References::default();
+    match kind {
+        Kind::Gateway => {
+            if let Some(spec) = object.read::<GatewaySpec>() {
+                let tls = spec.listeners.iter().filter_map(|listener| listener.tls.as_ref());
+                let secrets = tls.flat_map(|tls| &tls.certificate_refs);
+                found.secrets = secrets.filter_map(|reference| secret(reference, namespace)).collect();
+                found.class = Some(spec.gateway_class_name);
+            }
+        }
+        Kind::HttpRoute => {
+            if let Some(spec) = object.read::<HttpRouteSpec>() {
+                found.gateways = spec
+                    .parent_refs
+                    .iter()
+                    .filter_map(|parent| gateway_of(parent, namespace))
+                    .collect();
+                for rule in &spec.rules {
+                    found.take(&rule.backend_refs, &rule.filters, namespace);
+                }
+            }
+        }
+        Kind::GrpcRoute => {
+            if let Some(spec) = object.read::<GrpcRouteSpec>() {
+                found.gateways = spec
+                    .parent_refs
+                    .iter()
+                    .filter_map(|parent| gateway_of(parent, namespace))
+                    .collect();
+                for rule in &spec.rules {
+                    found.take(&rule.backend_refs, &rule.filters, namespace);
+                }
+            }
+        }
+        Kind::GatewayClass | Kind::ReferenceGrant => {}
+    }
+    found
+}
+
+impl References {
+    fn take(&mut self, backends: &[BackendReference], filters: &[Filter], namespace: &str) {
+        let of_backends = backends.iter().flat_map(|backend| &backend.filters);
+        let mirrors = filters
+            .iter()
+            .chain(of_backends)
+            .filter_map(|filter| filter.request_mirror.as_ref());
+        let mirrored = mirrors.map(|mirror| &mirror.backend_ref);
+        for reference in backends.iter().chain(mirrored) {
+            let group = reference.group.as_deref().unwrap_or_default();
+            let kind = reference.kind.as_deref().unwrap_or("Service");
+            if (group, kind) != ("", "Service") {
+                continue;
+            }
+            let ports = self
+                .services
+                .entry(name_of(reference.namespace.as_deref(), namespace, &reference.name));
+            let ports = ports.or_default();
+            ports.extend(reference.port.and_then(|port| i32::try_from(port).ok()));
+        }
+    }
+}
+
+fn secret(reference: &ObjectReference, namespace: &str) -> Option<Name> {
+    let group = reference.group.as_deref().unwrap_or_default();
+    let kind = reference.kind.as_deref().unwrap_or("Secret");
+    (group.is_empty() && kind == "Secret").then(|| name_of(reference.namespace.as_deref(), namespace, &reference.name))
+}
+
+fn name_of(given: Option<&str>, own: &str, name: &str) -> Name {
+    let namespace = given.filter(|given| !given.is_empty()).unwrap_or(own);
+    (namespace.to_owned(), name.to_owned())
+}
+
+#[derive(Deserialize)]
+struct GrantSpec {
+    #[serde(default)]
+    from: Vec<GrantFrom>,
+    #[serde(default)]
+    to: Vec<GrantTo>,
+}
+
+#[derive(Deserialize)]
+struct GrantFrom {
+    #[serde(default)]
+    group: String,
+    #[serde(default)]
+    kind: String,
+    #[serde(default)]
+    namespace: String,
+}
+
+#[derive(Deserialize)]
+struct GrantTo {
+    #[serde(default)]
+    group: String,
+    #[serde(default)]
+    kind: String,
+    name: Option<String>,
+}
+
+/// Whether an object of `kind` in namespace `from` may refer to something of the core API. Within a namespace everything is permitted, and
+/// from outside what a ReferenceGrant there permits: any of its `from` with any of its `to`, where one without a name is all of the kind.
+pub(super) fn may_refer(kind: Kind, from: &str, to_kind: &str, to: &Name, view: &dyn View) -> bool {
+    let (namespace, name) = to;
+    if namespace == from {
+        return true;
+    }
+    view.grants(namespace).iter().any(|grant| {
+        let Some(spec) = grant.read::<GrantSpec>() else {
+            return false;
+        };
+        let comes_from = |item: &GrantFrom| item.group == GROUP && item.kind == kind.as_str() && item.namespace == from;
+        let goes_to = |item: &GrantTo| {
+            let any = item.name.as_deref().filter(|named| !named.is_empty());
+            item.group.is_empty() && item.kind == to_kind && any.is_none_or(|named| named == name)
+        };
+        grant.metadata.deletion_timestamp.is_none() && spec.from.iter().any(comes_from) && spec.to.iter().any(goes_to)
+    })
+}
+
+/// Services that a route may send requests to, with their ports.
+pub fn permitted_services<'a>(
+    kind: Kind,
+    object: &'a Object,
+    references: &'a References,
+    view: &'a dyn View,
+) -> impl Iterator<Item = (&'a Name, &'a BTreeSet<i32>)> {
+    let services = references.services.iter();
+    services.filter(move |(name, _)| may_refer(kind, object.namespace(), "Service", name, view))
+}
+
+/// Secrets that a Gateway may have certificates from.
+pub fn permitted_secrets<'a>(
+    object: &'a Object,
+    references: &'a References,
+    view: &'a dyn View,
+) -> impl Iterator<Item = &'a Name> {
+    let secrets = references.secrets.iter();
+    secrets.filter(move |name| may_refer(Kind::Gateway, object.namespace(), "Secret", name, view))
+}
