@@ -16,6 +16,7 @@ use kube::{Api, Resource, ResourceExt as _};
 use kubelb_runtime::error_chain::chain;
 use kubelb_runtime::guard::readable;
 use kubelb_runtime::pace::Pace;
+use kubelb_runtime::touched::touched_with;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
@@ -111,7 +112,8 @@ where
     }
 }
 
-/// Follows a kind. An object that cannot be read costs itself only. The stream ends never, and has to be read for the store to be kept up.
+/// Follows a kind. An object that cannot be read costs itself only. The stream ends never, and has to be read for the store to be kept up; when it
+/// tells of an object, the store has it as it is, or does not have it because it is gone.
 pub(crate) fn follow<K>(
     api: Api<DeserializeGuard<K>>,
     config: watcher::Config,
@@ -141,11 +143,12 @@ where
     K::DynamicType: Debug + Eq + Hash + Clone,
 {
     let text = K::kind(&kind).into_owned();
+    let dynamic = kind.clone();
     let writer = reflector::store::Writer::new(kind);
     let store = writer.as_reader();
     let (listed, is_listed) = watch::channel(false);
     let cluster = link.name;
-    let stream = watcher(api, config)
+    let events = watcher(api, config)
         .backoff(Pace::default())
         .filter_map(move |event| {
             let told = readable(event, |invalid| {
@@ -171,9 +174,8 @@ where
             Ok(Event::Apply(_) | Event::Delete(_)) => link.works(),
             Ok(Event::Init | Event::InitApply(_)) => {}
             Err(error) => link.fails(&chain(error).to_string()),
-        })
-        .touched_objects()
-        .filter(|object| std::future::ready(object.is_ok()));
+        });
+    let stream = touched_with(store.clone(), dynamic, events).map(Ok);
     (Followed { store, is_listed }, stream)
 }
 

@@ -16,3 +16,5 @@ pub mod shutdown;
 pub mod telemetry;
 #[cfg(feature = "token")]
 pub mod token;
+#[cfg(feature = "pace")]
+pub mod touched;

@@ -18,21 +18,16 @@ use tokio::sync::watch;
 /// What comes of a kind: never an error, and never an end.
 pub(crate) type News<K> = Result<K, watcher::Error>;
 
-fn without_errors<K>(
+/// Tells errors.
+fn told<K: Send>(
     events: impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send,
     what: &'static str,
-) -> impl Stream<Item = News<K>> + Send
-where
-    K: Send,
-{
-    events
-        .inspect(move |event| {
-            if let Err(error) = event {
-                tracing::warn!(what, error = %chain(error), "cannot be followed; tried again");
-            }
-        })
-        .touched_objects()
-        .filter(|object| std::future::ready(object.is_ok()))
+) -> impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send {
+    events.inspect(move |event| {
+        if let Err(error) = event {
+            tracing::warn!(what, error = %chain(error), "cannot be followed; tried again");
+        }
+    })
 }
 
 /// Follows a kind, with a store of what there is. The stream has to be read for the store to be kept up. An object that cannot be read costs
@@ -64,7 +59,8 @@ where
         // Who owns which field is never looked at, and is half of an object.
         .modify(|object| object.managed_fields_mut().clear())
         .reflect(writer);
-    (store, without_errors(events, what))
+    let news = kubelb_runtime::touched::touched(store.clone(), told(events, what));
+    (store, news.map(Ok))
 }
 
 /// Follows the metadata of a kind.
@@ -76,7 +72,10 @@ pub(crate) fn touched<K>(
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
-    without_errors(watcher(api, config).backoff(Pace::default()), what)
+    let events = watcher(api, config).backoff(Pace::default());
+    told(events, what)
+        .touched_objects()
+        .filter(|object| std::future::ready(object.is_ok()))
 }
 
 /// Reads a stream, and tells that something came.

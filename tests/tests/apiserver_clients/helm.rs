@@ -90,6 +90,9 @@ fn path(chart: &str) -> String {
 fn our_charts_are_clean_and_the_server_takes_what_they_render() {
     let running = start();
     running.says("create namespace kubelb");
+    // What a Pod needs to be admitted.
+    running.says("create serviceaccount mine --namespace kubelb");
+    running.says("create priorityclass p --value=1");
     for Chart { name, needed, more } in CHARTS {
         let chart = path(name);
         let file = format!("{name}.yaml");
@@ -98,6 +101,13 @@ fn our_charts_are_clean_and_the_server_takes_what_they_render() {
         assert!(linted.contains("0 chart(s) failed"), "{linted}");
         for values in [needed.to_owned(), format!("{needed} --values {file}")] {
             let rendered = running.helm_says(&format!("template r {chart} --namespace kubelb {VERSION} {values}"));
+            // No Pod is admitted, not even in a dry run, without its account.
+            let accounts = rendered
+                .split("\n---\n")
+                .filter(|object| object.contains("\nkind: ServiceAccount\n"));
+            for account in accounts {
+                running.says_of("apply -f -", account);
+            }
             // Strict: a field that the server does not know is a mistake.
             running.says_of("apply --dry-run=server --validate=strict -f -", &rendered);
         }
