@@ -80,7 +80,10 @@ pub fn plan(store: &Store, namespace: &str, given: Given) -> Plan {
     problems.extend(pool::problems(store, namespace));
     let mut book = Book::open(store, &wants);
     book.keep(&wants);
-    for want in wants.values() {
+    // Who finds no pools at all gets an address elsewhere, and keeps what it has.
+    let delegates =
+        |want: &Want| given == Given::Wished && want.object.kind == Kind::LoadBalancer && pools.are_absent();
+    for want in wants.values().filter(|want| !delegates(want)) {
         serve(&mut book, &pools, want, &mut problems);
     }
     let mut plan = book.close(&wants);

@@ -4,6 +4,7 @@
 //! Tenant ──► namespace, account, Role, RoleBinding, kubeconfig, TenantState
 //! SyncSecret ──► Secret of the same name
 //! Config ──► its status.version
+//! LoadBalancer, where there are no address pools ──► a Service with EndpointSlices
 //! what is being deleted ──► without the finalizers that KubeLB left
 //! ```
 //!
@@ -14,6 +15,7 @@
 mod api_servers;
 pub mod args;
 mod config_version;
+mod delegated;
 mod failure;
 mod kubeconfig;
 mod leftovers;
@@ -120,11 +122,12 @@ async fn work(client: Client, settings: Settings) {
         tracing::warn!("not everything could be read that kubeconfigs are made of; goes on with what is known");
     }
     let (versions, again) = (
-        config_version::keep(client.clone(), configs, bell.subscribe()),
+        config_version::keep(client.clone(), configs.clone(), bell.subscribe()),
         bell.subscribe(),
     );
     tokio::join!(
         tenants(&client, &settings, knowledge, again),
+        delegated::keep(&client, &settings, &configs, &bell),
         sync_secrets(&client),
         leftovers::take_off::<LoadBalancer>(&client, "LoadBalancers that are going"),
         leftovers::take_off::<Route>(&client, "Routes that are going"),

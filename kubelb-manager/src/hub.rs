@@ -3,6 +3,7 @@
 //! Owns what has to be kept between two calls so that the next one costs what changed, not everything.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kubelb_api::names::{AddressName, TenantName};
@@ -11,6 +12,7 @@ use kubelb_xds::Snapshot;
 use serde_json::Value;
 
 use crate::allocate::{self, Given};
+use crate::delegate;
 use crate::ir::{Builder, Ir};
 use crate::object::{Kind, Object, ObjectKey, ObjectName};
 use crate::owners::{self, Nodes};
@@ -121,7 +123,12 @@ impl Hub {
         if !self.leads || !self.announces || self.owned_by.as_ref() == Some(&nodes) {
             return owners::Plan::default();
         }
-        let served = self.builder.ir().addresses.keys().copied();
+        // Who gave an address away announces it: that is kubelb where there is a claim, or no API server to keep one.
+        let is_ours = |address: &IpAddr| {
+            let name = ObjectName::new("", &AddressName::new(*address).to_string());
+            self.given == Given::Held || self.store.address_claims().contains_key(&name)
+        };
+        let served = self.builder.ir().addresses.keys().copied().filter(is_ours);
         let plan = owners::plan(&self.store, served, &nodes, now.0.as_second());
         for owner in &plan.write {
             self.store.apply(Ok(Object::VirtualAddressOwner(owner.clone().into())));
@@ -273,6 +280,18 @@ impl Hub {
             name,
         });
         let mut concerned = changed;
+        let services: Vec<ObjectKey> = concerned
+            .iter()
+            .filter(|key| key.kind == Kind::Service)
+            .cloned()
+            .collect();
+        for service in &services {
+            let delegating = delegate::load_balancers_of(&self.store, service).into_iter();
+            concerned.extend(delegating.map(|name| ObjectKey {
+                kind: Kind::LoadBalancer,
+                name,
+            }));
+        }
         concerned.extend(served);
         let routes = update.routes.into_iter().map(|name| ObjectKey {
             kind: Kind::Route,
@@ -341,7 +360,7 @@ impl Hub {
         for key in changed {
             any |= match key.kind {
                 Kind::Tenant | Kind::Config | Kind::AddressClaim => true,
-                Kind::Addresses | Kind::VirtualAddressOwner | Kind::SyncSecret => false,
+                Kind::Addresses | Kind::VirtualAddressOwner | Kind::SyncSecret | Kind::Service => false,
                 Kind::Route => self.is_about_gateway(key),
                 Kind::LoadBalancer => {
                     let new = self.store.load_balancers().get(&key.name);
@@ -493,7 +512,8 @@ impl Hub {
             other @ (Object::Tenant(_)
             | Object::AddressClaim(_)
             | Object::VirtualAddressOwner(_)
-            | Object::SyncSecret(_)) => other,
+            | Object::SyncSecret(_)
+            | Object::Service(_)) => other,
         }
     }
 }

@@ -10,6 +10,7 @@ mod draft;
 pub mod http;
 mod index;
 mod policy;
+pub(crate) mod reach;
 mod traffic;
 
 use std::collections::BTreeMap;
@@ -83,6 +84,9 @@ pub struct LoadBalancer {
     /// Whether only nodes with an endpoint of their own are among the backends, so that they need no second hop.
     #[serde(skip_serializing_if = "is_false")]
     pub local_only: bool,
+    /// Whether its addresses are those of a Service of the management cluster, whoever implements that.
+    #[serde(skip_serializing_if = "is_false")]
+    pub is_delegated: bool,
     /// One for each address, port and protocol.
     pub listeners: Vec<Listener>,
     /// Where listeners send traffic to.

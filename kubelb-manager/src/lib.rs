@@ -14,6 +14,7 @@ pub mod allocate;
 pub mod args;
 pub mod bootstrap;
 pub mod controllers;
+pub mod delegate;
 mod desk;
 pub mod hub;
 pub mod identity;

@@ -5,6 +5,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::Service;
 use kube::core::ObjectMeta;
 use kubelb_api::v1alpha1::{
     AddressClaim, Addresses, Config, LoadBalancer, Route, SyncSecret, Tenant, VirtualAddressOwner,
@@ -33,6 +34,8 @@ pub enum Kind {
     VirtualAddressOwner,
     /// A Secret of a tenant.
     SyncSecret,
+    /// A Service of the management cluster, made for a LoadBalancer.
+    Service,
 }
 
 impl Kind {
@@ -46,6 +49,7 @@ impl Kind {
         Self::AddressClaim,
         Self::VirtualAddressOwner,
         Self::SyncSecret,
+        Self::Service,
     ];
 
     /// The kind as objects write it.
@@ -60,6 +64,7 @@ impl Kind {
             Self::AddressClaim => "AddressClaim",
             Self::VirtualAddressOwner => "VirtualAddressOwner",
             Self::SyncSecret => "SyncSecret",
+            Self::Service => "Service",
         }
     }
 
@@ -67,15 +72,18 @@ impl Kind {
     #[must_use]
     pub const fn is_namespaced(self) -> bool {
         match self {
-            Self::Config | Self::Addresses | Self::LoadBalancer | Self::Route | Self::SyncSecret => true,
+            Self::Config | Self::Addresses | Self::LoadBalancer | Self::Route | Self::SyncSecret | Self::Service => {
+                true
+            }
             Self::Tenant | Self::AddressClaim | Self::VirtualAddressOwner => false,
         }
     }
 
-    /// The kind of this name.
+    /// The kind of kubelb's API group of this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|kind| kind.as_str() == name)
+        let ours = Self::ALL.iter().copied().filter(|kind| *kind != Self::Service);
+        ours.into_iter().find(|kind| kind.as_str() == name)
     }
 }
 
@@ -155,6 +163,8 @@ pub enum Object {
     VirtualAddressOwner(Arc<VirtualAddressOwner>),
     /// A Secret of a tenant.
     SyncSecret(Arc<SyncSecret>),
+    /// A Service of the management cluster, made for a LoadBalancer.
+    Service(Arc<Service>),
 }
 
 impl Object {
@@ -170,6 +180,7 @@ impl Object {
             Self::AddressClaim(_) => Kind::AddressClaim,
             Self::VirtualAddressOwner(_) => Kind::VirtualAddressOwner,
             Self::SyncSecret(_) => Kind::SyncSecret,
+            Self::Service(_) => Kind::Service,
         }
     }
 
@@ -185,6 +196,7 @@ impl Object {
             Self::AddressClaim(object) => &object.metadata,
             Self::VirtualAddressOwner(object) => &object.metadata,
             Self::SyncSecret(object) => &object.metadata,
+            Self::Service(object) => &object.metadata,
         }
     }
 
@@ -258,8 +270,32 @@ pub fn decode(mut value: Value) -> Result<Object, Unreadable> {
         Kind::AddressClaim => Object::AddressClaim(typed(&key, value)?),
         Kind::VirtualAddressOwner => Object::VirtualAddressOwner(typed(&key, value)?),
         Kind::SyncSecret => Object::SyncSecret(typed(&key, value)?),
+        Kind::Service => Object::Service(typed(&key, value)?),
     };
     Ok(object)
+}
+
+/// Reads a Service of the management cluster: whose it is, and what became of it.
+///
+/// # Errors
+/// When it does not fit its type.
+pub fn decode_service(value: Value) -> Result<Object, Unreadable> {
+    let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let key = ObjectKey::new(Kind::Service, text("/metadata/namespace"), text("/metadata/name"));
+    let service: Arc<Service> = typed(&key, value)?;
+    let metadata = ObjectMeta {
+        name: service.metadata.name.clone(),
+        namespace: service.metadata.namespace.clone(),
+        uid: service.metadata.uid.clone(),
+        owner_references: service.metadata.owner_references.clone(),
+        deletion_timestamp: service.metadata.deletion_timestamp.clone(),
+        ..ObjectMeta::default()
+    };
+    Ok(Object::Service(Arc::new(Service {
+        metadata,
+        spec: None,
+        status: service.status.clone(),
+    })))
 }
 
 fn typed<T: DeserializeOwned>(key: &ObjectKey, value: Value) -> Result<Arc<T>, Unreadable> {

@@ -130,7 +130,7 @@ pub fn compute(view: &View<'_>, objects: impl IntoIterator<Item = ObjectKey>, no
                 changed.then(|| serde_json::to_value(status).ok()).flatten()
             }
             // Their statuses belong to those who make what they stand for.
-            Kind::Tenant | Kind::AddressClaim | Kind::VirtualAddressOwner | Kind::SyncSecret => None,
+            Kind::Tenant | Kind::AddressClaim | Kind::VirtualAddressOwner | Kind::SyncSecret | Kind::Service => None,
         }?;
         Some(StatusPatch { object, status })
     };

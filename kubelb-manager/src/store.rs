@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::Service;
 use kubelb_api::v1alpha1::{
     AddressClaim, Addresses, Config, LoadBalancer, Route, SyncSecret, Tenant, VirtualAddressOwner,
 };
@@ -27,6 +28,7 @@ pub struct Store {
     address_claims: Objects<AddressClaim>,
     virtual_address_owners: Objects<VirtualAddressOwner>,
     sync_secrets: Objects<SyncSecret>,
+    services: Objects<Service>,
     malformed: BTreeMap<ObjectKey, Malformed>,
     changed: BTreeSet<ObjectKey>,
 }
@@ -107,6 +109,7 @@ impl Store {
             Kind::AddressClaim => names(&self.address_claims),
             Kind::VirtualAddressOwner => names(&self.virtual_address_owners),
             Kind::SyncSecret => names(&self.sync_secrets),
+            Kind::Service => names(&self.services),
         };
         let read = names.into_iter().map(|name| ObjectKey { kind, name });
         let unread = self.malformed.keys().filter(|key| key.kind == kind).cloned();
@@ -130,6 +133,7 @@ impl Store {
             Kind::AddressClaim => self.address_claims.len(),
             Kind::VirtualAddressOwner => self.virtual_address_owners.len(),
             Kind::SyncSecret => self.sync_secrets.len(),
+            Kind::Service => self.services.len(),
         };
         read + unread
     }
@@ -156,6 +160,7 @@ impl Store {
                 owner.map(Object::VirtualAddressOwner)
             }
             Kind::SyncSecret => self.sync_secrets.get(name).cloned().map(Object::SyncSecret),
+            Kind::Service => self.services.get(name).cloned().map(Object::Service),
         }
     }
 
@@ -186,6 +191,12 @@ impl Store {
     #[must_use]
     pub fn addresses(&self) -> &Objects<Addresses> {
         &self.addresses
+    }
+
+    /// Services of the management cluster that were made for LoadBalancers.
+    #[must_use]
+    pub fn services(&self) -> &Objects<Service> {
+        &self.services
     }
 
     /// LoadBalancers.
@@ -244,6 +255,7 @@ impl Store {
             Object::AddressClaim(object) => put(&mut self.address_claims, name, object),
             Object::VirtualAddressOwner(object) => put(&mut self.virtual_address_owners, name, object),
             Object::SyncSecret(object) => put(&mut self.sync_secrets, name, object),
+            Object::Service(object) => put(&mut self.services, name, object),
         }
     }
 
@@ -258,6 +270,7 @@ impl Store {
             Kind::AddressClaim => self.address_claims.remove(name).is_some(),
             Kind::VirtualAddressOwner => self.virtual_address_owners.remove(name).is_some(),
             Kind::SyncSecret => self.sync_secrets.remove(name).is_some(),
+            Kind::Service => self.services.remove(name).is_some(),
         }
     }
 }

@@ -97,6 +97,8 @@ pub(super) fn problems(store: &Store, namespace: &str) -> Vec<Problem> {
 /// All pools, in the Config's order.
 #[derive(Clone, Debug, Default)]
 pub struct Pools {
+    /// Whether there is a Config.
+    is_configured: bool,
     pools: Vec<Pool>,
 }
 
@@ -109,12 +111,20 @@ struct Pool {
 }
 
 impl Pools {
+    /// Whether the Config says that there are none.
+    #[must_use]
+    pub fn are_absent(&self) -> bool {
+        self.is_configured && self.pools.is_empty()
+    }
+
     /// Reads those of the Config; a range that cannot be read gives nothing.
     #[must_use]
     pub fn read(store: &Store, namespace: &str) -> Self {
         let config = store.configs().get(&ObjectName::new(namespace, DEFAULT_CONFIG));
+        let is_configured = config.is_some();
         let pools = config.into_iter().flat_map(|config| &config.spec.address_pools);
         Self {
+            is_configured,
             pools: pools.map(Pool::read).collect(),
         }
     }

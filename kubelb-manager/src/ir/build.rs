@@ -11,6 +11,7 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::LoadBalancerStatus as CoreStatus;
 use kubelb_api::names::{AddressName, DEFAULT_CONFIG, TenantName};
 use kubelb_api::v1alpha1 as api;
 
@@ -21,6 +22,7 @@ use super::index::{Age, Claimant, Index};
 use super::policy::Policy;
 use super::{Ir, LoadBalancer, Owner, Protocol, Tenant, VirtualAddress};
 use crate::allocate::Given;
+use crate::delegate;
 use crate::object::{Kind, ObjectKey, ObjectName};
 use crate::problem::{Problem, Reason};
 use crate::store::Store;
@@ -201,6 +203,7 @@ impl Builder {
                     stale.extend(store.load_balancers().keys().cloned());
                 }
                 Kind::AddressClaim => claimed.extend(self.claim(store, key, &mut stale)),
+                Kind::Service => stale.extend(delegate::load_balancers_of(store, key)),
                 Kind::Config | Kind::VirtualAddressOwner | Kind::SyncSecret | Kind::Route => {}
             }
             if !matches!(key.kind, Kind::LoadBalancer | Kind::Addresses) {
@@ -359,17 +362,27 @@ impl Builder {
             (None, None) => Backends::default(),
         };
         let none = BTreeSet::new();
+        let delegated = self.delegated(store, &tenant, object);
         let context = Context {
             tenant: &tenant,
             claimed: self.claimed.get(name).unwrap_or(&none),
             given: self.given,
             is_claimed_by_another: &|address| self.claims.get(&address).is_some_and(|holders| !holders.contains(name)),
+            delegated: delegated.as_ref(),
             backends: &backends,
         };
         let (load_balancer, problems) = draft::read(name, object, &context);
         draft.problems.extend(problems);
         draft.load_balancer = Some(Arc::new(load_balancer));
         draft
+    }
+
+    /// What became of the Service that gets its address elsewhere; `None`: kubelb gives it one.
+    fn delegated(&self, store: &Store, tenant: &TenantName, object: &api::LoadBalancer) -> Option<CoreStatus> {
+        let config = store.configs().get(&self.config.name)?;
+        let tenant = store.tenants().get(&ObjectName::new("", tenant.as_str()))?;
+        let is_delegated = self.given == Given::Wished && delegate::is_delegated(&config.spec, &tenant.spec, object);
+        is_delegated.then(|| delegate::told(store, object).unwrap_or_default())
     }
 
     /// The backends of an Addresses; `None` when there is no such object.

@@ -50,6 +50,12 @@ impl Choice {
         mode: DataPlane::Ebpf,
         reason: "forwarded in the kernel of the management nodes",
     };
+
+    /// What a Service of the management cluster forwards, which kubelb has no address for.
+    pub const DELEGATED: Self = Self {
+        mode: DataPlane::KubeProxy,
+        reason: "Config.spec.addressPools is empty, so a Service of the management cluster takes the traffic",
+    };
 }
 
 /// Decides who forwards.

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::LoadBalancerStatus as CoreStatus;
 use kubelb_api::annotations::{Annotation, PROXY_PROTOCOL_V2};
 use kubelb_api::names::TenantName;
 use kubelb_api::v1alpha1 as api;
@@ -14,6 +15,7 @@ use kubelb_api::v1alpha1 as api;
 use super::backends::Backends;
 use super::data_plane::{Choice, DataPlane, Needs, choose};
 use super::policy::not_routable;
+use super::reach::Pair;
 use super::traffic::{self, Traffic, port_number};
 use super::{Cluster, ClusterId, Family, Frontend, Listener, LoadBalancer, Protocol, Target};
 use crate::allocate::Given;
@@ -30,6 +32,8 @@ pub(super) struct Context<'a> {
     pub(super) claimed: &'a BTreeSet<IpAddr>,
     /// What addresses of its status mean.
     pub(super) given: Given,
+    /// Where the address is whoever's who implements the management cluster's Services: what they say.
+    pub(super) delegated: Option<&'a CoreStatus>,
     /// Addresses that others hold.
     pub(super) is_claimed_by_another: &'a dyn Fn(IpAddr) -> bool,
     /// The backends of its first group of endpoints.
@@ -119,7 +123,11 @@ pub(super) fn read(
         tenant: context.tenant.clone(),
         name: name.clone(),
         addresses: vips.iter().map(|vip| vip.address).collect(),
-        data_plane: strongest.unwrap_or(Choice::DEFAULT),
+        data_plane: strongest.unwrap_or(match context.delegated {
+            Some(_) => Choice::DELEGATED,
+            None => Choice::DEFAULT,
+        }),
+        is_delegated: context.delegated.is_some() && context.claimed.is_empty(),
         local_only: object.spec.external_traffic_policy.as_deref() == Some("Local"),
         listeners,
         clusters: clusters.into_values().collect(),
@@ -173,6 +181,17 @@ fn unserved_fields(key: &ObjectKey, object: &api::LoadBalancer, problems: &mut V
             say(field, Reason::Unsupported, message);
         }
     }
+}
+
+/// The pairs of ports that nothing is wrong with.
+pub(super) fn pairs(key: &ObjectKey, spec: &api::LoadBalancerSpec) -> Vec<Pair> {
+    let ports = ports(key, spec, &mut Vec::new()).into_iter();
+    let pairs = ports.map(|port| Pair {
+        frontend: port.frontend,
+        protocol: port.protocol,
+        backend: port.backend,
+    });
+    pairs.collect()
 }
 
 /// Pairs frontend ports with those of the endpoints: by name, else by place.
@@ -253,9 +272,11 @@ fn vips(key: &ObjectKey, object: &api::LoadBalancer, context: &Context<'_>, prob
     if !context.claimed.is_empty() {
         vips.extend(context.claimed.iter().map(|address| (*address, true)));
     }
-    let status = object.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let of_object = object.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let status = context.delegated.or(of_object);
     let ingress = status.and_then(|status| status.ingress.as_deref()).unwrap_or_default();
-    let is_asked = context.claimed.is_empty() && context.given == Given::Held;
+    let is_held = context.given == Given::Held || context.delegated.is_some();
+    let is_asked = context.claimed.is_empty() && is_held;
     for (index, entry) in ingress.iter().enumerate().filter(|_| is_asked) {
         let Some(text) = entry.ip.as_deref().filter(|ip| !ip.is_empty()) else {
             continue;

@@ -205,9 +205,13 @@ impl Follower {
                 self.owners.listed(&names);
                 self.owners.names().cloned().collect()
             }
-            Kind::Config | Kind::Tenant | Kind::Addresses | Kind::LoadBalancer | Kind::Route | Kind::SyncSecret => {
-                BTreeSet::new()
-            }
+            Kind::Config
+            | Kind::Tenant
+            | Kind::Addresses
+            | Kind::LoadBalancer
+            | Kind::Route
+            | Kind::SyncSecret
+            | Kind::Service => BTreeSet::new(),
         };
         let is_over = |key: &ObjectKey| !keys.contains(key) && !known.contains(&*key.name.name);
         let all = self.hub.store().keys(kind).into_iter();
@@ -243,9 +247,13 @@ impl Follower {
         let is_known = match key.kind {
             Kind::AddressClaim => !self.claims.gone(name) && self.claims.get(name).is_some(),
             Kind::VirtualAddressOwner => !self.owners.gone(name) && self.owners.get(name).is_some(),
-            Kind::Config | Kind::Tenant | Kind::Addresses | Kind::LoadBalancer | Kind::Route | Kind::SyncSecret => {
-                false
-            }
+            Kind::Config
+            | Kind::Tenant
+            | Kind::Addresses
+            | Kind::LoadBalancer
+            | Kind::Route
+            | Kind::SyncSecret
+            | Kind::Service => false,
         };
         if !is_known {
             self.forget(key);

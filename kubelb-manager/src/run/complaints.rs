@@ -82,6 +82,8 @@ pub(super) const fn needs_event(kind: Kind, is_read: bool) -> bool {
         // What a status has that nobody could read here is not replaced by a guess.
         Kind::Config | Kind::Addresses | Kind::LoadBalancer | Kind::Route => !is_read,
         Kind::Tenant | Kind::AddressClaim | Kind::VirtualAddressOwner | Kind::SyncSecret => true,
+        // Whoever made it is told by the API server.
+        Kind::Service => false,
     }
 }
 

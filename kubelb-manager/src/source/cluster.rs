@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use k8s_openapi::api::core::v1::Service;
 use kube::api::{ApiResource, DynamicObject};
 use kube::core::CustomResourceExt as _;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
+use kubelb_api::labels::{Label, MANAGED_BY_KUBELB};
 use kubelb_api::v1alpha1 as api;
 use kubelb_runtime::error_chain::chain;
 use kubelb_runtime::pace::Pace;
@@ -19,7 +21,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::object::{Kind, ObjectKey, Unreadable, decode};
+use crate::object::{Kind, ObjectKey, Unreadable, decode, decode_service};
 use crate::store::Seen;
 
 /// News that wait to be taken in; a watch that has more waits, and the server keeps them.
@@ -73,6 +75,7 @@ pub fn resource(kind: Kind) -> ApiResource {
         Kind::AddressClaim => api::AddressClaim::api_resource(),
         Kind::VirtualAddressOwner => api::VirtualAddressOwner::api_resource(),
         Kind::SyncSecret => api::SyncSecret::api_resource(),
+        Kind::Service => ApiResource::erase::<Service>(&()),
     }
 }
 
@@ -95,7 +98,7 @@ pub struct Watches {
 }
 
 impl Watches {
-    /// Follows every kind; Configs of `namespace` only.
+    /// Follows every kind; Configs of `namespace` only, and Services that kubelb made.
     #[must_use]
     pub fn start(client: &Client, namespace: &str) -> Self {
         let (sender, news) = mpsc::channel(WAITING);
@@ -107,7 +110,11 @@ impl Watches {
             } else {
                 Api::all_with(client.clone(), &resource)
             };
-            tasks.spawn(follow(kind, api, sender.clone()));
+            let mut config = watcher::Config::default();
+            if kind == Kind::Service {
+                config = config.labels(&Label::MANAGED_BY.selector(MANAGED_BY_KUBELB));
+            }
+            tasks.spawn(follow(kind, api, config, sender.clone()));
         }
         Self { news, _tasks: tasks }
     }
@@ -123,10 +130,8 @@ impl Watches {
     }
 }
 
-async fn follow(kind: Kind, api: Api<DynamicObject>, news: mpsc::Sender<News>) {
-    let mut events = watcher(api, watcher::Config::default())
-        .backoff(Pace::default())
-        .boxed();
+async fn follow(kind: Kind, api: Api<DynamicObject>, config: watcher::Config, news: mpsc::Sender<News>) {
+    let mut events = watcher(api, config).backoff(Pace::default()).boxed();
     let mut list = Vec::new();
     while let Some(event) = events.next().await {
         let told = match event {
@@ -170,7 +175,18 @@ fn read(kind: Kind, mut object: DynamicObject) -> Option<Entry> {
         fields.insert("apiVersion".to_owned(), Value::from(resource.api_version));
         fields.insert("kind".to_owned(), Value::from(resource.kind));
     }
-    let seen = match decode(value) {
+    let decoded = match kind {
+        Kind::Service => decode_service(value),
+        Kind::Config
+        | Kind::Tenant
+        | Kind::Addresses
+        | Kind::LoadBalancer
+        | Kind::Route
+        | Kind::AddressClaim
+        | Kind::VirtualAddressOwner
+        | Kind::SyncSecret => decode(value),
+    };
+    let seen = match decoded {
         Ok(object) => Ok(object),
         Err(Unreadable::Malformed(malformed)) => Err(malformed),
         Err(error @ (Unreadable::Foreign { .. } | Unreadable::Nameless { .. })) => {

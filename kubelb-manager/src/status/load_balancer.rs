@@ -13,7 +13,8 @@ use serde_json::Value;
 
 use super::{Health, Report, Reports, View, is_fatal, joined, of, sentences};
 use crate::allocate::Given;
-use crate::ir::{DataPlane, LoadBalancer};
+use crate::delegate;
+use crate::ir::{Choice, DataPlane, LoadBalancer};
 use crate::object::ObjectName;
 use crate::problem::{Problem, Reason};
 use crate::store::Store;
@@ -64,11 +65,20 @@ pub(super) fn status(view: &View<'_>, problems: &[Problem], name: &ObjectName, n
     let mut status = object.status.clone().unwrap_or_default();
     let none = Report::default();
     let report = reports.load_balancers.get(name).unwrap_or(&none);
+    let elsewhere = served
+        .filter(|served| served.is_delegated)
+        .map(|_| delegate::told(store, object).unwrap_or_default());
+    let stands_in = elsewhere
+        .as_ref()
+        .filter(|told| kube_proxy_serves(served, told, reports));
     let answers = [
         accepted(object, served, problems),
         resolved(problems),
-        assigned(object, served, problems),
-        programmed(served, reports, report),
+        assigned(object, served, elsewhere.as_ref(), problems),
+        match stands_in {
+            Some(_) => Answer::new(ConditionType::Programmed, true, "KubeProxy", BY_SERVICE.to_owned()),
+            None => programmed(served, reports, report),
+        },
         healthy(served, problems, reports, report),
     ];
     for answer in &answers {
@@ -84,15 +94,20 @@ pub(super) fn status(view: &View<'_>, problems: &[Problem], name: &ObjectName, n
         };
         conditions::set(&mut status.conditions, &observation, now);
     }
-    status.data_plane = served.map(|served| api::DataPlane {
-        mode: match served.data_plane.mode {
+    let choice = |served: &LoadBalancer| match (stands_in, served.data_plane.mode) {
+        (Some(_), DataPlane::Ebpf) => Choice::DELEGATED,
+        _ => served.data_plane,
+    };
+    status.data_plane = served.map(choice).map(|choice| api::DataPlane {
+        mode: match choice.mode {
             DataPlane::Ebpf => api::DataPlaneMode::Ebpf,
             DataPlane::Envoy => api::DataPlaneMode::Envoy,
             DataPlane::KubeProxy => api::DataPlaneMode::KubeProxy,
         },
-        reason: Some(served.data_plane.reason.to_owned()),
+        reason: Some(choice.reason.to_owned()),
     });
     match (served, given) {
+        _ if elsewhere.is_some() => status.load_balancer = elsewhere.filter(has_ingress),
         (Some(served), _) if !served.addresses.is_empty() => tell_addresses(store, served, &mut status),
         (_, Given::Wished) => status.load_balancer = None,
         (_, Given::Held) => {}
@@ -101,6 +116,23 @@ pub(super) fn status(view: &View<'_>, problems: &[Problem], name: &ObjectName, n
         return None;
     }
     serde_json::to_value(status).ok()
+}
+
+/// What is said where no node agent has anything to do with it.
+const BY_SERVICE: &str = "the Service in the management cluster takes its traffic";
+
+fn has_ingress(told: &CoreStatus) -> bool {
+    told.ingress.as_ref().is_some_and(|ingress| !ingress.is_empty())
+}
+
+/// Whether the Service of the management cluster forwards by itself: where no address is dialled at a node, and where no node agent takes a short
+/// cut.
+fn kube_proxy_serves(served: Option<&LoadBalancer>, told: &CoreStatus, reports: &Reports) -> bool {
+    let is_cut_short = |served: &LoadBalancer| {
+        let needs_more = served.data_plane.mode == DataPlane::Envoy;
+        !served.listeners.is_empty() && (needs_more || reports.agents > 0)
+    };
+    has_ingress(told) && !served.is_some_and(is_cut_short)
 }
 
 /// Addresses that the object holds by a claim; others are told by whoever gave them.
@@ -158,15 +190,28 @@ fn resolved(problems: &[Problem]) -> Answer {
     }
 }
 
-fn assigned(object: &api::LoadBalancer, served: Option<&LoadBalancer>, problems: &[Problem]) -> Answer {
+fn assigned(
+    object: &api::LoadBalancer,
+    served: Option<&LoadBalancer>,
+    elsewhere: Option<&CoreStatus>,
+    problems: &[Problem],
+) -> Answer {
     let condition = ConditionType::AddressAssigned;
     let said = sentences(problems.iter().filter(of(condition)), "");
     let first = problems
         .iter()
         .find(of(condition))
         .map(|problem| problem.reason.as_str());
-    let has_addresses = served.is_some_and(|served| !served.addresses.is_empty());
+    let has_addresses = served.is_some_and(|served| !served.addresses.is_empty()) || elsewhere.is_some_and(has_ingress);
     match (has_addresses, first) {
+        (false, None) if elsewhere.is_some() => {
+            let name = delegate::service_name(object.metadata.name.as_deref().unwrap_or_default());
+            let message = format!(
+                "Config.spec.addressPools is empty, so the address is asked of the Service {name} in the management cluster, which nobody has \
+                 given one yet"
+            );
+            Answer::new(condition, false, "ServicePending", message)
+        }
         (true, None) => Answer::new(condition, true, "AddressAssigned", String::new()),
         (true, Some(reason)) => Answer::new(condition, true, reason, said),
         (false, Some(reason)) => Answer::new(condition, false, reason, said),
@@ -193,8 +238,7 @@ fn programmed(served: Option<&LoadBalancer>, reports: &Reports, report: &Report)
     };
     let missing = match served.data_plane.mode {
         DataPlane::KubeProxy => {
-            let message = "the Service in the management cluster takes its traffic".to_owned();
-            return answer(ConditionStatus::True, "KubeProxy", message);
+            return answer(ConditionStatus::True, "KubeProxy", BY_SERVICE.to_owned());
         }
         DataPlane::Ebpf => (reports.agents == 0).then_some(("NoNodeAgent", "no node agent is connected".to_owned())),
         DataPlane::Envoy => (!reports.fleets.contains(&served.tenant)).then(|| {

@@ -8,6 +8,7 @@
 )]
 
 mod broken;
+mod delegated;
 mod hostile;
 mod kubelb;
 mod node;

@@ -82,7 +82,7 @@ impl Book {
                         touched.insert(Arc::clone(&key.name.namespace));
                     }
                 }
-                Kind::Config | Kind::LoadBalancer | Kind::VirtualAddressOwner => {}
+                Kind::Config | Kind::LoadBalancer | Kind::VirtualAddressOwner | Kind::Service => {}
             }
         }
         let mut policies: BTreeMap<Arc<str>, Allowed> = BTreeMap::new();
