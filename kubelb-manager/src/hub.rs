@@ -36,6 +36,8 @@ pub struct Settled {
     pub problems: BTreeSet<ObjectKey>,
     /// LoadBalancers whose part of the configuration changed: what data planes told of them is about the one before.
     pub load_balancers: BTreeSet<ObjectName>,
+    /// Tenants whose layer 7 changed.
+    pub http: BTreeSet<TenantName>,
 }
 
 /// Keeps the configuration of all objects.
@@ -269,6 +271,7 @@ impl Hub {
                 report.awaited = true;
             }
         }
+        settled.http = update.http;
         settled.load_balancers = update.load_balancers.clone();
         for name in &update.load_balancers {
             if let Some(report) = self.reports.load_balancers.get_mut(name) {

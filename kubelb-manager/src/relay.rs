@@ -5,6 +5,7 @@
 //! manager is, and what is made of it.
 
 mod heard;
+pub mod layer7;
 pub mod sighting;
 mod teller;
 
@@ -22,7 +23,7 @@ use crate::object::ObjectName;
 pub use heard::{Changes, Fault, Heard, Limits};
 pub use teller::{Pace, Teller};
 
-/// Of what is served for each object: the same for two managers that serve it alike.
+/// Of what is served for each object, and of each resource of [`layer7`] by its name: the same for two managers that serve it alike.
 pub type Digests = BTreeMap<ObjectName, u64>;
 
 /// What one manager has to tell of those that are connected to it.
@@ -64,7 +65,7 @@ pub fn digest(snapshot: &Snapshot, object: &ObjectName) -> Option<u64> {
     (!text.is_empty()).then(|| Version::of(text.as_bytes()).number().max(1))
 }
 
-/// The object of this name, `namespace/name`.
+/// The object of this name, `namespace/name`, or what stands for a resource of [`layer7`].
 pub(crate) fn object(name: &str) -> Option<ObjectName> {
     let (namespace, name) = name.split_once('/')?;
     (!namespace.is_empty() && !name.is_empty()).then(|| ObjectName::new(namespace, name))

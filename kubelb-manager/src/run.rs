@@ -325,13 +325,13 @@ impl Follower {
                 settled.statuses.extend(self.hub.settle(&now).statuses);
             }
         }
-        let changed = settled.load_balancers.clone();
+        let (changed, tenants) = (settled.load_balancers.clone(), settled.http.clone());
         let settled = self.write(settled, write_claims).await?.context("--state-dir")?;
         self.settled += 1;
         let snapshot = Arc::new(self.hub.snapshot().clone());
         self.desk.show(self.view(Snapshot::clone(&snapshot)));
         if let Some(telling) = &mut self.telling {
-            telling.published(&snapshot, changed);
+            telling.published(&snapshot, changed, &tenants);
         }
         self.publish.send_replace(Some(snapshot));
         self.write(settled, write_statuses).await

@@ -8,20 +8,21 @@ mod layer7;
 mod refusals;
 mod relayed;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kubelb_api::names::TenantName;
 use kubelb_xds::reports::Received;
-use kubelb_xds::{Scope, Snapshot, Tenants};
+use kubelb_xds::{ResourceType, Scope, Snapshot, Tenants};
 
 use crate::ir::{DataPlane, Ir, LoadBalancer};
 use crate::object::ObjectName;
 use crate::status::{Report, Reports};
 use crate::xds::server::agents::Presence;
 use crate::xds::server::registry::{Behind, Concerned, Peer};
-use crate::xds::{listener_name, object_of};
+use crate::xds::{LAYER7, listener_name, object_of};
 use refusals::Refusals;
 
 /// For so long after the start, and after the last peer of a kind has left, that nobody is there is not said: it is about to come back.
@@ -58,18 +59,15 @@ impl View {
         if report.is_some_and(|(presence, _)| *presence != Presence::Heard) {
             return None;
         }
-        let is_current = std::ptr::eq(peer.snapshot.as_ptr(), Arc::as_ptr(snapshot));
-        let behind = match &peer.behind {
-            Behind::Names(names) if is_current => {
-                BehindObjects::Objects(names.iter().filter_map(|(_, name)| object_of(name)).collect())
-            }
-            Behind::Names(_) | Behind::Everything => BehindObjects::Everything,
+        let names = behind(peer, snapshot);
+        let behind = names.as_ref().map_or(BehindObjects::Everything, |names| {
+            BehindObjects::Objects(names.iter().filter_map(|(_, name)| object_of(name)).collect())
+        });
+        let http = match &peer.identity.scope {
+            // They see nothing of it.
+            Scope::Agent => layer7::Told::default(),
+            Scope::Fleet(_) => layer7::Told::new(names.as_deref(), &peer.rejections),
         };
-        let names = match &peer.behind {
-            Behind::Names(names) if is_current => Some(&**names),
-            Behind::Names(_) | Behind::Everything => None,
-        };
-        let http = layer7::Told::new(names, &peer.rejections);
         let name = match &peer.identity.node {
             Some(node) => format!("node {node}"),
             None if peer.node.is_empty() => peer.identity.subject.clone(),
@@ -118,6 +116,25 @@ impl View {
         };
         object.listeners.iter().any(|listener| listener.data_plane == wanted)
     }
+}
+
+/// Resources.
+type Names = BTreeSet<(ResourceType, Arc<str>)>;
+
+/// What a peer has not taken of what is served; `None`: perhaps everything.
+fn behind<'a>(peer: &'a Peer, snapshot: &Arc<Snapshot>) -> Option<Cow<'a, Names>> {
+    let Behind::Names(names) = &peer.behind else {
+        return None;
+    };
+    if std::ptr::eq(peer.snapshot.as_ptr(), Arc::as_ptr(snapshot)) {
+        return Some(Cow::Borrowed(names));
+    }
+    // It is to be brought to this one in a moment: what did not change since the one before, it has.
+    let older = peer.snapshot.upgrade()?;
+    let change = snapshot.change_since(&older)?;
+    let kinds = ResourceType::ALL.into_iter();
+    let changed = kinds.flat_map(|kind| change.names(kind).iter().map(move |name| (kind, Arc::clone(name))));
+    Some(Cow::Owned(names.iter().cloned().chain(changed).collect()))
 }
 
 /// What all peers come to for one object.
@@ -211,7 +228,7 @@ impl Board {
         waits.into_iter().chain(patience).chain(self.http.poll_timeout()).min()
     }
 
-    /// Looks at what `concerned` names, at objects whose configuration changed, and at those that have waited for long enough. Answers with
+    /// Looks at what `concerned` names, at objects (and resources of layer 7) whose configuration changed, and at those that have waited for long enough. Answers with
     /// what all is now, of objects only those of which something is to be told, and which these are.
     pub fn look(
         &mut self,
@@ -221,6 +238,9 @@ impl Board {
         changed: &BTreeSet<ObjectName>,
         now: Instant,
     ) -> (Reports, BTreeSet<ObjectName>) {
+        let is_layer7 = |name: &ObjectName| &*name.namespace == LAYER7;
+        let (http, changed): (BTreeSet<ObjectName>, BTreeSet<ObjectName>) =
+            changed.iter().cloned().partition(is_layer7);
         let mut about = changed.clone();
         about.extend(concerned.objects.iter().cloned());
         about.extend(concerned.names.iter().filter_map(|name| object_of(name)));
@@ -237,7 +257,7 @@ impl Board {
             fleets: self.fleets.clone(),
             awaits: self.awaits,
             load_balancers: BTreeMap::new(),
-            http: self.http.look(ir, peers, now),
+            http: self.http.look(ir, peers, &http, now),
         };
         about.retain(|name| {
             let report = ir.load_balancer(name).map(|object| report(object, peers));

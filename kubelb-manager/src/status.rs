@@ -57,9 +57,11 @@ pub struct Reports {
 pub struct HttpReport {
     /// Some Envoy has not acknowledged these resources.
     pub pending: BTreeSet<Arc<str>>,
+    /// Those among them that it was to acknowledge by now; the others may be at any moment.
+    pub overdue: BTreeSet<Arc<str>>,
     /// Some Envoy has acknowledged nothing yet.
     pub everything_pending: bool,
-    /// What is pending may be answered at any moment.
+    /// It may do so at any moment.
     pub awaited: bool,
     /// Resources that an Envoy refused, with its text.
     pub rejected: BTreeMap<Arc<str>, String>,

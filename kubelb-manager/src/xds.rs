@@ -17,7 +17,7 @@ use std::sync::Arc;
 use kubelb_xds::contract::messages::{LocalPort, LocalPortProtocol};
 use kubelb_xds::{Audience, Resource, ResourceType, Snapshot, contract};
 
-pub(crate) use wire::{listener_name, object_of};
+pub(crate) use wire::{LAYER7, listener_name, object_of};
 
 use crate::ir::{ClusterId, DataPlane, Ir, LoadBalancer, Protocol, Update, VirtualAddress};
 

@@ -192,6 +192,13 @@ impl Snapshot {
         }
     }
 
+    /// What differs from `older` when that is the one before this; where it is another one, nothing is compared.
+    #[must_use]
+    pub fn change_since(&self, older: &Self) -> Option<&Diff> {
+        let change = self.change.as_ref().filter(|change| change.since.is(&older.id));
+        change.map(|change| &change.diff)
+    }
+
     /// Whether both have the same table of a type in memory.
     fn shares_table(&self, other: &Self, kind: ResourceType) -> bool {
         Arc::ptr_eq(self.tables.get(kind), other.tables.get(kind))

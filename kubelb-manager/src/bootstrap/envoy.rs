@@ -94,7 +94,11 @@ pub fn bootstrap(node: &str, endpoints: &[Endpoint], credentials: &Credentials<'
                 "api_type": "DELTA_GRPC",
                 "transport_api_version": "V3",
                 "set_node_on_first_message_only": true,
-                "grpc_services": [{ "envoy_grpc": { "cluster_name": CLUSTER } }],
+                "grpc_services": [{ "envoy_grpc": {
+                    "cluster_name": CLUSTER,
+                    // Else the pause after an outage is up to 30 s; managers count on less before they say that nobody is there.
+                    "retry_policy": { "retry_back_off": { "base_interval": "0.25s", "max_interval": "5s" } },
+                } }],
             },
             "cds_config": { "ads": {}, "resource_api_version": "V3" },
             "lds_config": { "ads": {}, "resource_api_version": "V3" },
@@ -144,8 +148,8 @@ fn cluster(endpoints: &[Endpoint], credentials: &Credentials<'_>) -> Value {
     let mut http = json!({
         "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
         "explicit_http_config": { "http2_protocol_options": {
-            // A manager's node that is dead says nothing.
-            "connection_keepalive": { "interval": "2s", "timeout": "2s" },
+            // A manager's node that is dead says nothing, and a change waits until another one is found.
+            "connection_keepalive": { "interval": "1s", "timeout": "1s" },
         } },
     });
     if let Credentials::Token { directory, token_file } = credentials
@@ -156,7 +160,8 @@ fn cluster(endpoints: &[Endpoint], credentials: &Credentials<'_>) -> Value {
     json!({
         "name": CLUSTER,
         "type": if addresses_only { "STATIC" } else { "STRICT_DNS" },
-        "connect_timeout": "2s",
+        // With the handshake: of a node that is dead, or a process that is stopped.
+        "connect_timeout": "1s",
         "load_assignment": { "cluster_name": CLUSTER, "endpoints": [{ "lb_endpoints": lb_endpoints }] },
         "typed_extension_protocol_options": { "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": http },
         "upstream_connection_options": { "tcp_keepalive": { "keepalive_time": 30 } },

@@ -135,3 +135,67 @@ fn reports_change_conditions() {
     );
     assert!(hub.report(reports, &about, &at("2026-01-01T00:00:02Z")).is_empty());
 }
+
+#[test]
+fn what_is_said_of_layer_7_stays_while_the_leader_changes() {
+    let mut hub = hub();
+    let resource = json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
+        "metadata": {"name": "gateway", "namespace": "default"},
+        "spec": {"gatewayClassName": "kubelb", "listeners": [{"name": "a", "port": 80, "protocol": "HTTP"}]},
+    });
+    let object = json!({
+        "apiVersion": "kubelb.k8c.io/v1alpha1", "kind": "Route",
+        "metadata": {"name": "gateway", "namespace": "tenant-x"},
+        "spec": {"endpoints": [], "source": {"kubernetes": {"resource": resource}}},
+    });
+    hub.apply(Ok(decode(object).unwrap()));
+    hub.settle(&at("2026-01-01T00:00:00Z"));
+    let mut seconds = 1..;
+    let mut told = |hub: &mut Hub, reports: Reports| {
+        let now = at(&format!("2026-01-01T00:00:{:02}Z", seconds.next().unwrap()));
+        let patches = hub.report(reports, &BTreeSet::new(), &now);
+        patches.first().map(|patch| {
+            let conditions = patch.status["conditions"].as_array().unwrap();
+            let programmed = conditions.iter().find(|one| one["type"] == "Programmed").unwrap();
+            programmed["reason"].as_str().unwrap().to_owned()
+        })
+    };
+    let tenant = TenantName::from_namespace("tenant-x").unwrap();
+    let served = |http: HttpReport| Reports {
+        fleets: [tenant.clone()].into(),
+        http: [(tenant.clone(), http)].into(),
+        ..Reports::default()
+    };
+    assert_eq!(told(&mut hub, served(HttpReport::default())).unwrap(), "Programmed");
+
+    // It begins to lead. Nobody is known yet, then one that has just come, then what it has taken.
+    hub.lead(false);
+    hub.lead(true);
+    hub.await_peers();
+    assert_eq!(hub.settle(&at("2026-01-01T00:00:10Z")).statuses, []);
+    let nobody = Reports {
+        awaits: true,
+        ..Reports::default()
+    };
+    assert_eq!(told(&mut hub, nobody), None);
+    let new = HttpReport {
+        everything_pending: true,
+        awaited: true,
+        ..HttpReport::default()
+    };
+    assert_eq!(told(&mut hub, served(new)), None);
+    let names = || BTreeSet::from(["http/x/203.0.113.0/80".into()]);
+    let pending = HttpReport {
+        pending: names(),
+        ..HttpReport::default()
+    };
+    assert_eq!(told(&mut hub, served(pending.clone())), None);
+    let overdue = HttpReport {
+        overdue: names(),
+        ..pending
+    };
+    assert_eq!(told(&mut hub, served(overdue)).unwrap(), "Pending");
+    assert_eq!(told(&mut hub, served(HttpReport::default())).unwrap(), "Programmed");
+    assert_eq!(told(&mut hub, Reports::default()).unwrap(), "NoEnvoyFleet");
+}

@@ -10,6 +10,7 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::{Api, Client};
+use kubelb_api::names::TenantName;
 use kubelb_api::v1alpha1::{AddressClaim, VirtualAddressOwner};
 use kubelb_xds::Snapshot;
 use serde_json::Value;
@@ -314,6 +315,7 @@ impl Follower {
     async fn settle(&mut self) {
         let mut statuses: BTreeMap<ObjectKey, Value> = BTreeMap::new();
         let mut changed: BTreeSet<ObjectName> = BTreeSet::new();
+        let mut tenants: BTreeSet<TenantName> = BTreeSet::new();
         let mut concerned: BTreeSet<ObjectKey> = BTreeSet::new();
         for round in 1.. {
             let now = Time(Timestamp::now());
@@ -321,6 +323,7 @@ impl Follower {
             let patches = std::mem::take(&mut settled.statuses).into_iter();
             statuses.extend(patches.map(|patch| (patch.object, patch.status)));
             changed.append(&mut settled.load_balancers);
+            tenants.append(&mut settled.http);
             concerned.append(&mut settled.problems);
             if self.write_claims(settled).await && !self.write_owners(&now).await {
                 break;
@@ -340,7 +343,7 @@ impl Follower {
         let snapshot = Arc::new(self.hub.snapshot().clone());
         self.desk.show(self.view(Snapshot::clone(&snapshot)));
         if let Some(telling) = &mut self.telling {
-            telling.published(&snapshot, changed);
+            telling.published(&snapshot, changed, &tenants);
         }
         self.publish.send_replace(Some(snapshot));
         self.post(statuses);

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use kubelb_api::names::TenantName;
 use kubelb_runtime::lease::Vacated;
 use kubelb_xds::Snapshot;
 use tokio::sync::watch;
@@ -12,7 +13,7 @@ use crate::ir::Ir;
 use crate::object::ObjectName;
 use crate::owners::Nodes;
 use crate::relay::sighting::{self, Arrival, How, Sighting};
-use crate::relay::{Digests, Outgoing, digest};
+use crate::relay::{Digests, Outgoing, digest, layer7};
 use crate::standing::{Board, View};
 use crate::status::Reports;
 use crate::xds::server::agents::{Agent, Presence};
@@ -115,18 +116,27 @@ impl Telling {
         self.counted = now.checked_sub(LISTEN).unwrap_or(now);
     }
 
-    /// There is another configuration, which differs in these objects.
-    pub(super) fn published(&mut self, snapshot: &Arc<Snapshot>, changed: BTreeSet<ObjectName>) {
+    /// There is another configuration, which differs in these objects, and in layer 7 of these tenants.
+    pub(super) fn published(
+        &mut self,
+        snapshot: &Arc<Snapshot>,
+        changed: BTreeSet<ObjectName>,
+        tenants: &BTreeSet<TenantName>,
+    ) {
         self.published = Arc::clone(snapshot);
-        self.is_due |= !changed.is_empty();
-        if !changed.is_empty() {
-            let digests = Arc::make_mut(&mut self.digests);
-            for name in &changed {
-                match digest(snapshot, name) {
-                    Some(digest) => digests.insert(name.clone(), digest),
-                    None => digests.remove(name),
-                };
-            }
+        if changed.is_empty() && tenants.is_empty() {
+            return;
+        }
+        self.is_due = true;
+        let digests = Arc::make_mut(&mut self.digests);
+        for name in &changed {
+            match digest(snapshot, name) {
+                Some(digest) => digests.insert(name.clone(), digest),
+                None => digests.remove(name),
+            };
+        }
+        for tenant in tenants {
+            self.changed.extend(layer7::follow(digests, snapshot, tenant));
         }
         self.changed.extend(changed);
     }

@@ -12,8 +12,9 @@ use super::refusals::Refusals;
 use super::{BehindObjects, View, layer7};
 use crate::object::ObjectName;
 use crate::relay::{OutgoingPeer, object};
+use crate::xds::LAYER7;
 
-/// Objects of which refusals are told, and the longest text of one, in bytes.
+/// Objects of which refusals are told, as many resources of layer 7, and the longest text of one, in bytes.
 const REFUSALS: (usize, usize) = (512, 1_024);
 
 impl View {
@@ -27,16 +28,24 @@ impl View {
         };
         let (all_behind, behind) = match &self.behind {
             BehindObjects::Everything => (true, Vec::new()),
-            BehindObjects::Objects(objects) => (false, objects.iter().map(ToString::to_string).collect()),
-        };
-        let refusals = self.refusals.all().take(REFUSALS.0).map(|(object, text)| {
-            let mut reason = text.to_owned();
-            reason.truncate(reason.floor_char_boundary(REFUSALS.1));
-            RelayedRefusal {
-                object: object.to_string(),
-                reason,
+            BehindObjects::Objects(objects) => {
+                let objects = objects.iter().map(ToString::to_string);
+                (
+                    false,
+                    objects.chain(self.http.pending().map(ToString::to_string)).collect(),
+                )
             }
-        });
+        };
+        let objects = self.refusals.all().map(|(object, text)| (object.to_string(), text));
+        let http = self.http.rejected().map(|(name, text)| (name.to_owned(), text));
+        let refusals = objects
+            .take(REFUSALS.0)
+            .chain(http.take(REFUSALS.0))
+            .map(|(object, text)| {
+                let mut reason = text.to_owned();
+                reason.truncate(reason.floor_char_boundary(REFUSALS.1));
+                RelayedRefusal { object, reason }
+            });
         let standings = self.received.as_ref().map(|received| {
             let all = received.standings();
             let standings: BTreeMap<String, Standing> = all
@@ -64,11 +73,16 @@ impl View {
     #[must_use]
     pub fn relayed(told: &RelayedView) -> Self {
         let tenants = || told.tenants.iter().map(|tenant| Arc::from(tenant.as_str())).collect();
-        let objects = told.behind.iter().filter_map(|name| object(name)).collect();
-        let refusals = told
-            .refusals
-            .iter()
-            .filter_map(|refusal| Some((object(&refusal.object)?, refusal.reason.clone())));
+        let is_layer7 = |name: &ObjectName| &*name.namespace == LAYER7;
+        let objects = told.behind.iter().filter_map(|name| object(name));
+        let objects = objects.filter(|name| !is_layer7(name)).collect();
+        let refusals = told.refusals.iter();
+        let http = refusals
+            .clone()
+            .map(|refusal| (refusal.object.as_str(), refusal.reason.as_str()));
+        let refusals = refusals.filter_map(|refusal| Some((object(&refusal.object)?, refusal.reason.clone())));
+        let refusals = refusals.filter(|(name, _)| !is_layer7(name));
+        let pending = (!told.all_behind).then(|| told.behind.iter().map(String::as_str));
         Self {
             name: told.name.clone(),
             node: (!told.node.is_empty()).then(|| told.node.clone()),
@@ -84,7 +98,7 @@ impl View {
             },
             differing: Arc::default(),
             refusals: Refusals::told(refusals),
-            http: layer7::Told::default(),
+            http: layer7::Told::relayed(pending, http),
             received: None,
         }
     }

@@ -1,3 +1,5 @@
+mod layer7;
+
 use std::net::SocketAddr;
 use std::sync::Weak;
 use std::time::SystemTime;

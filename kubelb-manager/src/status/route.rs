@@ -2,7 +2,7 @@
 //!
 //! Must not know: how it was decided. The tenant's object is told about its own generation, the Route about the Route's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -156,8 +156,10 @@ impl Served<'_> {
         if !rejected.is_empty() {
             return (Verdict::no("Invalid", joined(&rejected)), false);
         }
-        if report.everything_pending || resources.iter().any(|name| report.pending.contains(name)) {
-            return (Verdict::no("Pending", "Envoy has not answered yet"), report.awaited);
+        let is_among = |names: &BTreeSet<Arc<str>>| resources.iter().any(|name| names.contains(name));
+        if report.everything_pending || is_among(&report.pending) {
+            let is_early = !is_among(&report.overdue) && (report.awaited || !report.everything_pending);
+            return (Verdict::no("Pending", "Envoy has not answered yet"), is_early);
         }
         (Verdict::yes("Programmed"), false)
     }

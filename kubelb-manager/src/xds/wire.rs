@@ -16,6 +16,9 @@ use prost::{Message, Name};
 use crate::ir::{ClusterId, Family, Frontend, LoadBalancer, Protocol};
 use crate::object::ObjectName;
 
+/// The first part of all names of layer 7, where those of an object have its namespace. No tenant's namespace is called so.
+pub(crate) const LAYER7: &str = "http";
+
 pub(super) fn owner(tenant: &TenantName) -> Owner {
     Owner::tenant(tenant.as_str())
 }
@@ -35,6 +38,7 @@ pub(crate) fn listener_name(load_balancer: &LoadBalancer, frontend: &Frontend) -
 pub(crate) fn object_of(resource: &str) -> Option<ObjectName> {
     let mut parts = resource.splitn(3, '/');
     match (parts.next(), parts.next(), parts.next()) {
+        (Some(LAYER7), ..) => None,
         (Some(namespace), Some(name), Some(_)) => Some(ObjectName::new(namespace, name)),
         _ => None,
     }

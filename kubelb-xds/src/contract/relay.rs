@@ -39,7 +39,7 @@ pub struct Relayed {
 /// What the configuration of one object is.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct RelayedObject {
-    /// `namespace/name`.
+    /// `namespace/name`, or the name of a resource of layer 7.
     #[prost(string, tag = "1")]
     pub name: String,
     /// Of all its resources; 0: there is none.
@@ -96,7 +96,7 @@ pub struct RelayedView {
 /// What a peer refuses of an object.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct RelayedRefusal {
-    /// `namespace/name`.
+    /// `namespace/name`, or the name of a resource of layer 7.
     #[prost(string, tag = "1")]
     pub object: String,
     /// In the peer's words.

@@ -7,6 +7,7 @@
 )]
 
 mod managers;
+mod proxies;
 mod site;
 mod world;
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::Arc;
@@ -11,7 +11,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, ensure};
 use clap::Parser as _;
-use kube::api::{DynamicObject, PostParams};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::CustomResourceExt as _;
 use kube::discovery::ApiResource;
@@ -30,14 +31,16 @@ use kubelb_tests::traffic::{Kind, Server, Transport};
 use kubelb_tests::{apiserver, tool, wait};
 use serde_json::{Value, json};
 
-use crate::world::{NODE_PORT, SETTLED, SOON, addresses, answerers, mac, vips};
+use crate::world::{NODE_PORT, SETTLED, addresses, answerers, mac, vips};
 
 const API_PORT: u16 = 6_443;
 const PORT: u16 = 18_000;
 const ADMIN: &str = "127.0.0.1:9443";
-const NAMESPACE: &str = "kubelb";
-const TENANT: &str = "tenant-x";
+pub(crate) const NAMESPACE: &str = "kubelb";
+pub(crate) const TENANT: &str = "tenant-x";
 const OBJECT: &str = "web";
+/// For what is not measured, on a machine that does much else.
+const LATER: Duration = Duration::from_secs(60);
 /// For one answer: what is on its way to a node that is dead is lost.
 const PATIENCE: Duration = Duration::from_millis(250);
 
@@ -172,27 +175,63 @@ impl Site {
                 let namespace = serde_json::from_value(json!({"metadata": {"name": namespace}})).unwrap();
                 api.create(&parameters, &namespace).await.unwrap();
             }
-            let mut again = tokio::time::interval(Duration::from_millis(50));
-            for (resource, namespace, name, spec) in objects {
-                let object = object(&resource, namespace, name, spec);
-                let api: Api<DynamicObject> = if namespace.is_empty() {
-                    Api::all_with(client.clone(), &resource)
-                } else {
-                    Api::namespaced_with(client.clone(), namespace, &resource)
-                };
-                // Until its kind is served.
-                let created = async {
-                    while let Err(error) = api.create(&parameters, &object).await {
-                        assert!(
-                            matches!(&error, kube::Error::Api(status) if status.code == 404),
-                            "{error}"
-                        );
-                        again.tick().await;
-                    }
-                };
-                tokio::time::timeout(SOON, created).await.unwrap();
-            }
         });
+        for (resource, namespace, name, spec) in objects {
+            self.create(&resource, namespace, name, &spec);
+        }
+    }
+
+    /// Makes an object, as soon as its kind is served.
+    pub(crate) fn create(&self, resource: &ApiResource, namespace: &str, name: &str, spec: &Value) {
+        self.wait(|| {
+            let object = object(resource, namespace, name, spec.clone());
+            self.administer(async |client: Client| {
+                let created = api(client, resource, namespace)
+                    .create(&PostParams::default(), &object)
+                    .await;
+                if let Err(error) = &created {
+                    let is_unknown = matches!(error, kube::Error::Api(status) if status.code == 404);
+                    assert!(is_unknown, "{error}");
+                }
+                created.map(drop).map_err(anyhow::Error::from)
+            })
+        });
+    }
+
+    /// Changes a part of an object's spec.
+    pub(crate) fn change(&self, resource: &ApiResource, namespace: &str, name: &str, spec: &Value) {
+        let patch = Patch::Merge(json!({ "spec": spec }));
+        self.administer(async |client: Client| {
+            let api = api(client, resource, namespace);
+            api.patch(name, &PatchParams::default(), &patch).await.unwrap();
+        });
+    }
+
+    /// Of an object of the tenant.
+    pub(crate) fn condition(&self, resource: &ApiResource, name: &str, of: &str) -> anyhow::Result<Condition> {
+        self.administer(async |client: Client| {
+            let object = api(client, resource, TENANT).get(name).await?;
+            let all = &object.data["status"]["conditions"];
+            let all: Vec<Condition> = serde_json::from_value(all.clone()).context("no conditions")?;
+            all.into_iter()
+                .find(|one| one.type_ == of)
+                .with_context(|| format!("{of} is not said yet"))
+        })
+    }
+
+    /// A machine that is neither a node nor anything else yet.
+    pub(crate) fn machine(&self, role: &str) -> Host {
+        self.lan.host(role).unwrap()
+    }
+
+    /// Where the tenant's servers are.
+    pub(crate) fn servers(&self) -> &Namespace {
+        &self.backend.namespace
+    }
+
+    /// A node's address.
+    pub(crate) fn address(&self, node: usize) -> Ipv4Addr {
+        self.nodes[node].v4
     }
 
     fn manager_directory(&self, node: usize) -> PathBuf {
@@ -239,28 +278,43 @@ impl Site {
 
     /// Starts the agent of a node, which asks its own node's manager first.
     pub(crate) fn agent<'a>(&self, node: usize, namespace: &'a Namespace) -> Agent<'a> {
-        let of = |node: usize| format!("https://{}:{PORT}", self.nodes[node].v4);
+        let output = self.scratch.path().join(format!("agent-{}", name(node)));
+        let printed = self.bootstrap(
+            &["--agent", name(node), "--output", text(&output)],
+            &[node, 1 - node].map(|node| self.address(node)),
+        );
+        let mut setup = Setup::new(&[INTERFACE], "tcx");
+        setup.managers = printed.split_whitespace().map(str::to_owned).collect();
+        Agent::start(namespace, setup, "").unwrap()
+    }
+
+    /// What `kubelb-manager bootstrap` prints for a peer of these managers.
+    pub(crate) fn bootstrap(&self, peer: &[&str], managers: &[Ipv4Addr]) -> String {
         // Any manager's copy of the authority will do.
         let state = [0, 1]
             .map(|node| self.manager_directory(node))
             .into_iter()
             .find(|directory| directory.join("xds-ca.pem").exists())
             .unwrap();
-        let managers = format!("{},{}", of(node), of(1 - node));
-        let output = self.scratch.path().join(format!("agent-{}", name(node)));
-        let flags = ["kubelb-manager", "bootstrap", "--agent", name(node), "--xds", &managers].map(str::to_owned);
-        let rest = ["--state-dir", text(&state), "--output", text(&output)].map(str::to_owned);
-        let Command::Bootstrap(args) = Cli::try_parse_from(flags.into_iter().chain(rest)).unwrap().command else {
+        let managers: Vec<String> = managers.iter().map(|at| format!("https://{at}:{PORT}")).collect();
+        let managers = managers.join(",");
+        let flags = [
+            "kubelb-manager",
+            "bootstrap",
+            "--xds",
+            &managers,
+            "--state-dir",
+            text(&state),
+        ];
+        let flags = flags.iter().chain(peer);
+        let Command::Bootstrap(args) = Cli::try_parse_from(flags).unwrap().command else {
             unreachable!("the command is `bootstrap`")
         };
         let mut printed = Vec::new();
         #[expect(clippy::disallowed_methods, reason = "a certificate starts to be valid now")]
         let now = SystemTime::now();
         bootstrap::run(&args, now, &mut printed).unwrap();
-        let printed = String::from_utf8(printed).unwrap();
-        let mut setup = Setup::new(&[INTERFACE], "tcx");
-        setup.managers = printed.split_whitespace().map(str::to_owned).collect();
-        Agent::start(namespace, setup, "").unwrap()
+        String::from_utf8(printed).unwrap()
     }
 
     /// The node as if its power were cut: nobody hears from it again.
@@ -289,7 +343,7 @@ impl Site {
 
     /// Waits for something, and tells what managers said when it does not come.
     pub(crate) fn wait<T>(&self, look: impl FnMut() -> anyhow::Result<T>) -> T {
-        match wait::until(SOON, look) {
+        match wait::until(LATER, look) {
             Ok((found, _)) => found,
             Err(error) => panic!("{error:#}\n{}", self.story()),
         }
@@ -320,6 +374,19 @@ impl Site {
         })
     }
 
+    /// Waits until this node alone answers for both.
+    pub(crate) fn until_answered_by(&self, node: usize) {
+        self.wait(|| {
+            let found = self.answerers();
+            let expected = BTreeSet::from([mac(&self.nodes[node])]);
+            ensure!(
+                found.iter().all(|one| *one == expected),
+                "{found:02x?}, not {expected:02x?}"
+            );
+            Ok(())
+        });
+    }
+
     /// Who announces the addresses, and with what epoch, by the objects.
     pub(crate) fn owners(&self) -> anyhow::Result<[(String, i64); 2]> {
         let found = self.administer(async |client: Client| {
@@ -346,13 +413,8 @@ impl Site {
 
     /// Status and message of the condition Programmed.
     pub(crate) fn programmed(&self) -> anyhow::Result<String> {
-        self.administer(async |client: Client| {
-            let api: Api<LoadBalancer> = Api::namespaced(client, TENANT);
-            let status = api.get(OBJECT).await?.status.context("no status")?;
-            let condition = status.conditions.iter().find(|one| one.type_ == "Programmed");
-            let condition = condition.context("not said yet")?;
-            Ok(format!("{}: {}", condition.status, condition.message))
-        })
+        let condition = self.condition(&LoadBalancer::api_resource(), OBJECT, "Programmed")?;
+        Ok(format!("{}: {}", condition.status, condition.message))
     }
 
     /// Waits until the condition Programmed is so.
@@ -382,6 +444,14 @@ impl Site {
             ensure!(found == (1, relays), "{found:?}");
             Ok(())
         });
+    }
+}
+
+fn api(client: Client, resource: &ApiResource, namespace: &str) -> Api<DynamicObject> {
+    if namespace.is_empty() {
+        Api::all_with(client, resource)
+    } else {
+        Api::namespaced_with(client, namespace, resource)
     }
 }
 
