@@ -84,8 +84,8 @@ pub struct Cli {
 /// What a CCM does once, instead of running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
 pub enum Task {
-    /// Take back what this CCM did, before it is gone for good: LoadBalancers and Addresses in the management cluster, and addresses, conditions and
-    /// finalizers of Services. Waits for a CCM that still runs to end, and for the management cluster no longer than half a minute.
+    /// Take back what this CCM did, before it is gone for good: everything that it wrote into the management cluster; addresses, conditions and finalizers
+    /// of Services, Gateways and routes; and Services that it made. Waits for a CCM that still runs to end, and for the management cluster no longer than half a minute.
     Cleanup,
 }
 

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use k8s_openapi::api::core::v1::Service;
-use kube::ResourceExt as _;
 use kube::api::ListParams;
+use kube::{Client, ResourceExt as _};
 use kubelb_api::names::DEFAULT_ADDRESSES;
 
 use crate::hub::{Hub, HubError};
+use crate::layer7::removal;
 use crate::orphans::orphans;
 use crate::services::{Services, is_held};
 use crate::writeback::Told;
@@ -23,44 +24,47 @@ const ROUNDS: usize = 10;
 /// Cleans both sides up. The tenant's own side does not wait for the other.
 ///
 /// # Errors
-/// When the tenant's API server does not let a Service go.
-pub(crate) async fn run(services: &Services, hub: Option<&Hub>) -> anyhow::Result<()> {
+/// When the tenant's API server does not let an object go.
+pub(crate) async fn run(tenant: &Client, hub: Option<&Hub>) -> anyhow::Result<()> {
+    let services = &Services::new(tenant);
     if let Some(hub) = hub {
         let removed = tokio::time::timeout(HUB_TIME, remove(hub)).await;
         match removed {
             Ok(Ok(count)) => tracing::info!(
-                load_balancers = count,
+                objects = count,
                 "the management cluster has nothing of this CCM any more"
             ),
             Ok(Err(error)) => tracing::warn!(%error, "{LEFT}"),
             Err(_) => tracing::warn!("the management cluster does not answer; {LEFT}"),
         }
     }
+    let all = release_services(services).await?;
+    removal::release(tenant, &all).await?;
+    tracing::info!("nothing waits for this CCM any more");
+    Ok(())
+}
+
+/// All Services, when none waits any more.
+async fn release_services(services: &Services) -> anyhow::Result<Vec<Service>> {
+    let list = || async {
+        let list = services.all().list(&ListParams::default()).await;
+        list.map(|list| list.items).context("listing Services")
+    };
     for _ in 0..ROUNDS {
-        let list = services
-            .all()
-            .list(&ListParams::default())
-            .await
-            .context("listing Services")?;
-        let held: Vec<Service> = list.items.into_iter().filter(is_held).collect();
-        if held.is_empty() {
-            tracing::info!("no Service waits for this CCM any more");
-            return Ok(());
+        let all = list().await?;
+        if !all.iter().any(is_held) {
+            return Ok(all);
         }
-        for service in &held {
+        for service in all.iter().filter(|service| is_held(service)) {
             if let Err(error) = release(services, service).await {
                 tracing::warn!(service = service.name_any(), %error, "tried again");
             }
         }
     }
-    let list = services
-        .all()
-        .list(&ListParams::default())
-        .await
-        .context("listing Services")?;
-    let left = list.items.iter().filter(|service| is_held(service)).count();
+    let all = list().await?;
+    let left = all.iter().filter(|service| is_held(service)).count();
     ensure!(left == 0, "{left} Services still wait for this CCM, by finalizer");
-    Ok(())
+    Ok(all)
 }
 
 /// What becomes of what could not be removed.
@@ -81,8 +85,10 @@ async fn remove_once(hub: &Hub) -> Result<usize, HubError> {
     for name in &copies {
         hub.delete(name).await?;
     }
+    let more = removal::remove_copies(hub).await?;
+    // Last: what is still there refers to them.
     hub.delete_addresses(DEFAULT_ADDRESSES).await?;
-    Ok(copies.len())
+    Ok(copies.len().saturating_add(more))
 }
 
 async fn release(services: &Services, service: &Service) -> anyhow::Result<()> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
-use kube::core::{DeserializeGuard, PartialObjectMeta, Status};
+use kube::core::{DeserializeGuard, ObjectMeta, PartialObjectMeta, Status};
 use kube::{Api, Client};
 use kubelb_api::names::{CCM_KUBECONFIG_SECRET, DEFAULT_ADDRESSES, TenantName};
 use kubelb_api::v1alpha1::{Addresses, AddressesSpec, LoadBalancer, Route, SyncSecret};
@@ -123,6 +123,32 @@ impl Hub {
         match self.ask(api.delete(name, &parameters)).await {
             Ok(_) => Ok(()),
             Err(Failure::Gone) => Ok(()),
+            Err(Failure::Other(error)) => Err(error),
+        }
+    }
+
+    /// What is told of all Routes that are there.
+    pub(crate) async fn list_routes(&self) -> Result<Vec<ObjectMeta>, HubError> {
+        self.list_metadata(&self.routes).await
+    }
+
+    /// What is told of all SyncSecrets that are there.
+    pub(crate) async fn list_secrets(&self) -> Result<Vec<ObjectMeta>, HubError> {
+        self.list_metadata(&self.sync_secrets).await
+    }
+
+    /// What is told of all Addresses that are there.
+    pub(crate) async fn list_addresses(&self) -> Result<Vec<ObjectMeta>, HubError> {
+        self.list_metadata(&self.addresses).await
+    }
+
+    async fn list_metadata<K>(&self, api: &Api<K>) -> Result<Vec<ObjectMeta>, HubError>
+    where
+        K: Clone + Debug + DeserializeOwned,
+    {
+        match self.ask(api.list_metadata(&ListParams::default())).await {
+            Ok(list) => Ok(list.items.into_iter().map(|item| item.metadata).collect()),
+            Err(Failure::Gone) => Ok(Vec::new()),
             Err(Failure::Other(error)) => Err(error),
         }
     }

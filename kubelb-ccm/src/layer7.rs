@@ -16,8 +16,10 @@ mod discovery;
 mod index;
 pub mod object;
 mod orphans;
+pub(crate) mod removal;
 mod secrets;
 mod world;
+pub(crate) mod writing;
 
 use std::sync::Arc;
 

@@ -30,6 +30,7 @@ use crate::cleanup;
 use crate::desk::{Desk, View};
 use crate::hub::Hub;
 use crate::keeper::{self, Keeper};
+use crate::layer7::writing::Objects;
 use crate::layer7::{self, World};
 use crate::nodes::NodeAddresses;
 use crate::orphans::Orphans;
@@ -150,9 +151,8 @@ pub async fn clean_up(cli: &Cli, shutdown: CancellationToken) -> anyhow::Result<
             None
         }
     };
-    let services = Services::new(&tenant);
     let result = tokio::select! {
-        result = cleanup::run(&services, hub.as_ref()) => result,
+        result = cleanup::run(&tenant, hub.as_ref()) => result,
         () = shutdown.cancelled() => Err(anyhow::anyhow!("ended by a signal")),
     };
     done.cancel();
@@ -215,7 +215,7 @@ fn work(cli: &Cli, tenant: &Client, keeper: Keeper, desk: &Arc<Desk>, tasks: &mu
         instance: Some(identity()),
     };
     let recorder = Recorder::new(tenant.clone(), reporter);
-    let (back, is_back) = watch::channel(());
+    let (routes_again, all_routes_again) = watch::channel(());
     let layer7 = cli.enable_gateway_api.then(|| {
         let metadata = Api::all(tenant.clone());
         let (namespaces, namespace_news) = follow::<PartialObjectMeta<Namespace>>(metadata, any(), Arc::clone(&here));
@@ -223,6 +223,7 @@ fn work(cli: &Cli, tenant: &Client, keeper: Keeper, desk: &Arc<Desk>, tasks: &mu
         let (routes, route_news) = follow::<Route>(routes, any(), Arc::clone(&there));
         let world = Arc::new(World {
             client: tenant.clone(),
+            objects: Objects::new(tenant),
             tenant: Arc::clone(&here),
             hub: hub.clone(),
             tenancy: tenancy.clone(),
@@ -253,7 +254,7 @@ fn work(cli: &Cli, tenant: &Client, keeper: Keeper, desk: &Arc<Desk>, tasks: &mu
         }));
         let seen = Arc::clone(&world);
         tasks.spawn(drain(route_news, move |route| seen.route_changed(&route)));
-        layer7::spawn(&world, &there, &is_back, tasks);
+        layer7::spawn(&world, &there, &all_routes_again, tasks);
         world
     });
 
@@ -269,12 +270,17 @@ fn work(cli: &Cli, tenant: &Client, keeper: Keeper, desk: &Arc<Desk>, tasks: &mu
         }
     }));
     let (heard, again) = (tenancy.clone(), look_again.clone());
-    let rung = Arc::clone(&nodes_changed);
+    let (rung, seen) = (Arc::clone(&nodes_changed), layer7.clone());
+    let back = routes_again.clone();
     tasks.spawn(drain(tenant_news, move |state| {
         if heard.hear(&state) {
             tracing::warn!(is_deleted = heard.is_over(), "the tenant, in the management cluster");
             again.send_replace(());
+            back.send_replace(());
             rung.notify_one();
+            if let Some(world) = &seen {
+                world.tenancy_changed();
+            }
         }
     }));
     let (rung, seen) = (Arc::clone(&nodes_changed), layer7.clone());
@@ -314,7 +320,7 @@ fn work(cli: &Cli, tenant: &Client, keeper: Keeper, desk: &Arc<Desk>, tasks: &mu
             let is_down = state.borrow_and_update().error.is_some();
             if was_down && !is_down {
                 look_again.send_replace(());
-                back.send_replace(());
+                routes_again.send_replace(());
             }
             was_down = is_down;
         }

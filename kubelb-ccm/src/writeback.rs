@@ -16,7 +16,7 @@ const SUPPORTED: &str = "kubelb.k8c.io/Supported";
 /// Whether the management cluster has what the Service asks for.
 const SUBMITTED: &str = "kubelb.k8c.io/Submitted";
 /// What a Service is told when its tenant goes.
-const DELETED: &str = "the tenant was deleted in the management cluster, and its Services are served no more; one that is registered anew needs its kubeconfig here";
+pub(crate) const DELETED: &str = "the tenant was deleted in the management cluster, and nothing of it is served any more; one that is registered anew needs its kubeconfig here";
 /// Longest message of a condition and of an event, in characters.
 const MAX_MESSAGE: usize = 1_024;
 

@@ -27,7 +27,6 @@ pub struct Cli {
 
 /// The commands.
 #[derive(Clone, Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "there is one in a process")]
 pub enum Command {
     /// Follow the objects of a source and keep the configuration up with them.
     Run(RunArgs),

@@ -6,10 +6,12 @@ pub mod envoy;
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use clap::Args;
+use serde_json::Value;
 
 use crate::identity::authority::{AuthorityError, Issued, PEER_LIFETIME, rotation};
 use crate::identity::spiffe::SpiffeIdError;
@@ -42,8 +44,11 @@ pub struct BootstrapArgs {
     )]
     pub xds: Vec<String>,
     /// State directory of `kubelb-manager run`, which holds the authority.
-    #[arg(long, value_name = "DIR")]
-    pub state_dir: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "xds_ca")]
+    pub state_dir: Option<PathBuf>,
+    /// For an Envoy with --token-file: the certificates that it trusts are in this file, whose changes it follows. No state directory is needed then.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["state_dir", "agent"], requires = "token_file")]
+    pub xds_ca: Option<PathBuf>,
     /// Write everything into this directory, so that the certificate can be replaced (by the same command, at any time) while Envoy
     /// runs. An agent's default is a directory below the state directory.
     #[arg(long, value_name = "DIR")]
@@ -52,9 +57,32 @@ pub struct BootstrapArgs {
     /// certificate. An Envoy needs --output then.
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// Where an Envoy can be asked.
+    #[command(flatten)]
+    pub places: EnvoyPlaces,
     /// Envoy's own limits.
     #[command(flatten)]
     pub limits: EnvoyLimits,
+}
+
+/// Where an Envoy can be asked how it is.
+#[derive(Args, Clone, Debug)]
+pub struct EnvoyPlaces {
+    /// Unix socket of Envoy's admin interface.
+    #[arg(long, value_name = "PATH", default_value = envoy::ADMIN_SOCKET)]
+    pub admin_socket: PathBuf,
+    /// Where Envoy answers `GET /ready` with 200 when it has its configuration. Left out: nowhere.
+    #[arg(long, value_name = "IP:PORT")]
+    pub ready_address: Option<SocketAddr>,
+}
+
+impl Default for EnvoyPlaces {
+    fn default() -> Self {
+        Self {
+            admin_socket: envoy::ADMIN_SOCKET.into(),
+            ready_address: None,
+        }
+    }
 }
 
 /// Limits that keep an Envoy alive when its clients ask too much.
@@ -88,6 +116,9 @@ pub enum BootstrapError {
     /// No certificate.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
+    /// Nothing that a certificate could come from.
+    #[error("--state-dir is missing")]
+    NoState,
     /// A token, and no directory.
     #[error("--token-file needs --output: Envoy watches files in that directory")]
     TokenNeedsOutput,
@@ -118,46 +149,84 @@ pub fn run(args: &BootstrapArgs, now: SystemTime, out: &mut impl io::Write) -> R
         (Some(node), _) => SpiffeId::agent(node)?,
         (None, tenants) => SpiffeId::fleet(tenants.as_deref().unwrap_or_default())?,
     };
-    let authority = Authority::open(&args.state_dir, now)?;
+    if let (Some(authority), Some(token_file)) = (&args.xds_ca, &args.token_file) {
+        let output = args.output.as_deref().ok_or(BootstrapError::TokenNeedsOutput)?;
+        let trust = envoy::trust_in_file(&absolute(authority)?, &endpoints);
+        let text = envoy_files(
+            args,
+            &id,
+            &endpoints,
+            output,
+            trust,
+            &Proof::Token(absolute(token_file)?),
+        )?;
+        return out.write_all(text.as_bytes()).map_err(BootstrapError::Print);
+    }
+    let state_dir = args.state_dir.as_deref().ok_or(BootstrapError::NoState)?;
+    let authority = Authority::open(state_dir, now)?;
     let text = match &id {
         SpiffeId::Agent(node) => {
-            let default = || args.state_dir.join("agents").join(node);
+            let default = || state_dir.join("agents").join(node);
             let directory = args.output.clone().unwrap_or_else(default);
             let proof = proof(args, &id, &authority, now)?;
             agent(&directory, node, &args.xds, &authority, &proof)?
         }
         // The command asks for one of the other two.
-        SpiffeId::Fleet(_) | SpiffeId::Manager(_) => {
-            let bootstrap = |credentials: &Credentials<'_>| {
-                let value = envoy::bootstrap(&id.node_id(), &endpoints, credentials, args.limits);
-                serde_saphyr::to_string(&value).map_err(BootstrapError::Yaml)
-            };
-            match (&args.output, proof(args, &id, &authority, now)?) {
-                (None, Proof::Token(_)) => return Err(BootstrapError::TokenNeedsOutput),
-                (None, Proof::Certificate(issued)) => bootstrap(&Credentials::Inline {
+        SpiffeId::Fleet(_) | SpiffeId::Manager(_) => match (&args.output, proof(args, &id, &authority, now)?) {
+            (None, Proof::Token(_)) => return Err(BootstrapError::TokenNeedsOutput),
+            (None, Proof::Certificate(issued)) => {
+                let credentials = Credentials::Inline {
                     authority: authority.pem(),
                     issued: &issued,
-                })?,
-                (Some(directory), proof) => {
-                    let directory = &absolute(directory)?;
-                    let (file, secret) = envoy::trust_secret(authority.pem(), &endpoints);
-                    write(directory, file, &secret.to_string())?;
-                    let (file, secret) = match &proof {
-                        Proof::Certificate(issued) => envoy::client_secret(issued),
-                        Proof::Token(token_file) => envoy::token_secret(token_file),
-                    };
-                    write(directory, file, &secret.to_string())?;
-                    let text = bootstrap(&match &proof {
-                        Proof::Certificate(_) => Credentials::Files(directory),
-                        Proof::Token(token_file) => Credentials::Token { directory, token_file },
-                    })?;
-                    write(directory, BOOTSTRAP_FILE, &text)?;
-                    format!("envoy --config-path {}\n", directory.join(BOOTSTRAP_FILE).display())
-                }
+                };
+                envoy_text(args, &id, &endpoints, &credentials)?
             }
-        }
+            (Some(directory), proof) => {
+                let trust = envoy::trust_secret(authority.pem(), &endpoints);
+                envoy_files(args, &id, &endpoints, directory, trust, &proof)?
+            }
+        },
     };
     out.write_all(text.as_bytes()).map_err(BootstrapError::Print)
+}
+
+fn envoy_text(
+    args: &BootstrapArgs,
+    id: &SpiffeId,
+    endpoints: &[Endpoint],
+    credentials: &Credentials<'_>,
+) -> Result<String, BootstrapError> {
+    let value = envoy::bootstrap(&id.node_id(), endpoints, credentials, args.limits);
+    let value = envoy::placed(value, &args.places);
+    serde_saphyr::to_string(&value).map_err(BootstrapError::Yaml)
+}
+
+/// Writes all that an Envoy reads; the command that starts it.
+fn envoy_files(
+    args: &BootstrapArgs,
+    id: &SpiffeId,
+    endpoints: &[Endpoint],
+    directory: &Path,
+    (trust_file, trust): (&str, Value),
+    proof: &Proof,
+) -> Result<String, BootstrapError> {
+    let directory = &absolute(directory)?;
+    write(directory, trust_file, &trust.to_string())?;
+    let (file, secret) = match proof {
+        Proof::Certificate(issued) => envoy::client_secret(issued),
+        Proof::Token(token_file) => envoy::token_secret(token_file),
+    };
+    write(directory, file, &secret.to_string())?;
+    let credentials = match proof {
+        Proof::Certificate(_) => Credentials::Files(directory),
+        Proof::Token(token_file) => Credentials::Token { directory, token_file },
+    };
+    let text = envoy_text(args, id, endpoints, &credentials)?;
+    write(directory, BOOTSTRAP_FILE, &text)?;
+    Ok(format!(
+        "envoy --config-path {}\n",
+        directory.join(BOOTSTRAP_FILE).display()
+    ))
 }
 
 /// What a peer shows.

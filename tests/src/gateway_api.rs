@@ -7,6 +7,9 @@ use serde_json::{Value, json};
 
 const GROUP: &str = "gateway.networking.k8s.io";
 
+/// What `kubectl get` shows of routes.
+const HOSTNAMES: &[(&str, &str)] = &[("Hostnames", ".spec.hostnames")];
+
 /// GatewayClass, Gateway, HTTPRoute, GRPCRoute and ReferenceGrant.
 ///
 /// # Panics
@@ -29,16 +32,41 @@ pub fn definitions() -> Vec<CustomResourceDefinition> {
         },
     }});
     vec![
-        definition("GatewayClass", "Cluster", &["v1"], Some(&class)),
-        definition("Gateway", "Namespaced", &["v1"], Some(&gateway)),
-        definition("HTTPRoute", "Namespaced", &["v1"], Some(&route)),
-        definition("GRPCRoute", "Namespaced", &["v1"], Some(&route)),
-        definition("ReferenceGrant", "Namespaced", &["v1beta1", "v1"], None),
+        definition(
+            "GatewayClass",
+            "Cluster",
+            &["v1"],
+            Some(&class),
+            &[
+                ("Controller", ".spec.controllerName"),
+                ("Accepted", ".status.conditions[?(@.type==\"Accepted\")].status"),
+            ],
+        ),
+        definition(
+            "Gateway",
+            "Namespaced",
+            &["v1"],
+            Some(&gateway),
+            &[
+                ("Class", ".spec.gatewayClassName"),
+                ("Address", ".status.addresses[*].value"),
+                ("Programmed", ".status.conditions[?(@.type==\"Programmed\")].status"),
+            ],
+        ),
+        definition("HTTPRoute", "Namespaced", &["v1"], Some(&route), HOSTNAMES),
+        definition("GRPCRoute", "Namespaced", &["v1"], Some(&route), HOSTNAMES),
+        definition("ReferenceGrant", "Namespaced", &["v1beta1", "v1"], None, &[]),
     ]
 }
 
 #[expect(clippy::expect_used, reason = "what is written here can be read")]
-fn definition(kind: &str, scope: &str, versions: &[&str], status: Option<&Value>) -> CustomResourceDefinition {
+fn definition(
+    kind: &str,
+    scope: &str,
+    versions: &[&str],
+    status: Option<&Value>,
+    columns: &[(&str, &str)],
+) -> CustomResourceDefinition {
     let singular = kind.to_lowercase();
     let plural = if singular.ends_with('s') {
         format!("{singular}es")
@@ -51,9 +79,14 @@ fn definition(kind: &str, scope: &str, versions: &[&str], status: Option<&Value>
     if let (Some(fields), Some(status)) = (properties.as_object_mut(), status) {
         fields.insert("status".to_owned(), status.clone());
     }
+    let age = json!({"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"});
+    let columns = columns
+        .iter()
+        .map(|(name, path)| json!({"name": name, "type": "string", "jsonPath": path}));
+    let columns: Vec<Value> = columns.chain([age]).collect();
     let served = versions.iter().enumerate().map(|(index, version)| {
         json!({
-            "name": version, "served": true, "storage": index == 0,
+            "name": version, "served": true, "storage": index == 0, "additionalPrinterColumns": columns,
             "schema": {"openAPIV3Schema": {"type": "object", "required": ["spec"], "properties": properties}},
             "subresources": if status.is_some() { json!({"status": {}}) } else { Value::Null },
         })

@@ -19,8 +19,26 @@ use crate::lan::{Host, Lan};
 use crate::netns::Namespace;
 use crate::scratch::Scratch;
 use crate::traffic::client::http_get_here;
-use crate::{agent, tool, wait};
+use crate::{agent, envoy, gateway_api, tool, wait};
 
+/// What the image `many-backends` serves: answers tell the port, so that one Pod can stand for many Services.
+const MANY_BACKENDS: [&str; 15] = [
+    "http=8101",
+    "http=8102",
+    "http=8103",
+    "http=8104",
+    "http=8105",
+    "http=8106",
+    "http=8107",
+    "http=8108",
+    "http=8109",
+    "http=8110",
+    "http=8111",
+    "grpc=9101",
+    "grpc=9102",
+    "grpc=9103",
+    "grpc=9104",
+];
 /// How long anything may take.
 pub const SOON: Duration = Duration::from_secs(60);
 /// Pause between two looks.
@@ -31,10 +49,12 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const POOLS: [&str; 2] = ["192.168.77.208/28", "fd77::1:0/112"];
 /// Of all charts.
 pub const NAMESPACE: &str = "kubelb";
-/// The releases of the management cluster, then the one of the tenant's; each has its chart's name.
+/// The releases of the management cluster, then the one of the tenants'; each has its chart's name.
 pub const MANAGER: &str = "kubelb-manager";
 /// See [`MANAGER`].
 pub const AGENT: &str = "kubelb-agent";
+/// See [`MANAGER`].
+pub const ENVOY: &str = "kubelb-envoy";
 /// See [`MANAGER`].
 pub const CCM: &str = "kubelb-ccm";
 
@@ -61,7 +81,11 @@ impl World {
         let bpffs = scratch.bpffs().unwrap();
         let management = Plan {
             nodes,
-            images: images([(MANAGER, tool::built(MANAGER)), (AGENT, agent::binary())]),
+            images: images([
+                (MANAGER, tool::built(MANAGER)),
+                (AGENT, agent::binary()),
+                ("envoy", envoy::program()),
+            ]),
             ..Plan::new("mgmt")
         };
         let plans: Vec<Plan> = (1..)
@@ -95,7 +119,9 @@ impl World {
     pub async fn install(&self) {
         let begin = wait::now();
         self.install_management(&[], &[]).await;
+        self.install_envoy(&[]).await;
         for (name, cluster) in &self.tenants {
+            self.install_gateway_api(cluster).await;
             self.register(name, cluster).await;
             self.install_ccm(name, cluster).await;
         }
@@ -134,17 +160,42 @@ impl World {
         self.helm_installs(&self.management, AGENT, &values).await;
     }
 
+    /// Envoys on the nodes of agents.
+    pub async fn install_envoy(&self, values: &[&str]) {
+        // Each worker costs a machine that is all nodes at once.
+        let values = [&["concurrency=1"], values].concat();
+        self.helm_installs(&self.management, ENVOY, &values).await;
+    }
+
+    /// The kinds of the Gateway API, as a tenant's administrator installs them.
+    pub async fn install_gateway_api(&self, cluster: &Cluster) {
+        let definitions = gateway_api::definitions();
+        // With a line that is no JSON first, for else all of it would be taken for such.
+        let texts = definitions
+            .iter()
+            .map(|one| format!("---\n{}\n", serde_json::to_string(one).unwrap()));
+        self.apply(cluster, &texts.collect::<String>()).await;
+    }
+
     /// The CCM of a tenant that is registered.
     pub async fn install_ccm(&self, name: &str, cluster: &Cluster) {
         let tenant = format!("kubelb.tenantName={name}");
-        self.helm_installs(cluster, CCM, &[&tenant, "kubelb.nodeAddressType=InternalIP"])
-            .await;
+        let values = [
+            &tenant,
+            "kubelb.nodeAddressType=InternalIP",
+            "kubelb.enableGatewayAPI=true",
+        ];
+        self.helm_installs(cluster, CCM, &values).await;
     }
 
     /// Waits until all Pods of these charts are ready.
     pub async fn rolled_out(&self, charts: impl Iterator<Item = (&Cluster, &str)>) {
         for (cluster, chart) in charts {
-            let kind = if chart == AGENT { "daemonset" } else { "deployment" };
+            let kind = if matches!(chart, AGENT | ENVOY) {
+                "daemonset"
+            } else {
+                "deployment"
+            };
             let workload = format!("{kind}/{chart}");
             let rolled = ["-n", NAMESPACE, "rollout", "status", &workload, "--timeout=60s"];
             if let Err(error) = said(&rolled, cluster.kubectl(&rolled).await) {
@@ -222,10 +273,27 @@ impl World {
         }
     }
 
+    /// The client's packets to virtual addresses go to whoever answers for them.
+    pub fn route_by_owner(&self) {
+        for (family, pool) in [("-4", POOLS[0]), ("-6", POOLS[1])] {
+            self.client.namespace.ip(&[family, "route", "flush", pool]).unwrap();
+        }
+    }
+
+    /// What a user has in a file.
     pub async fn apply(&self, cluster: &Cluster, manifests: &str) {
+        self.kubectl_file(cluster, "apply", manifests).await;
+    }
+
+    /// As [`apply`](Self::apply), the other way round; it is gone when this returns.
+    pub async fn delete(&self, cluster: &Cluster, manifests: &str) {
+        self.kubectl_file(cluster, "delete", manifests).await;
+    }
+
+    async fn kubectl_file(&self, cluster: &Cluster, verb: &str, manifests: &str) {
         let file = self.scratch.path().join("manifests.yaml");
         std::fs::write(&file, manifests).unwrap();
-        self.says(cluster, &["apply", "-f", file.to_str().unwrap()]).await;
+        self.says(cluster, &[verb, "-f", file.to_str().unwrap()]).await;
     }
 
     /// What kubectl says when it succeeds.
@@ -313,7 +381,8 @@ impl World {
             assert_eq!(names.len(), pods, "{chart}: {names:?}");
             for pod in names {
                 let log = self.says(cluster, &["-n", NAMESPACE, "logs", &pod]).await;
-                assert!(!log.is_empty(), "{pod} says nothing");
+                // Where all is well, Envoy has nothing to say.
+                assert!(!log.is_empty() || chart == ENVOY, "{pod} says nothing");
                 let refusals: Vec<&str> = log
                     .lines()
                     .filter(|line| line.to_lowercase().contains("forbidden"))
@@ -330,8 +399,9 @@ impl World {
 
     fn charts(&self) -> Vec<(&Cluster, &'static str, usize)> {
         let ccms = self.tenants.iter().map(|(_, cluster)| (cluster, CCM, 1));
-        let agents = (&self.management, AGENT, self.management.nodes().len());
-        ccms.chain([agents, (&self.management, MANAGER, 2)]).collect()
+        let on_each = |chart| (&self.management, chart, self.management.nodes().len());
+        ccms.chain([on_each(AGENT), on_each(ENVOY), (&self.management, MANAGER, 2)])
+            .collect()
     }
 
     /// Removes a release; nothing of it is left.
@@ -357,7 +427,12 @@ impl World {
     pub async fn story(&self) -> String {
         let mut story = String::new();
         for cluster in std::iter::once(&self.management).chain(self.tenants.iter().map(|(_, cluster)| cluster)) {
-            for line in ["get pods -A -o wide", "get services -A", "get events -A"] {
+            for line in [
+                "get pods -A -o wide",
+                "get services -A",
+                "get gateways,httproutes,grpcroutes -A -o yaml",
+                "get events -A",
+            ] {
                 let words: Vec<&str> = line.split(' ').collect();
                 story += &tell(line, cluster.kubectl(&words).await);
             }
@@ -396,8 +471,14 @@ fn tenant_plan(number: u8, name: &str) -> Plan {
     };
     for (image, command) in [
         ("ealen/echo-server", listening(&["http=80", "udp=9000"])),
-        ("my-app", listening(&["http=8080", "http=8443", "http=9090"])),
+        (
+            "my-app",
+            listening(&["http=8080", "http=8443", "http=9090", "tcp=7000"]),
+        ),
         ("dns-server", listening(&["http=53", "udp=53"])),
+        ("your-api", listening(&["http=8080"])),
+        ("grpc-app", listening(&["grpc=9000"])),
+        ("many-backends", listening(&MANY_BACKENDS)),
         // Its entry point runs what it is given.
         ("curlimages/curl", vec!["/usr/bin/env".to_owned()]),
     ] {

@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod conversation;
+pub mod exchange;
 pub mod http_load;
 pub mod iperf;
 pub mod server;

@@ -71,7 +71,7 @@ pub(crate) fn run(workspace: &Workspace, show: Show, args: &[String]) -> anyhow:
     })?;
     let clients: &[Client] = match show {
         Show::Bench | Show::BenchApi => &[],
-        Show::Demo => &[KUBECTL, HELM],
+        Show::Demo => &[KUBECTL, HELM, ENVOY],
         Show::BenchXds => &[ENVOY],
     };
     let clients = clients.iter().map(|client| {

@@ -12,10 +12,10 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::core::ObjectMeta;
 use kube::runtime::reflector::ObjectRef;
+use kube::{Api, Client};
 use kubelb_api::labels::{Label, MANAGED_BY_KUBELB};
 use kubelb_api::v1alpha1::{Addresses, AddressesSpec};
 use kubelb_runtime::error_chain::chain;
@@ -114,9 +114,9 @@ async fn look(world: &World, name: &Name, why: Why) -> Result<Next, CopyError> {
             return Ok(Next::Unwanted);
         }
         if let Some(present) = present {
-            world.remove_shadow(&present).await?;
+            remove_shadow(&world.client, &present).await?;
         }
-        if has_addresses {
+        if has_addresses && !world.tenancy.is_over() {
             let uid = service.metadata.uid.as_deref().unwrap_or_default();
             world.hub.delete_addresses(uid).await?;
         }
@@ -150,9 +150,30 @@ async fn look(world: &World, name: &Name, why: Why) -> Result<Next, CopyError> {
     match (why, uses_shadow) {
         (Why::Changed, _) => return Ok(Next::Unwanted),
         (Why::Due, true) => world.write_shadow(&wanted, true).await.map(|_| ())?,
-        (Why::Due, false) => world.remove_shadow(&present).await?,
+        (Why::Due, false) => remove_shadow(&world.client, &present).await?,
     }
     Ok(Next::Done)
+}
+
+/// Removes the shadow of a Service.
+pub(super) async fn remove_shadow(client: &Client, present: &Service) -> Result<(), CopyError> {
+    let namespace = present.metadata.namespace.as_deref().unwrap_or_default();
+    let api: Api<Service> = Api::namespaced(client.clone(), namespace);
+    let name = present.metadata.name.as_deref().unwrap_or_default();
+    let mut parameters = DeleteParams::background();
+    parameters.preconditions = Some(kube::api::Preconditions {
+        uid: present.metadata.uid.clone(),
+        resource_version: None,
+    });
+    match api.delete(name, &parameters).await {
+        Ok(_) => {
+            tracing::info!(namespace, service = name, "removed; no route refers to it");
+            Ok(())
+        }
+        // Gone, or another one by now.
+        Err(kube::Error::Api(answer)) if matches!(answer.code, 404 | 409) => Ok(()),
+        Err(error) => Err(tenant("a Service that no route refers to could not be removed")(error)),
+    }
 }
 
 impl World {
@@ -195,26 +216,6 @@ impl World {
         let name = wanted.metadata.name.as_deref().unwrap_or_default();
         let written = api.patch(name, &parameters, &Patch::Apply(wanted)).await;
         written.map_err(tenant("the Service that gives it node ports could not be written"))
-    }
-
-    async fn remove_shadow(&self, present: &Service) -> Result<(), CopyError> {
-        let namespace = present.metadata.namespace.as_deref().unwrap_or_default();
-        let api: Api<Service> = Api::namespaced(self.client.clone(), namespace);
-        let name = present.metadata.name.as_deref().unwrap_or_default();
-        let mut parameters = DeleteParams::background();
-        parameters.preconditions = Some(kube::api::Preconditions {
-            uid: present.metadata.uid.clone(),
-            resource_version: None,
-        });
-        match api.delete(name, &parameters).await {
-            Ok(_) => {
-                tracing::info!(namespace, service = name, "removed; no route refers to it");
-                Ok(())
-            }
-            // Gone, or another one by now.
-            Err(kube::Error::Api(answer)) if matches!(answer.code, 404 | 409) => Ok(()),
-            Err(error) => Err(tenant("a Service that no route refers to could not be removed")(error)),
-        }
     }
 
     fn addresses_of(&self, service: &Service) -> Option<Arc<Addresses>> {

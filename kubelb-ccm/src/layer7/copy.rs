@@ -6,32 +6,29 @@ use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Patch, PatchParams};
-use kube::core::ObjectMeta;
+use kube::Resource as _;
 use kube::runtime::controller::Action;
 use kube::runtime::events::{Event, EventType};
 use kube::runtime::reflector::ObjectRef;
-use kube::{Api, Resource as _};
+use kubelb_api::conditions::TENANT_DELETED;
 use kubelb_api::finalizers::Finalizer;
 use kubelb_api::v1alpha1::Route;
 use kubelb_runtime::error_chain::chain;
-use serde_json::{Value, json};
 
 use super::index::key_of;
 use super::object::{Kind, Object};
 use super::world::World;
 use crate::hub::HubError;
 use crate::plan::layer7::{
-    Name, Planned, Reach, References, View as _, accepted, permitted_secrets, permitted_services, reach, read, route,
-    shadow_name,
+    Name, Planned, Reach, References, View as _, accepted, our_parents, permitted_secrets, permitted_services, reach,
+    read, route, shadow_name,
 };
-use crate::writeback::layer7::{class_status, status};
+use crate::writeback::DELETED;
+use crate::writeback::layer7::{class_status, parted, status};
 
 /// Pauses between attempts for one object: doubling from the first to the last.
 const FIRST_RETRY: Duration = Duration::from_millis(250);
 const LAST_RETRY: Duration = Duration::from_secs(30);
-/// How often a status is tried that somebody else writes at the same time.
-const STATUS_ATTEMPTS: u32 = 4;
 /// Longest text of an Event, in characters.
 const MAX_NOTE: usize = 1_024;
 
@@ -107,22 +104,28 @@ impl Look<'_> {
         if self.kind == Kind::GatewayClass {
             return self.class().await;
         }
-        if self.world.tenancy.is_over() || !self.world.is_ours(self.kind, self.object) {
+        if !self.world.is_ours(self.kind, self.object) {
             return self.release().await;
+        }
+        if self.world.tenancy.is_over() {
+            return self.part().await;
         }
         let references = read(self.kind, self.object);
         let Some(missing) = self.missing_secrets(&references) else {
             // A Gateway whose certificates are not there yet would lose its listeners; it is looked at when they are.
             return Ok(());
         };
-        self.hold().await?;
+        self.world.objects.hold(self.kind, self.object).await?;
         let reaches = self.reaches(&references).await?;
         let view = self.world.as_ref();
         let tenant = &self.world.settings.tenant;
         let planned = route(self.kind, self.object, &references, &reaches, &missing, tenant, view)?;
         let submitted = self.submit(&planned).await;
         self.tell(&planned, submitted.as_ref().err()).await;
-        self.write_status(self.present().as_deref()).await?;
+        let present = self.present();
+        let wanted = |object: &Object| status(self.kind, object, present.as_deref());
+        let objects = &self.world.objects;
+        objects.write_status(self.kind, self.object, wanted).await?;
         Ok(submitted?)
     }
 
@@ -131,7 +134,9 @@ impl Look<'_> {
             return Ok(());
         };
         let now = Time(Timestamp::now());
-        self.patch_status(|class| class_status(class, &answer, &now)).await
+        let wanted = |class: &Object| class_status(class, &answer, &now);
+        let objects = &self.world.objects;
+        objects.write_status(self.kind, self.object, wanted).await.map(drop)
     }
 
     /// Secrets that are not there; `None` while it is not known of all of them.
@@ -235,45 +240,18 @@ impl Look<'_> {
         }
     }
 
-    async fn write_status(&self, route: Option<&Route>) -> Result<(), CopyError> {
-        self.patch_status(|object| status(self.kind, object, route)).await
-    }
-
-    /// Writes what `wanted` makes of the object, and of nothing older: what others wrote meanwhile must not be lost.
-    async fn patch_status(&self, wanted: impl Fn(&Object) -> Option<Value>) -> Result<(), CopyError> {
-        let api = self.api();
-        let name = self.object.name();
-        let failed = "its status could not be written";
-        let mut object = self.object.clone();
-        for attempt in 1..=STATUS_ATTEMPTS {
-            let Some(status) = wanted(&object) else { return Ok(()) };
-            let patch = json!({
-                "metadata": {"resourceVersion": object.metadata.resource_version, "uid": object.metadata.uid},
-                "status": status,
-            });
-            match api
-                .patch_status(name, &PatchParams::default(), &Patch::Merge(&patch))
-                .await
-            {
-                Ok(_) => return Ok(()),
-                Err(kube::Error::Api(answer)) if answer.code == 404 => return Ok(()),
-                Err(kube::Error::Api(answer)) if answer.code == 409 && attempt < STATUS_ATTEMPTS => {
-                    let found = api.get_opt(name).await.map_err(tenant(failed))?;
-                    match found.filter(|found| found.metadata.uid == self.object.metadata.uid) {
-                        Some(found) => object = found,
-                        None => return Ok(()),
-                    }
-                }
-                Err(error) => return Err(tenant(failed)(error)),
-            }
+    /// Nothing serves an object of ours any more, and nobody has to be waited for.
+    async fn part(&self) -> Result<(), CopyError> {
+        let (world, object) = (self.world, self.object);
+        let parents = our_parents(object, world.gateways, world.as_ref());
+        let now = Time(Timestamp::now());
+        let wanted = |object: &Object| parted(self.kind, object, &parents, &now);
+        if wanted(object).is_some() {
+            self.publish(TENANT_DELETED, DELETED.to_owned()).await;
         }
-        Ok(())
-    }
-
-    fn api(&self) -> Api<Object> {
-        match self.object.namespace() {
-            "" => Api::all_with(self.world.client.clone(), &self.kind),
-            namespace => Api::namespaced_with(self.world.client.clone(), namespace, &self.kind),
+        match world.objects.write_status(self.kind, object, wanted).await? {
+            Some(written) => world.objects.let_go(self.kind, &written).await,
+            None => Ok(()),
         }
     }
 
@@ -283,7 +261,10 @@ impl Look<'_> {
             return Ok(());
         }
         let uid = self.object.metadata.uid.as_deref().unwrap_or_default();
-        if let Err(error) = self.world.hub.delete_route(uid).await {
+        // With the tenant, everything of it goes, and it may delete nothing itself any more.
+        if !self.world.tenancy.is_over()
+            && let Err(error) = self.world.hub.delete_route(uid).await
+        {
             let Some(since) = &self.object.metadata.deletion_timestamp else {
                 return Err(error.into());
             };
@@ -295,42 +276,15 @@ impl Look<'_> {
             tracing::warn!(name = self.object.name(), text);
             self.publish("CleanupPostponed", text).await;
         }
+        let objects = &self.world.objects;
         // Who serves a Gateway from now on writes its whole status.
-        if self.object.metadata.deletion_timestamp.is_none() && self.kind != Kind::Gateway {
-            self.write_status(None).await?;
-        }
-        self.set_finalizers(|metadata| Finalizer::CLEANUP.take_off(metadata))
-            .await
-    }
-
-    /// From now on the object goes only when its Route is gone.
-    async fn hold(&self) -> Result<(), CopyError> {
-        self.set_finalizers(|metadata| Finalizer::CLEANUP.put_on(metadata))
-            .await
-    }
-
-    async fn set_finalizers(&self, change: impl FnOnce(&mut ObjectMeta) -> bool) -> Result<(), CopyError> {
-        let mut metadata = self.object.metadata.clone();
-        if !change(&mut metadata) {
-            return Ok(());
-        }
-        let patch = json!({
-            "metadata": {
-                // Another's finalizer that came in between must not be lost.
-                "resourceVersion": metadata.resource_version,
-                "uid": metadata.uid,
-                "finalizers": metadata.finalizers.unwrap_or_default(),
-            },
-        });
-        match self
-            .api()
-            .patch(self.object.name(), &PatchParams::default(), &Patch::Merge(&patch))
-            .await
-        {
-            Ok(_) => Ok(()),
-            Err(kube::Error::Api(answer)) if answer.code == 404 => Ok(()),
-            Err(error) => Err(tenant("its finalizers could not be written")(error)),
-        }
+        let written = if self.object.metadata.deletion_timestamp.is_none() && self.kind != Kind::Gateway {
+            let wanted = |object: &Object| status(self.kind, object, None);
+            objects.write_status(self.kind, self.object, wanted).await?
+        } else {
+            None
+        };
+        objects.let_go(self.kind, written.as_ref().unwrap_or(self.object)).await
     }
 }
 

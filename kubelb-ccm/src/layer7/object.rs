@@ -187,13 +187,12 @@ struct Established {
 }
 
 impl Definition {
-    /// Whether objects of that version can be listed now.
+    /// Whether objects of that version can be listed now. Those of a definition that is being deleted can: they go with it, and it waits for
+    /// them.
     pub(crate) fn serves(&self, version: &str) -> bool {
         let established = |condition: &Established| condition.type_ == "Established" && condition.status == "True";
         let is_served = |served: &Version| served.served && served.name == version;
-        self.metadata.deletion_timestamp.is_none()
-            && self.status.conditions.iter().any(established)
-            && self.spec.versions.iter().any(is_served)
+        self.status.conditions.iter().any(established) && self.spec.versions.iter().any(is_served)
     }
 }
 

@@ -44,6 +44,9 @@ pub(crate) async fn follow(world: Arc<World>, secrets: Followed<PartialObjectMet
 
 async fn remove(world: &World, secrets: &Followed<PartialObjectMeta<SyncSecret>>) -> bool {
     let mut failed = false;
+    if world.tenancy.is_over() {
+        return failed;
+    }
     let mut removed = |what: &str, name: &str, result: Result<(), HubError>| match result {
         Ok(()) => tracing::info!(what, name, "removed; what it was made from is gone"),
         Err(error) => {
@@ -77,7 +80,11 @@ async fn remove(world: &World, secrets: &Followed<PartialObjectMeta<SyncSecret>>
 }
 
 /// Names of the copies of objects of a kind that are not among `uids`.
-fn orphans<'a>(copies: impl IntoIterator<Item = &'a ObjectMeta>, kind: &str, uids: &BTreeSet<String>) -> Vec<String> {
+pub(super) fn orphans<'a>(
+    copies: impl IntoIterator<Item = &'a ObjectMeta>,
+    kind: &str,
+    uids: &BTreeSet<String>,
+) -> Vec<String> {
     let all = copies.into_iter().filter_map(|metadata| {
         let name = metadata.name.as_ref()?;
         let is_copy = Label::ORIGIN_RESOURCE_KIND.get(metadata) == Some(kind) && is_uid(name);

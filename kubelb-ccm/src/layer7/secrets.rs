@@ -81,6 +81,12 @@ pub(crate) async fn follow(world: Arc<World>) {
     let mut watched: BTreeMap<Name, Watch> = BTreeMap::new();
     let mut leaving = FuturesUnordered::new();
     loop {
+        if world.tenancy.is_over() {
+            // Its copies go with it; with another tenant, all are written anew.
+            for name in std::mem::take(&mut watched).into_keys() {
+                world.copies.set(&name, None);
+            }
+        }
         let wanted = world.wanted_secrets();
         for name in wanted.iter().take(MAX_WATCHED) {
             watched

@@ -17,6 +17,7 @@ use tokio::sync::{Notify, watch};
 use super::index::{Bell, Index, Key, Topic, key_of};
 use super::object::{Kind, Object};
 use super::secrets::Copies;
+use super::writing::Objects;
 use crate::hub::Hub;
 use crate::plan::layer7::{
     GatewaySettings, Name, View, is_our_gateway, is_our_route, permitted_secrets, permitted_services, read,
@@ -40,6 +41,7 @@ pub(crate) enum Shelf {
 /// All of it.
 pub(crate) struct World {
     pub(crate) client: Client,
+    pub(crate) objects: Objects,
     pub(crate) tenant: Arc<Link>,
     pub(crate) hub: Hub,
     pub(crate) tenancy: Tenancy,
@@ -114,7 +116,7 @@ impl World {
     }
 
     /// Every object of a kind.
-    pub(crate) fn objects(&self, kind: Kind) -> Vec<Arc<Object>> {
+    pub(crate) fn all(&self, kind: Kind) -> Vec<Arc<Object>> {
         self.store(kind).map(|store| store.state()).unwrap_or_default()
     }
 
@@ -142,6 +144,9 @@ impl World {
 
     /// Ports of a Service that routes of ours may send requests to; `None` when there is no such route.
     pub(crate) fn wanted_ports(&self, service: &Name) -> Option<BTreeSet<i32>> {
+        if self.tenancy.is_over() {
+            return None;
+        }
         let keys = self.interested(&Topic::Service(service.clone()));
         let mut ports = None;
         for (kind, namespace, name) in keys {
@@ -163,7 +168,10 @@ impl World {
     /// Secrets that Gateways of ours may have certificates from.
     pub(crate) fn wanted_secrets(&self) -> BTreeSet<Name> {
         let mut wanted = BTreeSet::new();
-        for gateway in self.objects(Kind::Gateway) {
+        if self.tenancy.is_over() {
+            return wanted;
+        }
+        for gateway in self.all(Kind::Gateway) {
             if self.is_ours(Kind::Gateway, &gateway) {
                 let references = read(Kind::Gateway, &gateway);
                 wanted.extend(permitted_secrets(&gateway, &references, self).cloned());
@@ -245,9 +253,14 @@ impl World {
         }
         self.secrets_changed.notify_one();
         self.orphans_changed.notify_one();
-        for service in self.index().services() {
-            self.service_bell.ring(service);
-        }
+        self.ring_services();
+    }
+
+    /// The tenant is deleted, or there is one again. Its objects have to be looked at as well.
+    pub(crate) fn tenancy_changed(&self) {
+        self.secrets_changed.notify_one();
+        self.orphans_changed.notify_one();
+        self.ring_services();
     }
 
     /// A Service came, changed or went.
@@ -288,6 +301,10 @@ impl World {
 
     /// A node came, changed or went.
     pub(crate) fn nodes_changed(&self) {
+        self.ring_services();
+    }
+
+    fn ring_services(&self) {
         let services = self.index().services();
         for service in services {
             self.service_bell.ring(service);
@@ -322,7 +339,7 @@ impl View for World {
     }
 
     fn grants(&self, namespace: &str) -> Vec<Arc<Object>> {
-        let mut all = self.objects(Kind::ReferenceGrant);
+        let mut all = self.all(Kind::ReferenceGrant);
         all.retain(|grant| grant.namespace() == namespace);
         all
     }

@@ -1,11 +1,13 @@
 //! Route's status → status of the tenant's object, beside what other controllers wrote there. No I/O, no clock.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kubelb_api::conditions::TENANT_DELETED;
 use kubelb_api::gateway_api::CONTROLLER_NAME;
 use kubelb_api::v1alpha1::Route;
+use serde::Deserialize as _;
 use serde_json::{Map, Value, json};
 
-use super::MAX_MESSAGE;
+use super::{DELETED, MAX_MESSAGE};
 use crate::layer7::object::{Kind, Object};
 
 /// Types of conditions that others have among Gateway API's are qualified by a domain.
@@ -18,6 +20,49 @@ pub fn status(kind: Kind, object: &Object, route: Option<&Route>) -> Option<Valu
         None => Some(Map::new()),
         Some(route) => answer_of(route).cloned(),
     }?;
+    beside_others(kind, object, answer)
+}
+
+/// What the status of an object of ours shall be when the tenant is deleted; `None` when it says so already. `parents`: those of a route that are
+/// ours.
+#[must_use]
+pub fn parted(kind: Kind, object: &Object, parents: &[Value], now: &Time) -> Option<Value> {
+    let say = |present: Option<&Value>, type_: &str| {
+        let of_type = |condition: &&Value| condition.get("type").and_then(Value::as_str) == Some(type_);
+        let present = present.and_then(Value::as_array).into_iter().flatten().find(of_type);
+        let present = present.and_then(|condition| Condition::deserialize(condition).ok());
+        json!(condition(
+            present.as_ref(),
+            type_,
+            ("False", TENANT_DELETED, DELETED),
+            object,
+            now
+        ))
+    };
+    let mut answer = Map::new();
+    if kind == Kind::Gateway {
+        let present = object.status.get("conditions");
+        let conditions = ["Accepted", "Programmed"].map(|type_| say(present, type_));
+        answer.insert("conditions".to_owned(), json!(conditions));
+    } else {
+        let told = object.status.get("parents").and_then(Value::as_array);
+        let parent = |reference: &Value| {
+            let is_this = |told: &&Value| is_ours(told) && told.get("parentRef") == Some(reference);
+            let present = told.into_iter().flatten().find(is_this);
+            let present = present.and_then(|told| told.get("conditions"));
+            json!({"parentRef": reference, "controllerName": CONTROLLER_NAME, "conditions": [say(present, "Accepted")]})
+        };
+        answer.insert("parents".to_owned(), parents.iter().map(parent).collect());
+    }
+    beside_others(kind, object, answer)
+}
+
+/// Whether what is said of a parent was said by this controller.
+fn is_ours(parent: &Value) -> bool {
+    parent.get("controllerName").and_then(Value::as_str) == Some(CONTROLLER_NAME)
+}
+
+fn beside_others(kind: Kind, object: &Object, answer: Map<String, Value>) -> Option<Value> {
     let present = object.status.as_object().cloned().unwrap_or_default();
     let mut wanted = match kind {
         Kind::HttpRoute | Kind::GrpcRoute => of_route(&present, &answer),
@@ -61,7 +106,6 @@ fn of_route(present: &Map<String, Value>, answer: &Map<String, Value>) -> Map<St
             .cloned()
             .unwrap_or_default()
     };
-    let is_ours = |parent: &Value| parent.get("controllerName").and_then(Value::as_str) == Some(CONTROLLER_NAME);
     let mut parents: Vec<Value> = list(present).into_iter().filter(|parent| !is_ours(parent)).collect();
     for mut parent in list(answer) {
         // A manager that has a controller of its own below it is still ours.
@@ -90,7 +134,8 @@ fn of_gateway(present: &Map<String, Value>, answer: Map<String, Value>) -> Map<S
     let mut status = answer;
     if let Some(conditions) = status.get_mut("conditions").and_then(Value::as_array_mut) {
         conditions.append(&mut kept);
-    } else {
+    } else if !kept.is_empty() {
+        // Where nothing is said, the API's own default is.
         status.insert("conditions".to_owned(), Value::Array(kept));
     }
     status
@@ -109,24 +154,33 @@ pub fn class_status(class: &Object, accepted: &Result<(), String>, now: &Time) -
         .iter()
         .position(|condition| condition.get("type").and_then(Value::as_str) == Some("Accepted"));
     let present: Option<Condition> = place.and_then(|place| serde_json::from_value(kept.remove(place)).ok());
-    let generation = class.metadata.generation;
-    let since = present
-        .as_ref()
-        .filter(|present| present.status == status)
-        .map(|present| present.last_transition_time.clone());
-    let wanted = Condition {
-        type_: "Accepted".to_owned(),
-        status: status.to_owned(),
-        reason: reason.to_owned(),
-        message: message.chars().take(MAX_MESSAGE).collect(),
-        observed_generation: generation,
-        last_transition_time: since.unwrap_or_else(|| now.clone()),
-    };
+    let wanted = condition(present.as_ref(), "Accepted", (status, reason, &message), class, now);
     if present.as_ref() == Some(&wanted) {
         return None;
     }
     kept.push(json!(wanted));
     Some(json!({"conditions": kept}))
+}
+
+/// The time of transition moves with the status only.
+fn condition(
+    present: Option<&Condition>,
+    type_: &str,
+    (status, reason, message): (&str, &str, &str),
+    object: &Object,
+    now: &Time,
+) -> Condition {
+    let since = present
+        .filter(|present| present.status == status)
+        .map(|present| present.last_transition_time.clone());
+    Condition {
+        type_: type_.to_owned(),
+        status: status.to_owned(),
+        reason: reason.to_owned(),
+        message: message.chars().take(MAX_MESSAGE).collect(),
+        observed_generation: object.metadata.generation,
+        last_transition_time: since.unwrap_or_else(|| now.clone()),
+    }
 }
 
 #[cfg(test)]
@@ -192,6 +246,37 @@ mod tests {
         assert_eq!(status(Kind::Gateway, &before, Some(&answer)), Some(wanted));
         let after = object(&json!({"conditions": [accepted, theirs], "listeners": [{"name": "l"}]}));
         assert_eq!(status(Kind::Gateway, &after, Some(&answer)), None);
+    }
+
+    #[test]
+    fn of_a_deleted_tenant_nothing_is_left_but_the_reason() {
+        let at = |text: &str| Time(text.parse().unwrap());
+        let now = at("2026-01-02T00:00:00Z");
+        let accepted = json!({"type": "Accepted", "status": "True", "reason": "Accepted", "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z"});
+        let gateway =
+            object(&json!({"conditions": [accepted], "addresses": [{"value": "192.0.2.1"}], "listeners": []}));
+        let said = parted(Kind::Gateway, &gateway, &[], &now).unwrap();
+        assert_eq!((&said["addresses"], &said["listeners"]), (&Value::Null, &Value::Null));
+        let reasons: Vec<&Value> = said["conditions"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| &one["reason"])
+            .collect();
+        assert_eq!(reasons, ["TenantDeleted", "TenantDeleted"]);
+        let after = object(&json!({"conditions": said["conditions"]}));
+        assert_eq!(parted(Kind::Gateway, &after, &[], &at("2026-01-03T00:00:00Z")), None);
+
+        let (ours, other) = ("kubelb.k8c.io/gateway-controller", "example.com/other");
+        let route = object(&json!({"parents": [parent(ours, "old"), parent(other, "theirs")]}));
+        let said = parted(Kind::HttpRoute, &route, &[json!({"name": "g"})], &now).unwrap();
+        assert_eq!(said["parents"][0], parent(other, "theirs"));
+        assert_eq!(said["parents"][1]["conditions"][0]["reason"], json!("TenantDeleted"));
+        assert_eq!(
+            parted(Kind::HttpRoute, &object(&said), &[json!({"name": "g"})], &now),
+            None
+        );
     }
 
     #[test]

@@ -2,13 +2,13 @@
 //!
 //! As data in protobuf's JSON form. Nothing of the load balancing itself is in it: all that comes by the stream.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::str::FromStr;
 
 use serde_json::{Value, json};
 
-use super::EnvoyLimits;
+use super::{EnvoyLimits, EnvoyPlaces};
 use crate::identity::authority::Issued;
 
 /// Name of the cluster that the configuration comes from.
@@ -20,7 +20,12 @@ const TOKEN_SECRET: &str = "kubelb-xds-token";
 const CLIENT_FILE: &str = "client-secret.json";
 const TRUST_FILE: &str = "trust-secret.json";
 const TOKEN_FILE: &str = "token-secret.json";
-const ADMIN_SOCKET: &str = "/run/kubelb-envoy-admin.sock";
+/// Where its admin interface is, unless it is told.
+pub const ADMIN_SOCKET: &str = "/run/kubelb-envoy-admin.sock";
+/// Name of the listener that says whether Envoy is ready.
+const READY: &str = "kubelb-ready";
+/// What it is asked for.
+const READY_PATH: &str = "/ready";
 
 const MIB: u64 = 1 << 20;
 
@@ -118,6 +123,50 @@ pub fn bootstrap(node: &str, endpoints: &[Endpoint], credentials: &Credentials<'
     })
 }
 
+/// The bootstrap of an Envoy that can be asked there.
+#[must_use]
+pub fn placed(mut bootstrap: Value, places: &EnvoyPlaces) -> Value {
+    if let Some(path) = bootstrap.pointer_mut("/admin/address/pipe/path") {
+        *path = json!(places.admin_socket);
+    }
+    if let Some(resources) = bootstrap
+        .pointer_mut("/static_resources")
+        .and_then(Value::as_object_mut)
+        && let Some(address) = places.ready_address
+    {
+        resources.insert("listeners".to_owned(), json!([ready(address)]));
+    }
+    bootstrap
+}
+
+/// A listener that answers when Envoy has its first configuration, and says so.
+fn ready(address: SocketAddr) -> Value {
+    json!({
+        "name": READY,
+        "address": { "socket_address": { "address": address.ip().to_string(), "port_value": address.port() } },
+        // Also when clients hold all connections that there may be.
+        "bypass_overload_manager": true,
+        "filter_chains": [{ "filters": [{
+            "name": "envoy.filters.network.http_connection_manager",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+                "stat_prefix": READY,
+                "route_config": { "virtual_hosts": [{ "name": READY, "domains": ["*"] }] },
+                "http_filters": [
+                    { "name": "envoy.filters.http.health_check", "typed_config": {
+                        "@type": "type.googleapis.com/envoy.extensions.filters.http.health_check.v3.HealthCheck",
+                        "pass_through_mode": false,
+                        "headers": [{ "name": ":path", "string_match": { "exact": READY_PATH } }],
+                    } },
+                    { "name": "envoy.filters.http.router", "typed_config": {
+                        "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router",
+                    } },
+                ],
+            },
+        }] }],
+    })
+}
+
 fn cluster(endpoints: &[Endpoint], credentials: &Credentials<'_>) -> Value {
     let addresses_only = endpoints.iter().all(|endpoint| endpoint.host.parse::<IpAddr>().is_ok());
     let lb_endpoints: Vec<Value> = endpoints
@@ -181,18 +230,19 @@ fn certificate(issued: &Issued) -> Value {
 
 /// The authority, and the names of the managers: nobody else whom it has issued something may pose as one.
 fn validation(authority: &str, endpoints: &[Endpoint]) -> Value {
-    let names: Vec<Value> = endpoints
-        .iter()
-        .map(|endpoint| {
-            let kind = if endpoint.host.parse::<IpAddr>().is_ok() {
-                "IP_ADDRESS"
-            } else {
-                "DNS"
-            };
-            json!({ "san_type": kind, "matcher": { "exact": endpoint.host } })
-        })
-        .collect();
-    json!({ "trusted_ca": { "inline_string": authority }, "match_typed_subject_alt_names": names })
+    json!({ "trusted_ca": { "inline_string": authority }, "match_typed_subject_alt_names": names_of(endpoints) })
+}
+
+fn names_of(endpoints: &[Endpoint]) -> Vec<Value> {
+    let names = endpoints.iter().map(|endpoint| {
+        let kind = if endpoint.host.parse::<IpAddr>().is_ok() {
+            "IP_ADDRESS"
+        } else {
+            "DNS"
+        };
+        json!({ "san_type": kind, "matcher": { "exact": endpoint.host } })
+    });
+    names.collect()
 }
 
 /// An SDS secret in `file` of `directory`, read again when something is moved in the directory `watched`.
@@ -235,6 +285,19 @@ pub fn client_secret(issued: &Issued) -> (&'static str, Value) {
 pub fn trust_secret(authority: &str, endpoints: &[Endpoint]) -> (&'static str, Value) {
     let content = secret(TRUST_SECRET, "validation_context", validation(authority, endpoints));
     (TRUST_FILE, content)
+}
+
+/// As [`trust_secret`], where the certificates are in a file that Envoy watches: in its directory something is moved when it changes, as the
+/// kubelet does.
+#[must_use]
+pub fn trust_in_file(authority: &Path, endpoints: &[Endpoint]) -> (&'static str, Value) {
+    let around = authority.parent().unwrap_or(authority);
+    let content = json!({
+        "trusted_ca": { "filename": authority },
+        "watched_directory": { "path": around },
+        "match_typed_subject_alt_names": names_of(endpoints),
+    });
+    (TRUST_FILE, secret(TRUST_SECRET, "validation_context", content))
 }
 
 /// Name and content of the file that says where Envoy's token is.

@@ -118,6 +118,46 @@ fn a_peer_with_a_token_gets_no_certificate() {
 }
 
 #[test]
+fn an_envoy_in_a_pod_needs_no_authority() {
+    let directory = tempfile::tempdir().unwrap();
+    let output = directory.path().join("envoy");
+    let line = [
+        "bootstrap",
+        "--fleet=*",
+        "--xds=https://kubelb-manager.kubelb.svc:18000",
+        "--xds-ca=/etc/kubelb/xds/ca.crt",
+        "--token-file=/etc/kubelb/xds/token",
+        "--admin-socket=/run/envoy/admin.sock",
+        "--ready-address=127.0.0.1:9447",
+    ];
+    let mut line: Vec<String> = line.into_iter().map(str::to_owned).collect();
+    assert!(
+        Command::try_parse_from(&line[..4]).is_err(),
+        "a certificate needs the authority"
+    );
+    line.push(format!("--output={}", output.display()));
+    let command = Command::try_parse_from(line).unwrap();
+    run(&command.args, SystemTime::UNIX_EPOCH, &mut Vec::new()).unwrap();
+    let text = std::fs::read_to_string(output.join("bootstrap.yaml")).unwrap();
+    let value: Value = serde_saphyr::from_str(&text).unwrap();
+    assert_eq!(value["admin"]["address"]["pipe"]["path"], "/run/envoy/admin.sock");
+    let ready = &value["static_resources"]["listeners"][0]["address"]["socket_address"];
+    assert_eq!(
+        (&ready["address"], &ready["port_value"]),
+        (&"127.0.0.1".into(), &9447.into())
+    );
+    let trust = std::fs::read_to_string(output.join("trust-secret.json")).unwrap();
+    let trust: Value = serde_json::from_str(&trust).unwrap();
+    let context = &trust["resources"][0]["validation_context"];
+    assert_eq!(context["trusted_ca"]["filename"], "/etc/kubelb/xds/ca.crt");
+    assert_eq!(context["watched_directory"]["path"], "/etc/kubelb/xds");
+    assert_eq!(
+        context["match_typed_subject_alt_names"][0]["matcher"]["exact"],
+        "kubelb-manager.kubelb.svc"
+    );
+}
+
+#[test]
 fn mistakes_are_named() {
     let state = tempfile::tempdir().unwrap();
     for (flags, said) in [

@@ -1,5 +1,6 @@
-//! A server that says who it is and who asks, over HTTP, TCP and UDP: what Pods of tests run.
+//! A server that says who it is and who asks, over HTTP, gRPC, TCP and UDP: what Pods of tests run.
 //!
+//! gRPC: every call is answered with nothing, and the facts in headers `x-hostname` and `x-port`.
 //! HTTP: `/hostname`, `/clientip`, `/healthz` (which `POST /healthz?ready=false` makes fail), anything else: all facts as JSON.
 
 use std::collections::BTreeMap;
@@ -16,7 +17,7 @@ use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -31,7 +32,7 @@ const BUFFER: usize = 64 << 10;
 /// Answers with its own name, its node's, the client's address and what was asked.
 #[derive(Debug, Parser)]
 struct Args {
-    /// What to listen to: `http=PORT`, `tcp=PORT` or `udp=PORT`, or with an address: `http=127.0.0.1:8080`.
+    /// What to listen to: `http=PORT`, `grpc=PORT`, `tcp=PORT` or `udp=PORT`, or with an address: `http=127.0.0.1:8080`.
     #[arg(long, num_args = 1.., default_values = ["http=8080"])]
     listen: Vec<Listen>,
 }
@@ -39,6 +40,7 @@ struct Args {
 #[derive(Clone, Copy, Debug)]
 enum Protocol {
     Http,
+    Grpc,
     Tcp,
     Udp,
 }
@@ -56,9 +58,10 @@ impl FromStr for Listen {
         let (protocol, at) = text.split_once('=').ok_or("use PROTOCOL=PORT")?;
         let protocol = match protocol {
             "http" => Protocol::Http,
+            "grpc" => Protocol::Grpc,
             "tcp" => Protocol::Tcp,
             "udp" => Protocol::Udp,
-            other => return Err(format!("{other}: neither http, tcp nor udp")),
+            other => return Err(format!("{other}: none of http, grpc, tcp and udp")),
         };
         let everywhere = || at.parse().map(|port: u16| SocketAddr::from(([0_u16; 8], port)));
         let at = at
@@ -111,13 +114,9 @@ async fn main() -> anyhow::Result<()> {
         let failed = || format!("cannot listen at {at}");
         let (facts, stop) = (Arc::clone(&facts), stop.clone());
         match protocol {
-            Protocol::Http => {
+            Protocol::Http | Protocol::Grpc | Protocol::Tcp => {
                 let listener = TcpListener::bind(at).await.with_context(failed)?;
-                tasks.spawn(accept(listener, facts, stop, tasks.clone(), true));
-            }
-            Protocol::Tcp => {
-                let listener = TcpListener::bind(at).await.with_context(failed)?;
-                tasks.spawn(accept(listener, facts, stop, tasks.clone(), false));
+                tasks.spawn(accept(listener, facts, stop, tasks.clone(), protocol));
             }
             Protocol::Udp => {
                 let socket = UdpSocket::bind(at).await.with_context(failed)?;
@@ -144,7 +143,14 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn accept(listener: TcpListener, facts: Arc<Facts>, stop: CancellationToken, tasks: TaskTracker, is_http: bool) {
+async fn accept(
+    listener: TcpListener,
+    facts: Arc<Facts>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    protocol: Protocol,
+) {
+    let port = listener.local_addr().map_or(0, |address| address.port());
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -153,19 +159,19 @@ async fn accept(listener: TcpListener, facts: Arc<Facts>, stop: CancellationToke
         let Ok((stream, client)) = accepted else { continue };
         let (facts, stop) = (Arc::clone(&facts), stop.clone());
         tasks.spawn(async move {
-            if is_http {
-                http(stream, client, facts, stop).await
-            } else {
-                tcp(stream, client, facts).await
+            match protocol {
+                Protocol::Http => http(stream, client, port, facts, stop).await,
+                Protocol::Grpc => grpc(stream, port, facts).await,
+                Protocol::Tcp | Protocol::Udp => tcp(stream, client, facts).await,
             }
         });
     }
 }
 
-async fn http(stream: TcpStream, client: SocketAddr, facts: Arc<Facts>, stop: CancellationToken) {
+async fn http(stream: TcpStream, client: SocketAddr, port: u16, facts: Arc<Facts>, stop: CancellationToken) {
     let service = service_fn(move |request| {
         let facts = Arc::clone(&facts);
-        async move { Ok::<_, Infallible>(answer(&facts, client, &request)) }
+        async move { Ok::<_, Infallible>(answer(&facts, client, port, &request)) }
     });
     let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
@@ -179,7 +185,22 @@ async fn http(stream: TcpStream, client: SocketAddr, facts: Arc<Facts>, stop: Ca
     }
 }
 
-fn answer(facts: &Facts, client: SocketAddr, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+async fn grpc(stream: TcpStream, port: u16, facts: Arc<Facts>) {
+    let service = service_fn(move |_request| {
+        let answer = Response::builder()
+            .header("content-type", "application/grpc")
+            .header("grpc-status", "0")
+            .header("x-hostname", &facts.hostname)
+            .header("x-port", port)
+            .body(Full::new(Bytes::new()));
+        std::future::ready(answer)
+    });
+    let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    // A client that goes away is no failure.
+    drop(builder.serve_connection(TokioIo::new(stream), service).await);
+}
+
+fn answer(facts: &Facts, client: SocketAddr, port: u16, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let text = |status: StatusCode, text: String| {
         let mut response = Response::new(Full::new(Bytes::from(text)));
         *response.status_mut() = status;
@@ -205,6 +226,7 @@ fn answer(facts: &Facts, client: SocketAddr, request: &Request<Incoming>) -> Res
             };
             let headers: BTreeMap<String, String> = request.headers().iter().map(header).collect();
             if let Some(all) = all.as_object_mut() {
+                all.insert("port".to_owned(), port.into());
                 all.insert("method".to_owned(), method.as_str().into());
                 all.insert("path".to_owned(), path.into());
                 all.insert("query".to_owned(), request.uri().query().into());

@@ -50,7 +50,7 @@ struct Chart {
     more: &'static str,
 }
 
-const CHARTS: [Chart; 3] = [
+const CHARTS: [Chart; 4] = [
     Chart {
         name: "kubelb-manager",
         needed: "--set crds.install=false",
@@ -66,6 +66,13 @@ const CHARTS: [Chart; 3] = [
                snat: {addresses: [192.0.2.1, '2001:db8::1'], ports: 32768-60999}\n\
                maxFlows: 16777216\nmaxBackends: 1048576\nmaxChecksPerSecond: 100000\n\
                metrics: {bindAddress: '[::]'}\nhostPaths: {subPathExpr: $(NODE_NAME)}\n",
+    },
+    Chart {
+        name: "kubelb-envoy",
+        needed: "--set tenants={*}",
+        more: "tenants: [a, b]\nmanagers: ['https://lb.example.com:18000']\nconcurrency: 4\nlogLevel: error\n\
+               bootstrap: {image: {repository: r, tag: t, pullPolicy: Never}, extraArgs: [--version], resources: {limits: {memory: 64Mi}}}\n\
+               limits: {connections: 1000000, heapMiB: 65536}\nreadiness: {bindAddress: '[::1]', port: 9999}\n",
     },
     Chart {
         name: "kubelb-ccm",
@@ -127,6 +134,7 @@ fn what_our_charts_are_not_told_or_do_not_know_is_said() {
             "disableGatewayController is not allowed",
         ),
         ("kubelb-manager", "--set xds.port=70000", "less than or equal to 65535"),
+        ("kubelb-envoy", "--set logLevel=info2", "logLevel"),
         (
             "kubelb-agent",
             "--set interfaces={eth0},attachModes={fast}",

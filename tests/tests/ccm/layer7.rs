@@ -1,5 +1,7 @@
 //! Gateways and routes between the two clusters.
 
+mod removal;
+
 use kube::ResourceExt as _;
 use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
 use kubelb_ccm::layer7::object::Kind;

@@ -2,7 +2,9 @@
 //!
 //! `examples/` has its manifests; what they leave out is here, beside them.
 
-use std::net::{IpAddr, SocketAddr};
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::time::Duration;
 
 use anyhow::ensure;
 use kubelb_tests::system::{CCM, SOON, World, ask_udp, get};
@@ -17,7 +19,7 @@ const DNS: &str = include_str!("examples/dns.yaml");
 const PROXY_PROTOCOL: &str = include_str!("examples/proxy-protocol.yaml");
 
 /// What the last one leaves out.
-const LEFT_OUT: &str = "  selector: {app: my-app}\n  ports:\n  - {port: 80, targetPort: 8080}\n";
+const LEFT_OUT: &str = "  selector: {app: my-app}\n  ports:\n  - {port: 80, targetPort: 7000}\n";
 
 /// The documentation has no workload for these: an image of the same name serves the ports that its Services send to.
 fn workload(name: &str) -> String {
@@ -100,8 +102,11 @@ pub(crate) async fn troubleshooting(world: &World, vip: IpAddr) {
     }
     let from_within = format!("run -it --rm debug --image=curlimages/curl --restart=Never -- curl http://{vip}");
     let words: Vec<&str> = from_within.split(' ').collect();
-    let text = world.says(here, &words).await;
-    assert!(text.contains("echo-server-"), "kubectl {from_within} says:\n{text}");
+    // A container that ends before kubectl is attached to it says nothing to it.
+    wait_for(world, async || {
+        world.says(here, &words).await.contains("echo-server-").then_some(())
+    })
+    .await;
 }
 
 /// "External Traffic Policy": `Cluster` is shown, and goes to all nodes; `Local` is the same with that word, and goes where Pods are.
@@ -167,7 +172,7 @@ pub(crate) async fn traffic_policies(world: &World) {
 }
 
 async fn wait_for<T>(world: &World, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let mut again = tokio::time::interval(std::time::Duration::from_millis(100));
+    let mut again = tokio::time::interval(Duration::from_millis(100));
     let looked = async {
         loop {
             again.tick().await;
@@ -208,7 +213,7 @@ pub(crate) async fn udp_and_tcp_on_one_port(world: &World) {
     answered.unwrap();
 }
 
-/// "Proxy Protocol": nothing here puts such headers yet, and that is said where the user looks.
+/// "Proxy Protocol": an Envoy puts the headers, which say who the client is. The Pods send back what comes to them.
 pub(crate) async fn proxy_protocol(world: &World) {
     world
         .apply(world.tenant(), &PROXY_PROTOCOL.replace("  # ...\n", LEFT_OUT))
@@ -218,11 +223,34 @@ pub(crate) async fn proxy_protocol(world: &World) {
         .until_says(
             world.tenant(),
             &["get", "service", "my-app", "-o", path],
-            "False NoEnvoyFleet",
+            "True Programmed",
         )
         .await;
-    address_of(world, "my-app").await;
+    let to = SocketAddr::new(address_of(world, "my-app").await, 80);
+    let client = world.client.v4.octets();
+    let echoed = || {
+        world.client.namespace.run(|| -> anyhow::Result<Vec<u8>> {
+            let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.write_all(b"hello")?;
+            stream.shutdown(Shutdown::Write)?;
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer)?;
+            Ok(answer)
+        })?
+    };
+    let (answer, _) = wait::until(SOON, echoed).unwrap();
+    // A line of facts, then the header: a signature, version and command, family, length, and the client's address.
+    let at = answer.windows(SIGNATURE.len()).position(|part| part == SIGNATURE);
+    let header = answer.get(at.unwrap_or(answer.len())..).unwrap_or_default();
+    assert_eq!(header.get(16..20), Some(&client[..]), "{answer:?}");
+    assert!(header.ends_with(b"hello"), "{answer:?}");
 }
+
+/// How a header begins (PROXY protocol, version 2).
+const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+/// How long one answer may take.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// "Using LoadBalancer Class": with the flag that it names, Services without the class are not the CCM's any more.
 pub(crate) async fn class(world: &World) {

@@ -2,12 +2,13 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect")]
 
 mod examples;
+mod layer7;
 
 use std::net::SocketAddr;
 
 use anyhow::ensure;
 use kubelb_tests::agent::Status;
-use kubelb_tests::system::{AGENT, CCM, MANAGER, SOON, World, ask_udp, get};
+use kubelb_tests::system::{AGENT, CCM, ENVOY, MANAGER, SOON, World, ask_udp, get};
 use kubelb_tests::wait;
 
 /// Both families, both protocols, one port.
@@ -97,6 +98,8 @@ async fn charts_give_a_system_that_serves_a_tenant_s_services() {
     examples::traffic_policies(&world).await;
     examples::many_ports(&world).await;
     examples::udp_and_tcp_on_one_port(&world).await;
+    // From here on as it is without routes of hand: who answers for an address gets its packets.
+    world.route_by_owner();
     examples::proxy_protocol(&world).await;
     let services = ["echo-server", "both", "multi-port-service", "dns-server", "my-app"];
     let delete = [&["delete", "service", "--timeout=60s"], &services[..]].concat();
@@ -109,6 +112,7 @@ async fn charts_give_a_system_that_serves_a_tenant_s_services() {
     });
     gone.unwrap();
 
+    layer7::play(&world).await;
     examples::class(&world).await;
     world.nobody_was_refused_anything().await;
 
@@ -131,7 +135,7 @@ async fn charts_give_a_system_that_serves_a_tenant_s_services() {
         .await;
     let namespace = ["get", "namespace", "tenant-primary", "--ignore-not-found", "-o", "name"];
     world.until_says(&world.management, &namespace, "").await;
-    for chart in [AGENT, MANAGER] {
+    for chart in [ENVOY, AGENT, MANAGER] {
         world.uninstall(&world.management, chart).await;
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use kubelb_manager::bootstrap::{self, BootstrapArgs, EnvoyLimits};
+use kubelb_manager::bootstrap::{self, BootstrapArgs, EnvoyLimits, EnvoyPlaces};
 use kubelb_tests::scratch::Scratch;
 
 use crate::hub::{Hub, now};
@@ -19,9 +19,11 @@ pub(crate) fn issue_with(hub: &Hub<'_>, state: &Path, output: &Path, token_file:
         agent: None,
         fleet: Some("a".to_owned()),
         xds: vec![format!("https://{}", hub.address())],
-        state_dir: state.to_owned(),
+        state_dir: Some(state.to_owned()),
+        xds_ca: None,
         output: Some(output.to_owned()),
         token_file: token_file.map(Path::to_owned),
+        places: EnvoyPlaces::default(),
         limits: EnvoyLimits {
             max_connections: 1_000,
             max_heap: 1_024,

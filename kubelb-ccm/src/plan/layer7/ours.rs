@@ -63,6 +63,19 @@ pub fn is_our_route(route: &Object, references: &References, settings: GatewaySe
         })
 }
 
+/// The `parentRefs` of a route that name a Gateway of ours, as they are written.
+#[must_use]
+pub fn our_parents(route: &Object, settings: GatewaySettings, view: &dyn View) -> Vec<Value> {
+    let written = route.spec.get("parentRefs").and_then(Value::as_array);
+    let is_ours = |parent: &&Value| {
+        let parsed = ParentReference::deserialize(*parent).ok();
+        let gateway = parsed.and_then(|parent| gateway_of(&parent, route.namespace()));
+        let gateway = gateway.and_then(|(namespace, name)| view.gateway(&namespace, &name));
+        gateway.is_some_and(|gateway| is_our_gateway(&gateway, settings, view))
+    };
+    written.into_iter().flatten().filter(is_ours).cloned().collect()
+}
+
 /// Namespace and name of the Gateway that a route names as parent; `None` when the parent is of another kind.
 pub(super) fn gateway_of(parent: &ParentReference, namespace: &str) -> Option<super::Name> {
     let group = parent.group.as_deref().unwrap_or(GROUP);

@@ -8,11 +8,11 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use futures_util::FutureExt as _;
 use kubelb_tests::cluster::{Cluster, kubectl_line};
-use kubelb_tests::system::{AGENT, CCM, MANAGER, NAMESPACE, World, get};
+use kubelb_tests::system::{AGENT, CCM, ENVOY, MANAGER, NAMESPACE, World, get};
 use kubelb_tests::traffic::client::http_get_here;
 use kubelb_tests::wait;
 
-use crate::{Stage, indent, say};
+use crate::{Stage, indent, layer7, say};
 
 const TENANTS: [&str; 2] = ["blue", "red"];
 const NODES: u8 = 3;
@@ -77,23 +77,24 @@ async fn tell(stage: &mut Stage, keep: bool) -> anyhow::Result<()> {
     }
 
     stage.step(
-        "helm install kubelb-manager and kubelb-agent into the management cluster: the agents attach in native XDP",
+        "helm install kubelb-manager, kubelb-agent and kubelb-envoy into the management cluster: the agents attach in native XDP",
     )?;
     let first = world.management.nodes().first().context("no node")?.name.clone();
     let stays = format!("nodeSelector.kubernetes\\.io/hostname={first}");
     world.install_management(&[&stays], &["attachModes={xdp}"]).await;
+    world.install_envoy(&[]).await;
 
     stage.step(
         "kubectl apply a Tenant for each; its credential goes into its cluster, and with it helm install kubelb-ccm",
     )?;
     for (name, cluster) in &world.tenants {
+        world.install_gateway_api(cluster).await;
         world.register(name, cluster).await;
         world.install_ccm(name, cluster).await;
     }
     let ccms = world.tenants.iter().map(|(_, cluster)| (cluster, CCM));
-    world
-        .rolled_out(ccms.chain([(&world.management, MANAGER), (&world.management, AGENT)]))
-        .await;
+    let management = [MANAGER, AGENT, ENVOY].map(|chart| (&world.management, chart));
+    world.rolled_out(ccms.chain(management)).await;
     say(&indent(&world.says(&world.management, &["get", "tenants"]).await))?;
 
     stage.step("kubectl apply of a Service in each tenant's cluster; it gets an address")?;
@@ -117,6 +118,8 @@ async fn tell(stage: &mut Stage, keep: bool) -> anyhow::Result<()> {
         say(&indent(&format!("{name}, http://{vip}/: {}", ask(&world, *vip)?)))?;
     }
     say(&indent(&forwarded(&world).await))?;
+
+    layer7::tell(stage, &world).await?;
 
     stage.step("Who answers for an address on the network; one of these nodes loses its power")?;
     say(&indent(

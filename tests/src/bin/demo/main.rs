@@ -5,6 +5,7 @@
 mod board;
 mod clusters;
 mod interrupt;
+mod layer7;
 mod load;
 mod scene;
 
