@@ -23,7 +23,10 @@ pub use addresses::{Addresses, AddressesSpec, AddressesStatus};
 pub use annotation_settings::AnnotationSettings;
 pub use config::{AddressPool, Config, ConfigSpec, ConfigStatus};
 pub use endpoint::{EndpointAddress, EndpointPort, LoadBalancerEndpoints, Protocol};
-pub use envoy_proxy::{EnvoyProxy, EnvoyProxyTopology, GracefulShutdown, HeaderLimits, OverloadManager, PodMonitor};
+pub use envoy_proxy::{
+    AccessLog, AccessLogFormat, CircuitBreaker, ConnectionLimits, EnvoyProxy, EnvoyProxyTopology, GracefulShutdown,
+    HeaderLimits, OutlierDetection, OverloadManager, PodMonitor,
+};
 pub use load_balancer::{
     DataPlane, DataPlaneMode, HostnameStatus, LoadBalancer, LoadBalancerPort, LoadBalancerSpec, LoadBalancerStatus,
     ServiceStatus, UpstreamServicePort,

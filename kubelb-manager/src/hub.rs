@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kubelb_api::names::{AddressName, TenantName};
@@ -69,6 +70,8 @@ pub struct Hub {
     gateways: BTreeMap<ObjectName, allocate::GatewayWant>,
     /// Statuses as they were last written, as JSON: a tree of values would take several times the memory.
     statuses: BTreeMap<ObjectKey, Box<str>>,
+    /// Routes of which nothing is told until Envoys have answered.
+    early: BTreeSet<ObjectName>,
 }
 
 impl Hub {
@@ -92,6 +95,7 @@ impl Hub {
             allocated: Objects::new(),
             gateways: BTreeMap::new(),
             statuses: BTreeMap::new(),
+            early: BTreeSet::new(),
         }
     }
 
@@ -238,12 +242,24 @@ impl Hub {
             .iter()
             .filter(|(name, _)| all || known.get(*name) != http.get(*name));
         let routes = tenants.filter_map(|(name, tenant)| Some((name, tenant.http.as_ref()?)));
-        let keys = routes.flat_map(|(name, http)| {
-            let namespace = name.namespace();
-            let names = http.outcomes.keys();
+        let keys = routes.flat_map(|(tenant, routes)| {
+            let (before, now) = (known.get(tenant), http.get(tenant));
+            let namespace: Arc<str> = tenant.namespace().into();
+            let names = routes.outcomes.iter().map(move |(name, outcome)| {
+                let name = ObjectName {
+                    namespace: Arc::clone(&namespace),
+                    name: Arc::clone(name),
+                };
+                (name, outcome)
+            });
             names
-                .map(move |name| ObjectKey::new(Kind::Route, &namespace, name))
-                .collect::<Vec<_>>()
+                .filter(move |(name, outcome)| {
+                    all || self.early.contains(name) || status::is_concerned(outcome, before, now)
+                })
+                .map(|(name, _)| ObjectKey {
+                    kind: Kind::Route,
+                    name,
+                })
         });
         keys.collect()
     }
@@ -453,6 +469,13 @@ impl Hub {
             reports: &self.reports,
             given: self.given,
         };
+        for key in objects.iter().filter(|key| key.kind == Kind::Route) {
+            if status::is_early(&view, &key.name) {
+                self.early.insert(key.name.clone());
+            } else {
+                self.early.remove(&key.name);
+            }
+        }
         let patches = status::compute(&view, objects, now);
         for patch in &patches {
             self.statuses

@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use crate::allocate::Given;
 use crate::ir::Ir;
+use crate::ir::http::Outcome;
 use crate::object::{Kind, ObjectKey, ObjectName};
 use crate::problem::{Problem, Reason};
 use crate::store::Store;
@@ -108,6 +109,16 @@ pub struct View<'a> {
     pub reports: &'a Reports,
     /// What addresses of statuses mean.
     pub given: Given,
+}
+
+/// Whether nothing is told of a Route because there will be another answer in a moment.
+pub(crate) fn is_early(view: &View<'_>, name: &ObjectName) -> bool {
+    route::is_early(view, name)
+}
+
+/// Whether these reports of a tenant change what is told of a Route that was told of.
+pub(crate) fn is_concerned(outcome: &Outcome, before: Option<&HttpReport>, now: Option<&HttpReport>) -> bool {
+    route::is_concerned(outcome, before, now)
 }
 
 /// Computes the status of `objects`, and says where it differs from what they have.

@@ -96,11 +96,15 @@ impl<'a> Envoy<'a> {
             // Nothing in shared memory: any number of them run side by side.
             .arg("--disable-hot-restart")
             .args(["--concurrency", &self.setup.concurrency.to_string()])
+            // What it logs of requests is there soon.
+            .args(["--file-flush-interval-msec", "100"])
             .args(["--log-level", &self.setup.log_level]);
         if !self.setup.component_log_level.is_empty() {
             command.args(["--component-log-level", &self.setup.component_log_level]);
         }
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let output = File::options().create(true).append(true).open(self.output_file());
+        let output = output.context("cannot open the file for its output")?;
+        command.stdin(Stdio::null()).stdout(output).stderr(log);
         let child = command.spawn();
         let child = child.with_context(|| format!("cannot start {}", self.program.display()))?;
         let child = self.child.insert(child);
@@ -136,6 +140,10 @@ impl<'a> Envoy<'a> {
         self.scratch.path().join("log")
     }
 
+    fn output_file(&self) -> PathBuf {
+        self.scratch.path().join("output")
+    }
+
     fn socket(&self) -> PathBuf {
         self.scratch.path().join(SOCKET)
     }
@@ -157,6 +165,13 @@ impl<'a> Envoy<'a> {
     pub fn logged(&self) -> String {
         let log = std::fs::read(self.log_file()).unwrap_or_default();
         format!("--- Envoy's log ---\n{}", String::from_utf8_lossy(&log))
+    }
+
+    /// What it printed, over all its starts: that is where requests are logged, a moment after they have ended.
+    #[must_use]
+    pub fn printed(&self) -> String {
+        let output = std::fs::read(self.output_file()).unwrap_or_default();
+        String::from_utf8_lossy(&output).into_owned()
     }
 
     /// Kills it with SIGKILL and waits until it is gone.

@@ -17,6 +17,7 @@ pub mod gateway_api;
 pub mod kernel;
 pub mod kubelet;
 pub mod lan;
+pub mod manager;
 pub mod netns;
 pub mod packet;
 pub mod scratch;

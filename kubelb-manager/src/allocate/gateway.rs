@@ -76,17 +76,26 @@ pub fn gateway_want(route: &Route) -> Option<GatewayWant> {
     Some(GatewayWant {
         uid: route.metadata.uid.clone().unwrap_or_default(),
         created: route.metadata.creation_timestamp.as_ref().map(|time| time.0),
-        ports: view
-            .spec
-            .listeners
-            .iter()
-            .filter_map(|listener| Some(("TCP", i32::try_from(listener.port).ok()?)))
-            .collect(),
+        ports: view.spec.listeners.iter().flat_map(ports).collect(),
         asked,
         pool: text(Annotation::ADDRESS_POOL),
         sharing: text(Annotation::ALLOW_SHARED_IP),
         given: given.collect(),
     })
+}
+
+/// HTTPS is to be had over QUIC too.
+fn ports(listener: &gateway::Listener) -> Vec<Port> {
+    let protocols: &[&'static str] = if listener.protocol == "HTTPS" {
+        &["TCP", "UDP"]
+    } else {
+        &["TCP"]
+    };
+    let port = i32::try_from(listener.port).ok();
+    let ports = port
+        .into_iter()
+        .flat_map(|port| protocols.iter().map(move |protocol| (*protocol, port)));
+    ports.collect()
 }
 
 fn of(meta: &ObjectMeta, annotation: Annotation) -> Option<String> {

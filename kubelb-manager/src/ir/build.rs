@@ -67,7 +67,7 @@ pub struct Builder {
     index: Index,
     http: Book,
     /// Ports of layer 7, by address.
-    http_ports: BTreeMap<IpAddr, (TenantName, BTreeSet<NonZeroU16>)>,
+    http_ports: BTreeMap<IpAddr, (TenantName, BTreeSet<(Protocol, NonZeroU16)>)>,
 }
 
 /// A LoadBalancer by itself.
@@ -455,7 +455,7 @@ impl Builder {
         let wanted = tenant.map(|tenant| {
             let ours = http.filter(|(owner, _)| owner == tenant).map(|(_, ports)| ports);
             let mut local_ports = self.index.local_ports(address);
-            local_ports.extend(ours.into_iter().flatten().map(|port| (Protocol::Tcp, *port)));
+            local_ports.extend(ours.into_iter().flatten());
             local_ports.sort_unstable();
             local_ports.dedup();
             Arc::new(VirtualAddress {

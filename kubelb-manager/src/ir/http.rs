@@ -13,6 +13,7 @@ mod matches;
 mod regex;
 mod route;
 mod secret;
+mod settings;
 mod text;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ use serde::{Serialize, Serializer};
 
 pub(super) use book::Book;
 pub(crate) use regex::quote;
+pub use settings::{AccessLog, ClusterSettings, ListenerSettings, Outliers, Settings};
 
 use super::Host;
 
@@ -55,10 +57,14 @@ pub struct HttpListener {
     pub address: IpAddr,
     /// The port.
     pub port: NonZeroU16,
+    /// UDP, with QUIC on it; else TCP.
+    #[serde(skip_serializing_if = "super::is_false")]
+    pub is_quic: bool,
     /// What becomes of connections.
     pub chains: Chains,
-    /// How large headers may be.
-    pub limits: HeaderLimits,
+    /// What holds for all listeners.
+    #[serde(skip_serializing_if = "ListenerSettings::is_default")]
+    pub settings: ListenerSettings,
 }
 
 /// What becomes of connections.
@@ -84,21 +90,6 @@ pub struct TlsChain {
     pub table: Arc<str>,
 }
 
-/// How large headers may be; `None`: as Envoy has it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct HeaderLimits {
-    /// All of a request, in KiB.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub request_kib: Option<u32>,
-    /// How many a request has.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub request_count: Option<u32>,
-    /// All of an answer, in KiB.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub response_kib: Option<u32>,
-}
-
 /// Routes of one listener.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RouteTable {
@@ -107,6 +98,9 @@ pub struct RouteTable {
     /// Whether it speaks TLS.
     #[serde(skip_serializing_if = "super::is_false")]
     pub is_tls: bool,
+    /// Whether clients are told that the same is to be had by HTTP/3.
+    #[serde(skip_serializing_if = "super::is_false")]
+    pub http3: bool,
     /// By the hostname that they are for; `*` is all others. What is for none is answered with 404.
     pub hosts: BTreeMap<Arc<str>, VirtualHost>,
 }
@@ -372,6 +366,9 @@ pub struct HttpCluster {
     pub hosts: Arc<[Host]>,
     /// What they speak.
     pub protocol: Upstream,
+    /// What holds for all clusters.
+    #[serde(skip_serializing_if = "ClusterSettings::is_default")]
+    pub settings: ClusterSettings,
 }
 
 /// What backends speak.

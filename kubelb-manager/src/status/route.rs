@@ -53,26 +53,63 @@ impl<'a> Conditions<'a> {
     fn remove(&mut self, condition: ConditionType) {
         self.list.retain(|known| known.type_ != condition.as_str());
     }
+}
 
-    /// Whether a condition was told before, so that what may change in a moment is not.
-    fn has(&self, condition: ConditionType) -> bool {
-        conditions::get(&self.list, condition).is_some()
+/// Whether there will be another answer in a moment. Until then nothing is told, so that a change is told of once.
+pub(super) fn is_early(view: &View<'_>, name: &ObjectName) -> bool {
+    let (outcome, served) = known(view, name);
+    outcome.is_some_and(|outcome| resources(outcome).any(|resources| served.programmed(resources).1))
+}
+
+/// Whether something else is to be told of an outcome than before these reports. What is answered later is of no concern.
+pub(super) fn is_concerned(outcome: &Outcome, before: Option<&HttpReport>, now: Option<&HttpReport>) -> bool {
+    resources(outcome).any(|resources| told(before, resources) != told(now, resources))
+}
+
+/// What is or will be told of resources.
+fn told<'a>(report: Option<&'a HttpReport>, resources: &[Arc<str>]) -> Standing<'a> {
+    match report.map(|report| report.standing(resources)) {
+        None => Standing::Pending,
+        Some(Standing::Awaited) => Standing::Served,
+        Some(other) => other,
     }
+}
+
+/// What an outcome is served by, listener by listener and parent by parent.
+fn resources(outcome: &Outcome) -> impl Iterator<Item = &[Arc<str>]> {
+    let (listeners, parents) = match outcome {
+        Outcome::Refused(_) => (&[][..], &[][..]),
+        Outcome::Gateway(gateway) => (gateway.listeners.as_slice(), &[][..]),
+        Outcome::Route(route) => (&[][..], route.parents.as_slice()),
+    };
+    let listeners = listeners.iter().filter(|listener| listener.accepted.holds);
+    let parents = parents.iter().filter(|parent| parent.accepted.holds);
+    let all = listeners
+        .map(|listener| listener.resources.as_slice())
+        .chain(parents.map(|parent| parent.tables.as_slice()));
+    all.filter(|resources| !resources.is_empty())
+}
+
+fn known<'a>(view: &View<'a>, name: &ObjectName) -> (Option<&'a Outcome>, Served<'a>) {
+    let tenant = TenantName::from_namespace(&name.namespace);
+    let http = tenant.as_ref().and_then(|tenant| view.ir.http(tenant));
+    let outcome = http.and_then(|http| http.outcomes.get(&name.name));
+    let report = tenant.as_ref().and_then(|tenant| view.reports.http.get(tenant));
+    let served = Served {
+        report,
+        has_fleet: tenant.is_some_and(|tenant| view.reports.fleets.contains(&tenant)),
+        awaits: view.reports.awaits,
+    };
+    (outcome.map(AsRef::as_ref), served)
 }
 
 /// All of the status, `None` when it is as it should be.
 pub(super) fn status(view: &View<'_>, problems: &[Problem], name: &ObjectName, now: &Time) -> Option<Value> {
     let object = view.store.routes().get(name)?;
-    let tenant = TenantName::from_namespace(&name.namespace);
-    let http = tenant.as_ref().and_then(|tenant| view.ir.http(tenant));
-    let outcome = http.and_then(|http| http.outcomes.get(&name.name));
-    let report = tenant.as_ref().and_then(|tenant| view.reports.http.get(tenant));
-    let has_fleet = tenant.is_some_and(|tenant| view.reports.fleets.contains(&tenant));
-    let served = Served {
-        report,
-        has_fleet,
-        awaits: view.reports.awaits,
-    };
+    if is_early(view, name) {
+        return None;
+    }
+    let (outcome, served) = known(view, name);
     let mut status = object.status.clone().unwrap_or_default();
     let mut own = Conditions {
         list: std::mem::take(&mut status.conditions),
@@ -94,7 +131,7 @@ pub(super) fn status(view: &View<'_>, problems: &[Problem], name: &ObjectName, n
         state.namespace = text(resource.namespace());
     }
     let before = state.status.take().map(Value::Object).unwrap_or_default();
-    let told = match outcome.map(AsRef::as_ref) {
+    let told = match outcome {
         None => {
             let whole = sentences(problems.iter(), "the object is not served");
             let reason = problems.first().map_or("Invalid", |problem| problem.reason.as_str());
@@ -148,29 +185,43 @@ impl Served<'_> {
         let Some(report) = self.report else {
             return (Verdict::no("Pending", "Envoy has not answered yet"), true);
         };
-        let rejected: Vec<String> = resources
-            .iter()
-            .filter_map(|name| report.rejected.get(name))
-            .cloned()
-            .collect();
-        if !rejected.is_empty() {
-            return (Verdict::no("Invalid", joined(&rejected)), false);
+        match report.standing(resources) {
+            Standing::Rejected(texts) => {
+                let texts: Vec<String> = texts.into_iter().map(str::to_owned).collect();
+                (Verdict::no("Invalid", joined(&texts)), false)
+            }
+            Standing::Awaited => (Verdict::no("Pending", "Envoy has not answered yet"), true),
+            Standing::Pending => (Verdict::no("Pending", "Envoy has not answered yet"), false),
+            Standing::Served => (Verdict::yes("Programmed"), false),
         }
-        let is_among = |names: &BTreeSet<Arc<str>>| resources.iter().any(|name| names.contains(name));
-        if report.everything_pending || is_among(&report.pending) {
-            let is_early = !is_among(&report.overdue) && (report.awaited || !report.everything_pending);
-            return (Verdict::no("Pending", "Envoy has not answered yet"), is_early);
-        }
-        (Verdict::yes("Programmed"), false)
     }
 }
 
-fn early(conditions: &mut Conditions<'_>, (verdict, is_early): &(Verdict, bool)) {
-    if *is_early && conditions.has(ConditionType::Programmed) {
-        // The answer stays, about the generation that it was about.
-        return;
+/// How resources are taken by all who see them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Standing<'a> {
+    Served,
+    /// It may be answered at any moment.
+    Awaited,
+    Pending,
+    Rejected(Vec<&'a str>),
+}
+
+impl HttpReport {
+    fn standing(&self, resources: &[Arc<str>]) -> Standing<'_> {
+        let rejected = resources.iter().filter_map(|name| self.rejected.get(name));
+        let rejected: Vec<&str> = rejected.map(String::as_str).collect();
+        if !rejected.is_empty() {
+            return Standing::Rejected(rejected);
+        }
+        let is_among = |names: &BTreeSet<Arc<str>>| resources.iter().any(|name| names.contains(name));
+        let is_overdue = is_among(&self.overdue) || (self.everything_pending && !self.awaited);
+        match self.everything_pending || is_among(&self.pending) {
+            true if is_overdue => Standing::Pending,
+            true => Standing::Awaited,
+            false => Standing::Served,
+        }
     }
-    conditions.set(ConditionType::Programmed, verdict);
 }
 
 fn of_gateway(
@@ -207,7 +258,7 @@ fn of_gateway(
         .flat_map(|one| one.resources.iter().cloned())
         .collect();
     let programmed = if !accepted.holds {
-        (Verdict::no("Invalid", accepted.message.clone()), false)
+        Verdict::no("Invalid", accepted.message.clone())
     } else if gateway.addresses.is_empty() {
         let ours = || problems.iter().filter(of(ConditionType::AddressAssigned));
         let is_asked = ours().any(|problem| !problem.field.is_empty());
@@ -216,15 +267,12 @@ fn of_gateway(
         } else {
             "AddressNotAssigned"
         };
-        (
-            Verdict::no(reason, sentences(ours(), "no address has been given yet")),
-            false,
-        )
+        Verdict::no(reason, sentences(ours(), "no address has been given yet"))
     } else {
-        served.programmed(&all)
+        served.programmed(&all).0
     };
-    early(&mut conditions, &programmed);
-    early(own, &programmed);
+    conditions.set(ConditionType::Programmed, &programmed);
+    own.set(ConditionType::Programmed, &programmed);
     let known = before.get("listeners").and_then(Value::as_array);
     let listeners = gateway.listeners.iter().map(|listener| {
         let mut known = known.into_iter().flatten();
@@ -234,15 +282,15 @@ fn of_gateway(
         conditions.set(ConditionType::Conflicted, &listener.conflicted);
         conditions.set(ConditionType::ResolvedRefs, &listener.resolved);
         let programmed = if !listener.accepted.holds {
-            (Verdict::no("Invalid", listener.accepted.message.clone()), false)
+            Verdict::no("Invalid", listener.accepted.message.clone())
         } else if listener.resources.is_empty() && !gateway.addresses.is_empty() {
-            (Verdict::no("Invalid", listener.resolved.message.clone()), false)
+            Verdict::no("Invalid", listener.resolved.message.clone())
         } else if gateway.addresses.is_empty() {
-            (Verdict::no("Pending", "the Gateway has no address"), false)
+            Verdict::no("Pending", "the Gateway has no address")
         } else {
-            served.programmed(&listener.resources)
+            served.programmed(&listener.resources).0
         };
-        early(&mut conditions, &programmed);
+        conditions.set(ConditionType::Programmed, &programmed);
         json!({
             "name": listener.name,
             "supportedKinds": listener.kinds,
@@ -285,7 +333,7 @@ fn of_route(
             Some(partial) => conditions.set(ConditionType::PartiallyInvalid, partial),
             None => conditions.remove(ConditionType::PartiallyInvalid),
         }
-        early(&mut conditions, &programmed(parent, served));
+        conditions.set(ConditionType::Programmed, &programmed(parent, served));
         json!({"parentRef": reference, "controllerName": CONTROLLER_NAME, "conditions": conditions.list})
     });
     let parents: Vec<Value> = parents.collect();
@@ -304,25 +352,28 @@ fn of_route(
     if let Some(parent) = shown {
         own.set(ConditionType::ResolvedRefs, &parent.resolved);
     }
-    let mut all: BTreeMap<bool, (Verdict, bool)> = BTreeMap::new();
+    let mut all: BTreeMap<bool, Verdict> = BTreeMap::new();
     for parent in &attached {
         let answer = programmed(parent, served);
-        all.entry(answer.0.holds).or_insert(answer);
+        all.entry(answer.holds).or_insert(answer);
     }
-    let nothing = || (Verdict::no("NothingToServe", "nothing of it is served"), false);
-    early(own, &all.into_values().next().unwrap_or_else(nothing));
+    let nothing = || Verdict::no("NothingToServe", "nothing of it is served");
+    own.set(
+        ConditionType::Programmed,
+        &all.into_values().next().unwrap_or_else(nothing),
+    );
     if parents.is_empty() {
         return Map::new();
     }
     Map::from_iter([("parents".to_owned(), parents.into())])
 }
 
-fn programmed(parent: &ParentOutcome, served: &Served<'_>) -> (Verdict, bool) {
+fn programmed(parent: &ParentOutcome, served: &Served<'_>) -> Verdict {
     if !parent.accepted.holds {
-        (Verdict::no("Invalid", parent.accepted.message.clone()), false)
+        Verdict::no("Invalid", parent.accepted.message.clone())
     } else if parent.tables.is_empty() {
-        (Verdict::no("Pending", "the Gateway serves nothing yet"), false)
+        Verdict::no("Pending", "the Gateway serves nothing yet")
     } else {
-        served.programmed(&parent.tables)
+        served.programmed(&parent.tables).0
     }
 }

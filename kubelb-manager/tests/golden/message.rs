@@ -7,9 +7,11 @@ use kubelb_xds::pb::envoy::config::cluster::v3::Cluster;
 use kubelb_xds::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use kubelb_xds::pb::envoy::config::listener::v3::Listener;
 use kubelb_xds::pb::envoy::config::route::v3::RouteConfiguration;
+use kubelb_xds::pb::envoy::extensions::access_loggers::stream::v3::StdoutAccessLog;
 use kubelb_xds::pb::envoy::extensions::filters::http::cors::v3::{Cors, CorsPolicy};
 use kubelb_xds::pb::envoy::extensions::filters::http::router::v3::Router;
 use kubelb_xds::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
+use kubelb_xds::pb::envoy::extensions::filters::network::connection_limit::v3::ConnectionLimit;
 use kubelb_xds::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use kubelb_xds::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use kubelb_xds::pb::envoy::extensions::filters::udp::udp_proxy::v3::{Route, UdpProxyConfig};
@@ -46,6 +48,8 @@ fn unpack(any: &Any) -> Value {
         debug::<Cors>,
         debug::<CorsPolicy>,
         debug::<TlsInspector>,
+        debug::<ConnectionLimit>,
+        debug::<StdoutAccessLog>,
         debug::<DownstreamTlsContext>,
         debug::<HttpProtocolOptions>,
         virtual_address,

@@ -1,132 +1,27 @@
 //! Layer 7 from Routes to answers of the real Envoy: the examples of the documents, and where precedence and refusals are easily wrong.
 
 mod backend;
+mod first;
+mod hostile;
+mod live;
+mod nack;
+mod quic;
+mod random;
+mod site;
+#[cfg(feature = "soak")]
+mod soak;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 
-use kubelb_manager::object::{self, Object};
-use kubelb_manager::store::Store;
 use kubelb_manager::xds::server::Count;
-use kubelb_manager::{allocate, ir, xds};
 use kubelb_tests::traffic::{self, Trust};
 use kubelb_tests::wait;
-use kubelb_xds::{Resource, ResourceType};
 use serde_json::{Value, json};
 
 use crate::hub::Hub;
 use crate::world::{SOON, World};
 use backend::{Answer, ask, call};
-
-const VIP: &str = "198.51.100.1";
-const NODE: &str = "192.0.2.1";
-
-/// The objects of tenant `a`, which has one node and one Gateway.
-struct Site {
-    store: Store,
-}
-
-impl Site {
-    fn new(world: &World, listeners: Value) -> Self {
-        for address in [VIP, NODE] {
-            world
-                .namespace
-                .ip(&["address", "add", &format!("{address}/32"), "dev", "lo"])
-                .unwrap();
-        }
-        let mut site = Self {
-            store: Store::default(),
-        };
-        site.put("Tenant", "", "a", json!({}));
-        let pools = json!([{"name": "all", "ranges": [format!("{VIP}-{VIP}")]}]);
-        site.put("Config", "kubelb", "default", json!({"addressPools": pools}));
-        site.put("Addresses", "tenant-a", "default", json!({"addresses": [{"ip": NODE}]}));
-        site.route(
-            "Gateway",
-            "default",
-            "my-gateway",
-            json!({"gatewayClassName": "kubelb", "listeners": listeners}),
-            &[],
-        );
-        site
-    }
-
-    fn put(&mut self, kind: &str, namespace: &str, name: &str, spec: Value) {
-        self.apply(json!({
-            "apiVersion": "kubelb.k8c.io/v1alpha1", "kind": kind,
-            "metadata": {"name": name, "namespace": namespace, "uid": name, "generation": 1}, "spec": spec,
-        }));
-    }
-
-    fn apply(&mut self, value: Value) {
-        self.store.apply(Ok(object::decode(value).unwrap()));
-    }
-
-    /// A Route for an object of the tenant, with Services by name and node port, all with port 8080.
-    fn route(&mut self, kind: &str, namespace: &str, name: &str, spec: Value, services: &[(&str, u16)]) {
-        self.annotated(kind, namespace, name, json!({}), spec, services);
-    }
-
-    fn annotated(
-        &mut self,
-        kind: &str,
-        namespace: &str,
-        name: &str,
-        annotations: Value,
-        spec: Value,
-        services: &[(&str, u16)],
-    ) {
-        let services: Vec<Value> = services
-            .iter()
-            .map(|(service, port)| {
-                let (namespace, service) = service.split_once('/').unwrap_or((namespace, service));
-                json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": namespace, "name": service},
-                    "spec": {"ports": [{"port": 8080, "nodePort": port}]}})
-            })
-            .collect();
-        let resource = json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": kind, "spec": spec,
-            "metadata": {"namespace": namespace, "name": name, "generation": 1, "annotations": annotations}});
-        let endpoints = json!([{"addressesReference": {"name": "default"}}]);
-        let source = json!({"kubernetes": {"resource": resource, "services": services}});
-        let uid = format!("{}-{namespace}-{name}", kind.to_ascii_lowercase());
-        self.put(
-            "Route",
-            "tenant-a",
-            &uid,
-            json!({"endpoints": endpoints, "source": source}),
-        );
-    }
-
-    fn resources(&self) -> Vec<Resource> {
-        let mut store = self.store.clone();
-        for claim in allocate::plan(&store, "kubelb", allocate::Given::Held).write {
-            store.apply(Ok(Object::AddressClaim(claim.into())));
-        }
-        let (ir, problems) = ir::build(&store, "kubelb");
-        assert!(problems.is_empty(), "{problems:?}");
-        let snapshot = xds::translate(&ir);
-        let tables = ResourceType::ALL.into_iter().map(|kind| snapshot.table(kind));
-        tables
-            .flat_map(|table| table.values().map(|resource| Resource::clone(resource)))
-            .collect()
-    }
-}
-
-fn http() -> Value {
-    json!([{"name": "http", "port": 80, "protocol": "HTTP", "allowedRoutes": {"namespaces": {"from": "All"}}}])
-}
-
-fn vip(port: u16) -> SocketAddr {
-    format!("{VIP}:{port}").parse().unwrap()
-}
-
-fn to(name: &str) -> Value {
-    json!([{"name": name, "port": 8080}])
-}
-
-fn path(kind: &str, value: &str) -> Value {
-    json!({"path": {"type": kind, "value": value}})
-}
+use site::{Site, certificate, http, https, of_a, path, secret, to, vip};
 
 /// Asks the VIP.
 struct Client<'a>(&'a World);
@@ -242,14 +137,7 @@ fn requests_are_changed_as_the_documents_say() {
     site.route("HTTPRoute", "default", "web", spec, &[("one", 30_001)]);
     let spec = json!({"parentRefs": [{"name": "my-gateway"}], "hostnames": ["retry.example"], "rules": [{"backendRefs": to("one")}]});
     let annotations = json!({"gateway.envoyproxy.io/retry-on": "5xx,reset,connect-failure", "gateway.envoyproxy.io/num-retries": "3"});
-    site.annotated(
-        "HTTPRoute",
-        "default",
-        "retry-route",
-        annotations,
-        spec,
-        &[("one", 30_001)],
-    );
+    site.apply(of_a("HTTPRoute", "default", "retry-route").annotated(annotations, spec, &[("one", 30_001)]));
     let hub = Hub::start(&world.namespace, world.state(), site.resources());
     let _envoy = world.envoy(&hub, "a");
     let client = Client(&world);
@@ -411,10 +299,6 @@ fn calls_are_routed_by_service_and_method() {
 #[test]
 fn listeners_are_told_apart_by_name_and_certificates_come_and_go() {
     let world = World::new("l7-tls");
-    let https = |name: &str, hostname: &str, secret: &str| {
-        json!({"name": name, "port": 443, "protocol": "HTTPS", "hostname": hostname,
-        "tls": {"certificateRefs": [{"name": secret}]}})
-    };
     let listeners = json!([https("one", "one.example", "cert-one"), https("two", "two.example", "cert-two"),
         {"name": "wild", "port": 80, "protocol": "HTTP", "hostname": "*.example"},
         {"name": "lonely", "port": 80, "protocol": "HTTP", "hostname": "lonely.example"}]);
@@ -425,15 +309,9 @@ fn listeners_are_told_apart_by_name_and_certificates_come_and_go() {
         .into();
     let spec = json!({"parentRefs": parents, "rules": [{"backendRefs": to("web")}]});
     site.route("HTTPRoute", "default", "web", spec, &[("web", 30_001)]);
-    let made = |name: &str| rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
-    let secret = |name: &str, made: &rcgen::CertifiedKey<rcgen::KeyPair>| {
-        json!({"apiVersion": "kubelb.k8c.io/v1alpha1", "kind": "SyncSecret", "type": "kubernetes.io/tls",
-            "metadata": {"name": format!("uid-{name}"), "namespace": "tenant-a",
-                "labels": {"kubelb.k8c.io/origin-ns": "default", "kubelb.k8c.io/origin-name": name}},
-            "stringData": {"tls.crt": made.cert.pem(), "tls.key": made.signing_key.serialize_pem()}})
-    };
+    let made = certificate;
     let one = made("one.example");
-    site.apply(secret("cert-one", &one));
+    site.apply(secret("a", "cert-one", &one));
     let hub = Hub::start(&world.namespace, world.state(), site.resources());
     let _envoy = world.envoy(&hub, "a");
     let get = |name: &str, made: &rcgen::CertifiedKey<rcgen::KeyPair>| {
@@ -451,12 +329,12 @@ fn listeners_are_told_apart_by_name_and_certificates_come_and_go() {
     until("one.example", &one);
     let two = made("two.example");
     get("two.example", &two).unwrap_err();
-    site.apply(secret("cert-two", &two));
+    site.apply(secret("a", "cert-two", &two));
     hub.push(site.resources());
     until("two.example", &two);
     until("one.example", &one);
     let renewed = made("one.example");
-    site.apply(secret("cert-one", &renewed));
+    site.apply(secret("a", "cert-one", &renewed));
     hub.push(site.resources());
     until("one.example", &renewed);
     let client = Client(&world);

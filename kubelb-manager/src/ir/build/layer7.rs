@@ -5,10 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use kubelb_api::names::TenantName;
-use kubelb_api::v1alpha1::HeaderLimits as Limits;
 
 use super::super::Tenant;
-use super::super::http::{HeaderLimits, Http};
+use super::super::http::Http;
 use super::{Builder, TenantPolicy, Update};
 use crate::object::{ObjectKey, ObjectName};
 use crate::problem::Reason;
@@ -25,12 +24,11 @@ pub(super) fn update(
     let config = builder.config.clone();
     let mut allowed = |namespace: &str| allowed(store, &config, namespace);
     let namespaces = builder.http.update(store, changed, &config, &mut allowed);
-    let limits = limits(store, &config);
     for namespace in namespaces {
         let Some(tenant) = TenantName::from_namespace(&namespace) else {
             continue;
         };
-        let http = builder.http.assemble(&tenant, &namespace, limits);
+        let http = builder.http.assemble(&tenant, &namespace);
         put(builder, &tenant, &namespace, http, update, addresses);
     }
 }
@@ -109,24 +107,4 @@ fn allowed(store: &Store, config: &ObjectKey, namespace: &str) -> TenantPolicy {
         return Err((Reason::Disabled, message.to_owned()));
     }
     Ok((tenant, policy))
-}
-
-/// What is out of range is left to Envoy's defaults, as the schema refuses it.
-fn limits(store: &Store, config: &ObjectKey) -> HeaderLimits {
-    let found = store
-        .configs()
-        .get(&config.name)
-        .and_then(|config| config.spec.envoy_proxy.as_ref()?.header_limits.as_ref());
-    let kib = |limit: &dyn Fn(&Limits) -> Option<i32>| {
-        let limit = found.and_then(limit).and_then(|limit| u32::try_from(limit).ok());
-        limit.filter(|limit| (1..=8_192).contains(limit))
-    };
-    HeaderLimits {
-        request_kib: kib(&|limits| limits.max_request_headers_kb),
-        request_count: found
-            .and_then(|limits| limits.max_request_headers_count)
-            .and_then(|limit| u32::try_from(limit).ok())
-            .filter(|limit| *limit > 0),
-        response_kib: kib(&|limits| limits.max_response_headers_kb),
-    }
 }

@@ -15,10 +15,17 @@ use super::gateway::{GatewayDraft, ListenerDraft, Speaks};
 use super::matches::Order;
 use super::route::RouteDraft;
 use super::{
-    Certificate, Chains, GatewayOutcome, HeaderLimits, Http, HttpListener, HttpRoute, ListenerOutcome, Outcome,
+    Certificate, Chains, GatewayOutcome, Http, HttpListener, HttpRoute, ListenerOutcome, ListenerSettings, Outcome,
     ParentOutcome, RouteOutcome, RouteTable, TlsChain, Verdict, VirtualHost, hostname,
 };
 use crate::object::ObjectName;
+
+/// Why more are not.
+const TOO_MANY: &str = "TooManyRoutes";
+/// Most Routes of a tenant that are served: the oldest ones.
+const MAX_ROUTES: usize = 8_192;
+/// Most Envoy routes of a tenant, at all listeners and hostnames together.
+const MAX_ENTRIES: usize = 32_768;
 
 /// A Route by itself.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,7 +49,7 @@ pub(super) struct Context<'a> {
     pub(super) addresses: &'a dyn Fn(&ObjectName) -> BTreeSet<IpAddr>,
     /// A certificate, by namespace and name of the Secret, with the SyncSecret's name.
     pub(super) certificate: &'a dyn Fn(&str, &str) -> Result<Named, String>,
-    pub(super) limits: HeaderLimits,
+    pub(super) settings: ListenerSettings,
 }
 
 /// Routes at a listener, by hostname.
@@ -56,6 +63,13 @@ struct Attached<'a> {
 /// Puts a tenant's Routes together; those that are older come first.
 pub(super) fn assemble(drafts: &[(&ObjectName, &Draft)], context: &Context<'_>) -> Http {
     let mut http = Http::default();
+    let (drafts, surplus) = drafts.split_at(drafts.len().min(MAX_ROUTES));
+    for (name, _) in surplus {
+        let message = format!("the tenant has more than {MAX_ROUTES} Routes; the oldest ones are served");
+        let outcome = Outcome::Refused(Verdict::no(TOO_MANY, message));
+        http.outcomes.insert(Arc::clone(&name.name), Arc::new(outcome));
+    }
+    let mut entries = 0_usize;
     let mut gateways: BTreeMap<(&str, &str), &GatewayDraft> = BTreeMap::new();
     for (_, draft) in drafts {
         if let Draft::Gateway(gateway) = draft {
@@ -73,7 +87,16 @@ pub(super) fn assemble(drafts: &[(&ObjectName, &Draft)], context: &Context<'_>) 
             let Some(gateway) = find(&gateways, route, parent) else {
                 continue;
             };
-            let (accepted, places) = attach(route, parent, gateway);
+            let (mut accepted, mut places) = attach(route, parent, gateway);
+            let cost = cost(route, gateway, &places);
+            if entries.saturating_add(cost) > MAX_ENTRIES {
+                let message =
+                    format!("the tenant's routes come to more than {MAX_ENTRIES} matches; the oldest ones are served");
+                accepted = Verdict::no(TOO_MANY, message);
+                places.clear();
+            } else {
+                entries = entries.saturating_add(cost);
+            }
             let keys: Vec<(&str, &str, usize)> = places
                 .into_iter()
                 .map(|place| (&*gateway.namespace, &*gateway.name, place))
@@ -142,6 +165,13 @@ pub(super) fn assemble(drafts: &[(&ObjectName, &Draft)], context: &Context<'_>) 
             .insert(Arc::clone(&name.name), Arc::new(Outcome::Route(outcome)));
     }
     http
+}
+
+/// How many Envoy routes it comes to.
+fn cost(route: &RouteDraft, gateway: &GatewayDraft, places: &[usize]) -> usize {
+    let listeners = places.iter().filter_map(|place| gateway.listeners.get(*place));
+    let hosts: usize = listeners.map(|listener| hosts(route, listener).len()).sum();
+    hosts.saturating_mul(route.routes.len())
 }
 
 fn find<'a>(
@@ -283,11 +313,14 @@ fn serve<'a>(
     }
     for address in &addresses {
         for (port, served) in &chains {
-            let at = At {
+            let mut at = At {
                 gateway,
                 name: format!("http/{}/{address}/{port}", context.tenant).into(),
+                http3: false,
             };
             let is_tls = served.iter().any(|(place, _)| at.speaks(*place) == Some(Speaks::Https));
+            at.http3 = is_tls && context.settings.http3;
+            let quic: Option<Arc<str>> = at.http3.then(|| format!("{}/quic", at.name).into());
             let chains = if is_tls {
                 at.tls(served, attached, http)
             } else {
@@ -297,7 +330,7 @@ fn serve<'a>(
                 let table = at.table(*place, is_tls);
                 if let Some(outcome) = outcomes.get_mut(*place) {
                     outcome.resources.extend([Arc::clone(&at.name), Arc::clone(&table)]);
-                    outcome.resources.extend(certificates.iter().cloned());
+                    outcome.resources.extend(certificates.iter().chain(&quic).cloned());
                 }
                 attached
                     .entry((&gateway.namespace, &gateway.name, *place))
@@ -308,9 +341,17 @@ fn serve<'a>(
             let listener = HttpListener {
                 address: *address,
                 port: *port,
+                is_quic: false,
                 chains,
-                limits: context.limits,
+                settings: context.settings,
             };
+            if let Some(name) = quic {
+                let quic = HttpListener {
+                    is_quic: true,
+                    ..listener.clone()
+                };
+                http.listeners.insert(name, Arc::new(quic));
+            }
             http.listeners.insert(Arc::clone(&at.name), Arc::new(listener));
         }
     }
@@ -352,6 +393,8 @@ fn certificates(listener: &ListenerDraft, context: &Context<'_>, http: &mut Http
 struct At<'a> {
     gateway: &'a GatewayDraft,
     name: Arc<str>,
+    /// Whether its TLS listeners are QUIC's as well.
+    http3: bool,
 }
 
 type Listeners = [Certified];
@@ -414,7 +457,7 @@ impl<'a> At<'a> {
         attached: &BTreeMap<(&'a str, &'a str, usize), Attached<'_>>,
         http: &mut Http,
     ) -> Chains {
-        let mut table = RouteTable::new(self.port(served), false);
+        let mut table = RouteTable::new(self.port(served), false, false);
         for (place, _) in served {
             let own = self.hosts(*place, attached).into_iter();
             table
@@ -437,7 +480,7 @@ impl<'a> At<'a> {
             let Some(listener) = self.listener(*place) else {
                 continue;
             };
-            let mut table = RouteTable::new(self.port(served), true);
+            let mut table = RouteTable::new(self.port(served), true, self.http3);
             let own = self.hosts(*place, attached).into_iter();
             table
                 .hosts
@@ -468,10 +511,11 @@ impl<'a> At<'a> {
 }
 
 impl RouteTable {
-    fn new(port: NonZeroU16, is_tls: bool) -> Self {
+    fn new(port: NonZeroU16, is_tls: bool, http3: bool) -> Self {
         Self {
             port,
             is_tls,
+            http3,
             hosts: BTreeMap::new(),
         }
     }

@@ -15,10 +15,10 @@ use kubelb_api::v1alpha1::{Route, SyncSecret};
 
 use super::assembly::{Context, Draft, assemble};
 use super::cluster::Services;
-use super::{Certificate, HeaderLimits, Http, Verdict, gateway, route, secret};
-use crate::ir::Host;
+use super::{Certificate, Http, Settings, Verdict, gateway, route, secret};
 use crate::ir::backends::{self, Backends};
 use crate::ir::policy::Policy;
+use crate::ir::{Host, Protocol};
 use crate::object::{Kind, ObjectKey, ObjectName};
 use crate::store::Store;
 
@@ -39,6 +39,7 @@ pub(in crate::ir) struct Book {
     claims: BTreeMap<IpAddr, BTreeSet<ObjectName>>,
     /// Certificates by namespace and name in the tenant, then by SyncSecret.
     secrets: BTreeMap<Arc<str>, Secrets>,
+    settings: Settings,
 }
 
 /// A tenant's certificates.
@@ -71,7 +72,9 @@ impl Book {
                 }
                 Kind::Config if key == config => {
                     self.lists.clear();
-                    // Limits are not of a Route by itself.
+                    let settings = store.configs().get(&config.name);
+                    self.settings = Settings::read(settings.and_then(|config| config.spec.envoy_proxy.as_ref()));
+                    // Those of listeners are not of a Route by itself.
                     touched.extend(self.drafts.keys().map(|name| Arc::clone(&name.namespace)));
                     stale.extend(store.routes().keys().cloned());
                 }
@@ -115,12 +118,7 @@ impl Book {
     }
 
     /// All of a tenant; `None` when it has no Routes.
-    pub(in crate::ir) fn assemble(
-        &self,
-        tenant: &TenantName,
-        namespace: &Arc<str>,
-        limits: HeaderLimits,
-    ) -> Option<Http> {
+    pub(in crate::ir) fn assemble(&self, tenant: &TenantName, namespace: &Arc<str>) -> Option<Http> {
         let first = ObjectName::new(namespace, "");
         let own = self
             .drafts
@@ -144,7 +142,7 @@ impl Book {
                     .ok_or_else(|| "there is no such Secret".to_owned())?;
                 read.clone().map(|certificate| (Arc::clone(&object.name), certificate))
             },
-            limits,
+            settings: self.settings.listener,
         };
         (!drafts.is_empty()).then(|| assemble(&drafts, &context))
     }
@@ -217,7 +215,10 @@ impl Book {
             |error: kubelb_api::raw_object::ReadError| refused("Invalid", format!("{error}: {}", error.source));
         let hosts = self.hosts(store, name, object, policy);
         let hosts = |place: usize| hosts.get(place).cloned().unwrap_or_default();
-        let services = || Services::new(tenant, resource.namespace(), source, &object.spec.endpoints, &hosts);
+        let services = || {
+            Services::new(tenant, resource.namespace(), source, &object.spec.endpoints, &hosts)
+                .with(self.settings.cluster)
+        };
         let labels = &source.namespace_labels;
         match kind {
             "Gateway" => match resource.read() {
@@ -280,10 +281,14 @@ impl Book {
 
 impl Http {
     /// Its addresses, with the ports that Envoy accepts on.
-    pub(in crate::ir) fn ports(&self) -> BTreeMap<IpAddr, BTreeSet<NonZeroU16>> {
-        let mut ports: BTreeMap<IpAddr, BTreeSet<NonZeroU16>> = BTreeMap::new();
+    pub(in crate::ir) fn ports(&self) -> BTreeMap<IpAddr, BTreeSet<(Protocol, NonZeroU16)>> {
+        let mut ports: BTreeMap<IpAddr, BTreeSet<(Protocol, NonZeroU16)>> = BTreeMap::new();
         for listener in self.listeners.values() {
-            ports.entry(listener.address).or_default().insert(listener.port);
+            let protocol = if listener.is_quic { Protocol::Udp } else { Protocol::Tcp };
+            ports
+                .entry(listener.address)
+                .or_default()
+                .insert((protocol, listener.port));
         }
         ports
     }

@@ -12,7 +12,7 @@ use kubelb_api::labels::Label;
 use kubelb_api::names::TenantName;
 use kubelb_api::v1alpha1::{KubernetesSource, LoadBalancerEndpoints};
 
-use super::{HttpCluster, Upstream};
+use super::{ClusterSettings, HttpCluster, Upstream};
 use crate::ir::Host;
 
 /// Not found, or not permitted.
@@ -35,6 +35,7 @@ pub(super) struct Services<'a> {
     hosts: &'a dyn Fn(usize) -> Arc<[Host]>,
     services: BTreeMap<(String, String), Service>,
     pub(super) clusters: BTreeMap<Arc<str>, Found>,
+    settings: ClusterSettings,
 }
 
 impl<'a> Services<'a> {
@@ -73,7 +74,13 @@ impl<'a> Services<'a> {
             hosts,
             services,
             clusters: BTreeMap::new(),
+            settings: ClusterSettings::default(),
         }
+    }
+
+    /// What holds for all clusters.
+    pub(super) fn with(self, settings: ClusterSettings) -> Self {
+        Self { settings, ..self }
     }
 
     /// The cluster of a reference.
@@ -144,6 +151,7 @@ impl<'a> Services<'a> {
                 port: dialled,
                 hosts: (self.hosts)(place),
                 protocol,
+                settings: self.settings,
             }),
         };
         self.clusters.insert(Arc::clone(&cluster_name), found);

@@ -163,6 +163,15 @@ fn listener_draft(namespace: &str, wanted: &api::Listener, source: &KubernetesSo
     let speaks = match wanted.protocol.as_str() {
         "HTTP" => Speaks::Http,
         "HTTPS" => Speaks::Https,
+        "TLS" => {
+            let passes = wanted.tls.as_ref().and_then(|tls| tls.mode.as_deref()) == Some("Passthrough");
+            let mode = if passes { "Passthrough" } else { "Terminate" };
+            let message = format!(
+                "protocol TLS with tls.mode {mode} needs a TLSRoute, and these are not served; HTTPS ends TLS for HTTPRoutes and GRPCRoutes"
+            );
+            draft.accepted = Verdict::no("UnsupportedProtocol", message);
+            return draft;
+        }
         other => {
             draft.accepted = Verdict::no("UnsupportedProtocol", format!("protocol {other:?} is not served"));
             return draft;
@@ -326,6 +335,7 @@ mod tests {
     fn what_is_not_understood_is_not_served() {
         let found = reasons(json!([
             {"name": "a", "port": 80, "protocol": "GOPHER"},
+            {"name": "t", "port": 443, "protocol": "TLS", "tls": {"mode": "Passthrough"}},
             {"name": "b", "port": 0, "protocol": "HTTP"},
             {"name": "c", "port": 80, "protocol": "HTTP", "hostname": "a.*.b"},
             {"name": "d", "port": 81, "protocol": "HTTP", "allowedRoutes": {"namespaces": {"from": "Later"}}},
@@ -337,6 +347,7 @@ mod tests {
         assert_eq!(
             accepted,
             [
+                "UnsupportedProtocol",
                 "UnsupportedProtocol",
                 "PortUnavailable",
                 unsupported,

@@ -93,6 +93,9 @@ fn size(ast: &Ast, repeats: u64) -> Result<u64, String> {
                     (u64::from(*most).max(1), u64::from(*most))
                 }
             };
+            if matches!(*repetition.ast, Ast::Repetition(_)) {
+                return refuse("a repetition of a repetition");
+            }
             let nested = repeats.saturating_mul(times.max(1));
             if nested > MAX_REPEATS {
                 return Err(format!("repeats more than {MAX_REPEATS} times"));
@@ -144,7 +147,9 @@ fn literal_size(literal: &Literal) -> Result<u64, String> {
             | LiteralKind::HexFixed(HexLiteralKind::X)
             | LiteralKind::HexBrace(HexLiteralKind::X)
     );
-    if !is_known && !is_superfluous {
+    let is_number = matches!(literal.kind, LiteralKind::HexFixed(_) | LiteralKind::HexBrace(_));
+    // Envoy's RE2 reads bytes: a number is one of them, and no character.
+    if (!is_known && !is_superfluous) || (is_number && !literal.c.is_ascii()) {
         return refuse("this escape");
     }
     Ok(if literal.c.is_ascii() { 2 } else { 8 })
@@ -216,6 +221,8 @@ mod tests {
         for text in [
             "(",
             "[",
+            "a**",
+            "a{2}{3}",
             "a**b(",
             "(?=a)",
             r"(a)\1",
@@ -226,6 +233,8 @@ mod tests {
             "[a[b]]",
             r"\p{Greek}",
             r"\u1234",
+            r"\x{263a}",
+            r"[\x{e9}]",
             r"\<a",
             "a{1001}",
             "(a{100}){100}",

@@ -17,6 +17,8 @@ use super::{Action, Filters, HttpRoute, Match, Retry, Rule, Share, Text, Verdict
 
 /// Most rules of one route that are served.
 const MAX_RULES: usize = 256;
+/// Most backends of a rule, so that their shares come to a number.
+const MAX_BACKENDS: usize = 256;
 /// Most Envoy routes of one route.
 const MAX_ROUTES: usize = 4_096;
 /// Highest weight, as the schema has it.
@@ -325,6 +327,12 @@ impl Reader<'_> {
         };
         if let Some(redirect) = read.redirect {
             return (vec![(None, rule(read.filters, Action::Redirect(redirect)))], false);
+        }
+        if common.backends.len() > MAX_BACKENDS {
+            return refuse(
+                self,
+                (UNSUPPORTED, format!("backendRefs: a rule has {MAX_BACKENDS} at most")),
+            );
         }
         let mut shares: Vec<(Share, Option<super::Redirect>)> = Vec::new();
         for (place, reference) in common.backends.iter().enumerate() {

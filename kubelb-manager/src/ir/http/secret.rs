@@ -25,6 +25,10 @@ pub(super) fn read(object: &SyncSecret) -> Result<Certificate, String> {
     };
     let (_, parsed) =
         X509Certificate::from_der(own).map_err(|_unread| "tls.crt: the first certificate cannot be read".to_owned())?;
+    for (index, certificate) in certificates.iter().enumerate() {
+        X509Certificate::from_der(certificate)
+            .map_err(|_unread| format!("tls.crt: certificate {} cannot be read", index + 1))?;
+    }
     if parsed.public_key().algorithm.algorithm.to_id_string() == ED25519 {
         return Err("tls.crt: Ed25519 is not supported; use RSA or ECDSA".to_owned());
     }

@@ -10,7 +10,7 @@ use kubelb_xds::pb::envoy::r#type::v3 as envoy_type;
 use kubelb_xds::{Audience, Owner, Resource, ResourceType};
 
 use super::{ads, needs};
-use crate::ir::http::{HttpCluster, Upstream};
+use crate::ir::http::{ClusterSettings, HttpCluster, Outliers, Upstream};
 use crate::ir::{Host, Location, Protocol};
 use crate::xds::wire::{self, any, duration, number};
 
@@ -19,8 +19,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const CHECK: Duration = Duration::from_secs(5);
 /// Of the healthy endpoints; below it all get traffic. For up to 100 endpoints that means: when none is healthy.
 const PANIC_THRESHOLD: f64 = 1.0;
-/// Connections, and requests at a time: what bounds them is the memory of the proxy, not one backend.
-const MANY: u32 = 1 << 20;
 const OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
 pub(super) fn resources(name: &str, cluster: &HttpCluster, owner: &Owner) -> Vec<Resource> {
@@ -42,8 +40,9 @@ pub(super) fn resources(name: &str, cluster: &HttpCluster, owner: &Owner) -> Vec
             healthy_panic_threshold: Some(envoy_type::Percent { value: PANIC_THRESHOLD }),
             ..pb::cluster::CommonLbConfig::default()
         }),
-        circuit_breakers: Some(breakers()),
-        typed_extension_protocol_options: [(OPTIONS.to_owned(), any(&options(cluster.protocol)))].into(),
+        circuit_breakers: Some(breakers(&cluster.settings)),
+        outlier_detection: cluster.settings.outliers.as_ref().map(outliers),
+        typed_extension_protocol_options: [(OPTIONS.to_owned(), any(&options(cluster)))].into(),
         ignore_health_on_host_removal: true,
         ..pb::Cluster::default()
     };
@@ -77,27 +76,50 @@ fn check() -> core::HealthCheck {
     }
 }
 
-fn breakers() -> pb::CircuitBreakers {
+fn breakers(settings: &ClusterSettings) -> pb::CircuitBreakers {
     pb::CircuitBreakers {
         thresholds: vec![pb::circuit_breakers::Thresholds {
-            max_connections: Some(number(MANY)),
-            max_pending_requests: Some(number(MANY)),
-            max_requests: Some(number(MANY)),
-            max_retries: Some(number(1_024)),
+            max_connections: Some(number(settings.connections)),
+            max_pending_requests: Some(number(settings.pending)),
+            max_requests: Some(number(settings.requests)),
+            max_retries: Some(number(settings.retries)),
             ..pb::circuit_breakers::Thresholds::default()
         }],
         ..pb::CircuitBreakers::default()
     }
 }
 
-fn options(protocol: Upstream) -> upstream::HttpProtocolOptions {
+/// Only what happens to connections counts: what is answered is the tenant's own business, and may be the same from all.
+fn outliers(wanted: &Outliers) -> pb::OutlierDetection {
+    pb::OutlierDetection {
+        split_external_local_origin_errors: true,
+        consecutive_local_origin_failure: Some(number(wanted.failures)),
+        enforcing_consecutive_local_origin_failure: Some(number(100)),
+        enforcing_consecutive_5xx: Some(number(0)),
+        enforcing_consecutive_gateway_failure: Some(number(0)),
+        enforcing_success_rate: Some(number(0)),
+        enforcing_local_origin_success_rate: Some(number(0)),
+        base_ejection_time: Some(duration(wanted.time)),
+        max_ejection_percent: Some(number(wanted.percent)),
+        ..pb::OutlierDetection::default()
+    }
+}
+
+fn options(cluster: &HttpCluster) -> upstream::HttpProtocolOptions {
     use upstream::http_protocol_options::explicit_http_config::ProtocolConfig;
     use upstream::http_protocol_options::{ExplicitHttpConfig, UpstreamProtocolOptions};
-    let protocol = match protocol {
+    let settings = &cluster.settings;
+    let common = core::HttpProtocolOptions {
+        max_response_headers_kb: settings.header_kib.map(number),
+        max_requests_per_connection: settings.requests_per_connection.map(number),
+        ..core::HttpProtocolOptions::default()
+    };
+    let protocol = match cluster.protocol {
         Upstream::Http1 => ProtocolConfig::HttpProtocolOptions(core::Http1ProtocolOptions::default()),
         Upstream::Http2 => ProtocolConfig::Http2ProtocolOptions(core::Http2ProtocolOptions::default()),
     };
     upstream::HttpProtocolOptions {
+        common_http_protocol_options: (common != core::HttpProtocolOptions::default()).then_some(common),
         upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
             protocol_config: Some(protocol),
         })),

@@ -1,16 +1,19 @@
-//! Listeners of layer 7: one for each address and port, with a chain for each name over TLS.
+//! Listeners of layer 7: one for each address and port, with a chain for each name over TLS; the same again for QUIC.
+
+mod log;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use kubelb_xds::pb::envoy::config::core::v3 as core;
 use kubelb_xds::pb::envoy::config::listener::v3 as pb;
 use kubelb_xds::pb::envoy::extensions::filters::http::cors::v3::Cors;
 use kubelb_xds::pb::envoy::extensions::filters::http::router::v3::Router;
 use kubelb_xds::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
+use kubelb_xds::pb::envoy::extensions::filters::network::connection_limit::v3::ConnectionLimit;
 use kubelb_xds::pb::envoy::extensions::filters::network::http_connection_manager::v3 as http;
+use kubelb_xds::pb::envoy::extensions::transport_sockets::quic::v3::QuicDownstreamTransport;
 use kubelb_xds::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
-use kubelb_xds::pb::google::protobuf::BoolValue;
+use kubelb_xds::pb::google::protobuf::{BoolValue, UInt64Value};
 use kubelb_xds::{Audience, Owner, Reference, Resource, ResourceType};
 use prost::{Message, Name};
 
@@ -19,67 +22,81 @@ use crate::ir::Protocol;
 use crate::ir::http::{Chains, HttpListener, TlsChain};
 use crate::xds::wire::{self, any, duration, number};
 
-/// Connections and streams on which nothing happens for so long are closed.
-const IDLE: Duration = Duration::from_secs(3_600);
-/// What a client may send before somebody reads it.
-const BUFFER: u32 = 1 << 20;
-const STREAMS: u32 = 128;
 const STREAM_WINDOW: u32 = 1 << 16;
 const CONNECTION_WINDOW: u32 = 1 << 20;
 
 pub(super) fn resource(name: &str, listener: &HttpListener, owner: &Owner) -> Resource {
     let mut needed: Vec<Reference> = Vec::new();
+    let is_quic = listener.is_quic;
+    let protocol = if is_quic { Protocol::Udp } else { Protocol::Tcp };
+    let buffer = listener.settings.buffer_kib.saturating_mul(1_024);
     let mut message = pb::Listener {
         name: name.to_owned(),
         address: Some(wire::address(
             listener.address.to_string(),
             listener.port.get(),
-            Protocol::Tcp,
+            protocol,
         )),
         // The VIP may be on the node only later, or for a while not at all.
         freebind: Some(BoolValue { value: true }),
-        per_connection_buffer_limit_bytes: Some(number(BUFFER)),
+        per_connection_buffer_limit_bytes: (!is_quic).then(|| number(buffer)),
+        udp_listener_config: is_quic.then(|| pb::UdpListenerConfig {
+            quic_options: Some(pb::QuicProtocolOptions::default()),
+            downstream_socket_config: Some(core::UdpSocketConfig {
+                prefer_gro: Some(BoolValue { value: true }),
+                ..core::UdpSocketConfig::default()
+            }),
+            ..pb::UdpListenerConfig::default()
+        }),
         ..pb::Listener::default()
     };
     match &listener.chains {
         Chains::Plain(table) => {
             needed.push(needs(ResourceType::Route, table));
             message.filter_chains.push(pb::FilterChain {
-                filters: vec![manager(listener, table)],
+                filters: filters(name, listener, table),
                 ..pb::FilterChain::default()
             });
         }
         Chains::Tls(chains) => {
-            message.listener_filters.push(pb::ListenerFilter {
-                name: "envoy.filters.listener.tls_inspector".to_owned(),
-                config_type: Some(pb::listener_filter::ConfigType::TypedConfig(any(
-                    &TlsInspector::default(),
-                ))),
-                ..pb::ListenerFilter::default()
-            });
+            // QUIC knows the name by itself.
+            if !is_quic {
+                message.listener_filters.push(pb::ListenerFilter {
+                    name: "envoy.filters.listener.tls_inspector".to_owned(),
+                    config_type: Some(pb::listener_filter::ConfigType::TypedConfig(any(
+                        &TlsInspector::default(),
+                    ))),
+                    ..pb::ListenerFilter::default()
+                });
+            }
             for chain in chains {
                 needed.push(needs(ResourceType::Route, &chain.table));
                 needed.extend(chain.certificates.iter().map(|name| needs(ResourceType::Secret, name)));
-                message.filter_chains.push(tls_chain(listener, chain));
+                message.filter_chains.push(tls_chain(name, listener, chain));
             }
         }
     }
     Resource::new(&message, owner.clone(), Audience::Fleets).needing(needed)
 }
 
-fn tls_chain(listener: &HttpListener, chain: &TlsChain) -> pb::FilterChain {
+fn tls_chain(name: &str, listener: &HttpListener, chain: &TlsChain) -> pb::FilterChain {
     let certificate = |name: &Arc<str>| tls::SdsSecretConfig {
         name: name.to_string(),
         sds_config: Some(ads()),
     };
     let context = tls::DownstreamTlsContext {
         common_tls_context: Some(tls::CommonTlsContext {
-            tls_params: Some(tls::TlsParameters {
+            // QUIC has TLS 1.3 and h3, and nothing else.
+            tls_params: (!listener.is_quic).then(|| tls::TlsParameters {
                 tls_minimum_protocol_version: tls::tls_parameters::TlsProtocol::TlSv12.into(),
                 ..tls::TlsParameters::default()
             }),
             tls_certificate_sds_secret_configs: chain.certificates.iter().map(certificate).collect(),
-            alpn_protocols: vec!["h2".to_owned(), "http/1.1".to_owned()],
+            alpn_protocols: if listener.is_quic {
+                Vec::new()
+            } else {
+                vec!["h2".to_owned(), "http/1.1".to_owned()]
+            },
             ..tls::CommonTlsContext::default()
         }),
         ..tls::DownstreamTlsContext::default()
@@ -90,17 +107,64 @@ fn tls_chain(listener: &HttpListener, chain: &TlsChain) -> pb::FilterChain {
             server_names: vec![name.to_string()],
             ..pb::FilterChainMatch::default()
         }),
-        transport_socket: Some(core::TransportSocket {
-            name: "envoy.transport_sockets.tls".to_owned(),
-            config_type: Some(core::transport_socket::ConfigType::TypedConfig(any(&context))),
-        }),
-        filters: vec![manager(listener, &chain.table)],
+        transport_socket: Some(socket(listener, context)),
+        filters: filters(name, listener, &chain.table),
         ..pb::FilterChain::default()
     }
 }
 
-fn manager(listener: &HttpListener, table: &str) -> pb::Filter {
-    let limits = &listener.limits;
+fn socket(listener: &HttpListener, context: tls::DownstreamTlsContext) -> core::TransportSocket {
+    let (name, config) = if listener.is_quic {
+        let quic = QuicDownstreamTransport {
+            downstream_tls_context: Some(context),
+            // What comes before the handshake has ended can be sent again by anybody who saw it.
+            enable_early_data: Some(BoolValue { value: false }),
+            ..QuicDownstreamTransport::default()
+        };
+        ("envoy.transport_sockets.quic", any(&quic))
+    } else {
+        ("envoy.transport_sockets.tls", any(&context))
+    };
+    core::TransportSocket {
+        name: name.to_owned(),
+        config_type: Some(core::transport_socket::ConfigType::TypedConfig(config)),
+    }
+}
+
+fn filters(name: &str, listener: &HttpListener, table: &str) -> Vec<pb::Filter> {
+    let most = listener.settings.connections.filter(|_| !listener.is_quic);
+    let limit = most.map(|most| {
+        let limit = ConnectionLimit {
+            stat_prefix: "http".to_owned(),
+            max_connections: Some(UInt64Value { value: most.into() }),
+            ..ConnectionLimit::default()
+        };
+        pb::Filter {
+            name: "envoy.filters.network.connection_limit".to_owned(),
+            config_type: Some(pb::filter::ConfigType::TypedConfig(any(&limit))),
+        }
+    });
+    limit.into_iter().chain([manager(name, listener, table)]).collect()
+}
+
+fn manager(name: &str, listener: &HttpListener, table: &str) -> pb::Filter {
+    use http::http_connection_manager::CodecType;
+    let settings = &listener.settings;
+    let http2 = core::Http2ProtocolOptions {
+        max_concurrent_streams: Some(number(settings.streams)),
+        initial_stream_window_size: Some(number(STREAM_WINDOW)),
+        initial_connection_window_size: Some(number(CONNECTION_WINDOW)),
+        ..core::Http2ProtocolOptions::default()
+    };
+    let http3 = core::Http3ProtocolOptions {
+        quic_protocol_options: Some(core::QuicProtocolOptions {
+            max_concurrent_streams: Some(number(settings.streams)),
+            initial_stream_window_size: Some(number(STREAM_WINDOW)),
+            initial_connection_window_size: Some(number(CONNECTION_WINDOW)),
+            ..core::QuicProtocolOptions::default()
+        }),
+        ..core::Http3ProtocolOptions::default()
+    };
     let manager = http::HttpConnectionManager {
         stat_prefix: "http".to_owned(),
         route_specifier: Some(http::http_connection_manager::RouteSpecifier::Rds(http::Rds {
@@ -115,20 +179,23 @@ fn manager(listener: &HttpListener, table: &str) -> pb::Filter {
         use_remote_address: Some(BoolValue { value: true }),
         normalize_path: Some(BoolValue { value: true }),
         server_header_transformation: http::http_connection_manager::ServerHeaderTransformation::PassThrough.into(),
-        stream_idle_timeout: Some(duration(IDLE)),
-        max_request_headers_kb: limits.request_kib.map(number),
+        codec_type: if listener.is_quic {
+            CodecType::Http3.into()
+        } else {
+            CodecType::Auto.into()
+        },
+        access_log: log::of(name, settings.log).into_iter().collect(),
+        stream_idle_timeout: Some(duration(settings.stream_idle)),
+        request_headers_timeout: Some(duration(settings.headers)),
+        max_request_headers_kb: settings.header_kib.map(number),
         common_http_protocol_options: Some(core::HttpProtocolOptions {
-            idle_timeout: Some(duration(IDLE)),
-            max_headers_count: limits.request_count.map(number),
+            idle_timeout: Some(duration(settings.idle)),
+            max_headers_count: settings.header_count.map(number),
             headers_with_underscores_action: core::http_protocol_options::HeadersWithUnderscoresAction::Allow.into(),
             ..core::HttpProtocolOptions::default()
         }),
-        http2_protocol_options: Some(core::Http2ProtocolOptions {
-            max_concurrent_streams: Some(number(STREAMS)),
-            initial_stream_window_size: Some(number(STREAM_WINDOW)),
-            initial_connection_window_size: Some(number(CONNECTION_WINDOW)),
-            ..core::Http2ProtocolOptions::default()
-        }),
+        http2_protocol_options: (!listener.is_quic).then_some(http2),
+        http3_protocol_options: listener.is_quic.then_some(http3),
         upgrade_configs: vec![http::http_connection_manager::UpgradeConfig {
             upgrade_type: "websocket".to_owned(),
             ..http::http_connection_manager::UpgradeConfig::default()

@@ -38,11 +38,25 @@ pub(super) fn resource(name: &str, table: &RouteTable, owner: &Owner) -> Resourc
         name: name.to_owned(),
         virtual_hosts: virtual_hosts.collect(),
         ignore_port_in_host_matching: true,
+        response_headers_to_add: table.http3.then(|| alt_svc(table.port)).into_iter().collect(),
         ..pb::RouteConfiguration::default()
     };
     needed.sort();
     needed.dedup();
     Resource::new(&message, owner.clone(), Audience::Fleets).needing(needed)
+}
+
+/// RFC 9114, 3.1.1: the same host and port number, for a day.
+fn alt_svc(port: NonZeroU16) -> core::HeaderValueOption {
+    core::HeaderValueOption {
+        header: Some(core::HeaderValue {
+            key: "alt-svc".to_owned(),
+            value: format!("h3=\":{port}\"; ma=86400"),
+            ..core::HeaderValue::default()
+        }),
+        append_action: core::header_value_option::HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
+        ..core::HeaderValueOption::default()
+    }
 }
 
 fn misdirected() -> pb::Route {

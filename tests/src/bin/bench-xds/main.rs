@@ -6,6 +6,7 @@
 
 mod change;
 mod cold;
+mod layer7;
 mod manager;
 mod maps;
 mod network;
@@ -20,6 +21,7 @@ mod tenants;
 
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use clap::{Parser, Subcommand};
@@ -62,7 +64,11 @@ struct Args {
     #[arg(long, default_value = "error")]
     log: String,
     /// Only these parts.
-    #[arg(long, value_delimiter = ',', default_value = "change,cold,peers,scale,tenants")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "change,cold,peers,scale,tenants,layer7"
+    )]
     parts: Vec<Part>,
     /// A small one that says nothing about time: that everything works.
     #[arg(long)]
@@ -87,6 +93,8 @@ enum Part {
     Scale,
     /// A tenant changes something: until packets take the new way.
     Tenants,
+    /// Routes of layer 7.
+    Layer7,
 }
 
 /// This program as a process that is measured.
@@ -140,6 +148,18 @@ fn main() -> anyhow::Result<()> {
                     log: args.log.clone(),
                 };
                 tenants::take(&plan, &mut report)?;
+            }
+            Part::Layer7 => {
+                let part = if args.quick { 100 } else { 1 };
+                let plan = layer7::Plan {
+                    attached: 1_000 / part,
+                    loaded: 3_000 / part,
+                    routes: 5_000 / part,
+                    samples: args.samples,
+                    span: Duration::from_secs(if args.quick { 1 } else { 10 }),
+                    log: args.log.clone(),
+                };
+                layer7::take(&plan, &mut report)?;
             }
         }
     }

@@ -125,6 +125,11 @@ pub(crate) fn ask(
     request: &str,
     headers: &[(&str, &str)],
 ) -> anyhow::Result<Answer> {
+    namespace.run(|| ask_here(to, request, headers))?
+}
+
+/// The same from the namespace of this thread.
+pub(crate) fn ask_here(to: SocketAddr, request: &str, headers: &[(&str, &str)]) -> anyhow::Result<Answer> {
     let (method, rest) = request.split_once(' ').context("METHOD HOST/PATH")?;
     let (host, path) = rest.split_once('/').context("METHOD HOST/PATH")?;
     let mut text = format!("{method} /{path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n");
@@ -132,14 +137,11 @@ pub(crate) fn ask(
         text.push_str(&format!("{name}: {value}\r\n"));
     }
     text.push_str("\r\n");
-    let answered = namespace.run(|| -> anyhow::Result<Vec<u8>> {
-        let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.write_all(text.as_bytes())?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer)?;
-        Ok(answer)
-    })??;
+    let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(text.as_bytes())?;
+    let mut answered = Vec::new();
+    stream.read_to_end(&mut answered)?;
     let answered = String::from_utf8(answered)?;
     let (head, body) = answered.split_once("\r\n\r\n").context("no answer")?;
     let mut lines = head.lines();

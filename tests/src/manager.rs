@@ -1,0 +1,148 @@
+//! A manager over a directory of manifests, in this process, with its sockets in a namespace.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+
+use anyhow::{Context as _, anyhow, bail};
+use clap::Parser as _;
+use kubelb_manager::args::{Cli, Command};
+use kubelb_manager::{bootstrap, run};
+use kubelb_xds::Snapshot;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::netns::Namespace;
+use crate::traffic::http_get;
+use crate::wait;
+
+type Snapshots = watch::Receiver<Option<Arc<Snapshot>>>;
+
+/// One that runs. Ends in good order on drop.
+#[derive(Debug)]
+pub struct Manager {
+    stop: CancellationToken,
+    kill: CancellationToken,
+    thread: Option<JoinHandle<anyhow::Result<anyhow::Result<()>>>>,
+    snapshots: Snapshots,
+}
+
+impl Manager {
+    /// Starts one that serves and tells of itself at these addresses of `namespace`. Without an API server, managers cannot agree on who announces
+    /// an address, so nobody does.
+    ///
+    /// # Errors
+    /// When it does not start; what it says is in the error.
+    pub fn start(
+        namespace: &Namespace,
+        [listen, admin]: [&str; 2],
+        state: &Path,
+        manifests: &Path,
+    ) -> anyhow::Result<Self> {
+        let flags = [
+            "kubelb-manager".to_owned(),
+            "run".to_owned(),
+            format!("--listen-xds={listen}"),
+            format!("--admin-address={admin}"),
+            "--announce=false".to_owned(),
+            format!("--source=file://{}", manifests.display()),
+            format!("--state-dir={}", state.display()),
+        ];
+        let Command::Run(args) = Cli::try_parse_from(flags)?.command else {
+            bail!("the command is `run`");
+        };
+        let (stop, kill) = (CancellationToken::new(), CancellationToken::new());
+        let (token, killed) = (stop.clone(), kill.clone());
+        let (started, has_started) = mpsc::sync_channel(1);
+        let serve = move || -> anyhow::Result<()> {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let ended = runtime.block_on(async {
+                let run = async {
+                    let (snapshots, ended) = run::start(args, token).await?;
+                    // Whoever waits for it may be gone.
+                    drop(started.send(snapshots));
+                    ended.await
+                };
+                tokio::select! {
+                    ended = run => ended,
+                    () = killed.cancelled() => Ok(()),
+                }
+            });
+            runtime.shutdown_background();
+            ended
+        };
+        let thread = namespace.spawn(serve)?;
+        let Ok(snapshots) = has_started.recv() else {
+            let ended = thread.join().map_err(|_panic| anyhow!("the manager panicked"))??;
+            return Err(ended.err().unwrap_or_else(|| anyhow!("the manager ended at once")));
+        };
+        Ok(Self {
+            stop,
+            kill,
+            thread: Some(thread),
+            snapshots,
+        })
+    }
+
+    /// What it serves; `None` until everything was read once.
+    #[must_use]
+    pub fn snapshot(&self) -> Option<Arc<Snapshot>> {
+        self.snapshots.borrow().clone()
+    }
+
+    /// As SIGKILL would: its connections break off in the middle of whatever.
+    pub fn kill(self) {
+        self.kill.cancel();
+    }
+}
+
+impl Drop for Manager {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        let ended = self.thread.take().map(JoinHandle::join);
+        match ended {
+            Some(Ok(Err(error) | Ok(Err(error)))) => eprintln!("warning: the manager failed: {error:#}"),
+            Some(Err(_panic)) => eprintln!("warning: the manager panicked"),
+            Some(Ok(Ok(Ok(())))) | None => {}
+        }
+    }
+}
+
+/// Waits until the manager that tells of itself at `admin` is ready.
+///
+/// # Errors
+/// When it is not in time.
+pub fn until_ready(namespace: &Namespace, admin: &str) -> anyhow::Result<()> {
+    let admin: SocketAddr = admin.parse()?;
+    wait::until(std::time::Duration::from_secs(30), || {
+        let (code, body) = http_get(namespace, admin, "/readyz")?;
+        anyhow::ensure!(code == 200, "the manager is not ready: {body}");
+        Ok(())
+    })
+    .map(drop)
+}
+
+/// What `kubelb-manager bootstrap` prints for a peer (`--agent NODE` or `--fleet TENANTS`) of the managers at these addresses.
+///
+/// # Errors
+/// When there is no authority, or no such peer.
+pub fn bootstrap_for(peer: [&str; 2], managers: &[&str], state: &Path) -> anyhow::Result<String> {
+    let urls: Vec<String> = managers.iter().map(|address| format!("https://{address}")).collect();
+    let flags = [
+        "kubelb-manager".to_owned(),
+        "bootstrap".to_owned(),
+        peer[0].to_owned(),
+        peer[1].to_owned(),
+        format!("--xds={}", urls.join(",")),
+        format!("--state-dir={}", state.display()),
+    ];
+    let Command::Bootstrap(args) = Cli::try_parse_from(flags)?.command else {
+        bail!("the command is `bootstrap`");
+    };
+    let mut printed = Vec::new();
+    #[expect(clippy::disallowed_methods, reason = "a certificate starts to be valid now")]
+    let now = std::time::SystemTime::now();
+    bootstrap::run(&args, now, &mut printed)?;
+    String::from_utf8(printed).context("it prints text")
+}
