@@ -38,6 +38,16 @@ const RULES: &[(&str, &str, &str)] = &[
     ),
     (
         "Config",
+        ".spec.envoyProxy.connectionLimits",
+        "timeouts must be 1s or more",
+    ),
+    (
+        "Config",
+        ".spec.envoyProxy.outlierDetection",
+        "ejectionTime must be 1s or more",
+    ),
+    (
+        "Config",
         ".spec.envoyProxy.topology",
         "topology cannot be changed from shared",
     ),
