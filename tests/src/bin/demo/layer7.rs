@@ -57,6 +57,13 @@ spec:
     backendRefs: [{name: orders, port: 9000}]
 ";
 const HOST: &str = "shop.example";
+/// Deployments, what they run, and the port of their Services.
+const WORKLOADS: [(&str, &str, u16); 4] = [
+    ("stable", "ealen/echo-server", 80),
+    ("canary", "ealen/echo-server", 80),
+    ("docs", "ealen/echo-server", 80),
+    ("orders", "grpc-app", 9000),
+];
 /// Requests for one table.
 const REQUESTS: usize = 100;
 
@@ -73,9 +80,15 @@ pub(crate) async fn tell(stage: &mut Stage, world: &World) -> anyhow::Result<()>
         "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "shop"}, "type": "kubernetes.io/tls",
         "stringData": {"tls.crt": made.cert.pem(), "tls.key": made.signing_key.serialize_pem()},
     });
-    world
-        .apply(cluster, &format!("{}{secret}\n---\n{manifests}", workloads()))
-        .await;
+    // Who routes to Pods that are not there yet gets 503 from there.
+    world.apply(cluster, &format!("{}{secret}\n", workloads())).await;
+    for (name, ..) in WORKLOADS {
+        let deployment = format!("deployment/{name}");
+        world
+            .says(cluster, &["rollout", "status", &deployment, "--timeout=60s"])
+            .await;
+    }
+    world.apply(cluster, &manifests).await;
     let programmed = "jsonpath={.status.conditions[?(@.type==\"Programmed\")].status}";
     world
         .until_says(cluster, &["get", "gateway", "edge", "-o", programmed], "True")
@@ -95,8 +108,9 @@ pub(crate) async fn tell(stage: &mut Stage, world: &World) -> anyhow::Result<()>
     let ask = |path: &str| ask_over_tls(client, to, &format!("GET {HOST}{path}"), &trust);
     wait::until(SOON, || {
         let answer = ask("/docs/")?;
-        ensure!(answer.status == 200, "{}", answer.status);
-        ensure!(ask("/")?.status == 200, "nothing at /");
+        ensure!(workload(&answer) == "docs", "{answer:?}");
+        let answer = ask("/")?;
+        ensure!(answer.status == 200, "{answer:?}");
         Ok(())
     })
     .with_context(|| format!("https://{HOST}/ at {vip}"))?;
@@ -140,11 +154,5 @@ fn workloads() -> String {
              apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{selector: {{app: {name}}}, ports: [{{port: {port}}}]}}\n---\n"
         )
     };
-    let all = [
-        ("stable", "ealen/echo-server", 80),
-        ("canary", "ealen/echo-server", 80),
-        ("docs", "ealen/echo-server", 80),
-        ("orders", "grpc-app", 9000),
-    ];
-    all.map(workload).concat()
+    WORKLOADS.map(workload).concat()
 }
