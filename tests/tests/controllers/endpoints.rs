@@ -113,7 +113,10 @@ async fn a_pod_that_becomes_ready_serves_without_a_look_at_the_server() {
         }))
         .await;
     cluster
-        .until(&slices, "not ready", |slices| endpoints(slices).len() == 1)
+        .until(&slices, "one slice, not ready", |slices| {
+            // The slice from before the Pod leaves after the one with the Pod's ports has come.
+            slices.iter().filter(|slice| of_web(slice)).count() == 1 && endpoints(slices).len() == 1
+        })
         .await;
     let pods: Api<Pod> = cluster.pods();
     cluster.asked();
