@@ -29,11 +29,12 @@ pub fn translate(ir: &Ir) -> Snapshot {
         .addresses
         .iter()
         .map(|(address, known)| virtual_address(*address, known));
+    let nothing = Snapshot::default();
     let layer7 = ir
         .tenants
         .iter()
-        .flat_map(|(name, tenant)| http::difference(name, None, tenant.http.as_deref()).changed);
-    Snapshot::default().update(load_balancers.chain(addresses).chain(layer7), &[])
+        .flat_map(|(name, tenant)| http::difference(name, None, tenant.http.as_deref(), &nothing).changed);
+    nothing.update(load_balancers.chain(addresses).chain(layer7), &[])
 }
 
 /// Translates what an update of the IR changed, to the same result. `before` is the IR that `snapshot` was made from.
@@ -56,7 +57,7 @@ pub fn follow(snapshot: &Snapshot, before: &Ir, after: &Ir, update: &Update) -> 
     }
     for tenant in &update.http {
         let (old, new) = (before.http(tenant), after.http(tenant));
-        let found = http::difference(tenant, old.map(AsRef::as_ref), new.map(AsRef::as_ref));
+        let found = http::difference(tenant, old.map(AsRef::as_ref), new.map(AsRef::as_ref), snapshot);
         changed.extend(found.changed);
         removed.extend(found.removed);
     }

@@ -70,6 +70,7 @@ fn schema(type_url: &str) -> Option<&'static Schema> {
         "envoy.config.endpoint.v3.ClusterLoadAssignment" => &ENDPOINTS,
         "envoy.config.listener.v3.Listener" => &LISTENER,
         "envoy.config.route.v3.RouteConfiguration" => &ROUTES,
+        "envoy.config.route.v3.VirtualHost" => &VIRTUAL_HOST,
         "envoy.extensions.access_loggers.file.v3.FileAccessLog" => &FILE_ACCESS_LOG,
         "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog"
         | "envoy.extensions.access_loggers.stream.v3.StderrAccessLog" => &STREAM_ACCESS_LOG,
@@ -164,7 +165,8 @@ fn any(bytes: &[u8]) -> Option<Vec<u8>> {
     Some(out)
 }
 
-fn put(number: u64, payload: &[u8], out: &mut Vec<u8>) {
+/// Writes a length-delimited field.
+pub(crate) fn put(number: u64, payload: &[u8], out: &mut Vec<u8>) {
     // Wire type 2: length-delimited.
     encode_varint(number << 3 | 2, out);
     encode_varint(payload.len() as u64, out);
@@ -177,16 +179,17 @@ pub(crate) fn delimited_len(payload: usize) -> usize {
 }
 
 /// One field of a message on the wire.
-struct Field<'a> {
-    number: u64,
+pub(crate) struct Field<'a> {
+    pub(crate) number: u64,
     /// With its key.
-    raw: &'a [u8],
+    pub(crate) raw: &'a [u8],
     /// Of a length-delimited field.
     payload: Option<&'a [u8]>,
 }
 
 impl<'a> Field<'a> {
-    fn read(rest: &mut &'a [u8]) -> Option<Self> {
+    /// Takes the first field off; `None` when the bytes are no message.
+    pub(crate) fn read(rest: &mut &'a [u8]) -> Option<Self> {
         let start = *rest;
         let key = varint(rest)?;
         let mut payload = None;

@@ -5,9 +5,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf as _, BufMut, Bytes, BytesMut};
 use prost::Message;
-use prost::encoding::{WireType, encode_key, encode_varint};
+use prost::encoding::{WireType, decode_varint, encode_key, encode_varint};
 
 use crate::canonical::{canonical, delimited_len};
 use crate::contract::VirtualAddress;
@@ -141,10 +141,13 @@ impl Resource {
     /// Encodes `message`. Two calls with equal messages give equal bytes.
     #[must_use]
     pub fn new<M: XdsResource>(message: &M, owner: Owner, audience: Audience) -> Self {
-        let url = M::KIND.type_url();
-        let name = message.resource_name();
-        let value = canonical(url, message.encode_to_vec());
-        let version = Version::of(&value);
+        let value = canonical(M::KIND.type_url(), message.encode_to_vec());
+        Self::of(M::KIND, message.resource_name(), &value, owner, audience)
+    }
+
+    pub(crate) fn of(kind: ResourceType, name: &str, value: &[u8], owner: Owner, audience: Audience) -> Self {
+        let url = kind.type_url();
+        let version = Version::of(value);
         let version_text = version.to_string();
         let any_len = delimited_len(url.len()) + delimited_len(value.len());
         let len = delimited_len(version_text.len()) + delimited_len(name.len()) + delimited_len(any_len);
@@ -155,9 +158,9 @@ impl Resource {
         encode_varint(any_len as u64, &mut encoded);
         let any = encoded.len();
         put(1, url.as_bytes(), &mut encoded);
-        put(2, &value, &mut encoded);
+        put(2, value, &mut encoded);
         Self {
-            kind: M::KIND,
+            kind,
             name: name.into(),
             version,
             encoded: encoded.freeze(),
@@ -225,6 +228,16 @@ impl Resource {
     #[must_use]
     pub fn any_bytes(&self) -> Bytes {
         self.encoded.slice(self.any..)
+    }
+
+    /// The message, encoded. Shares its memory with [`Self::delta_bytes`].
+    pub(crate) fn value_bytes(&self) -> Bytes {
+        // It is the last field of the `Any`, which is the last one of all: what is before it has a fixed length.
+        let url = delimited_len(self.kind.type_url().len());
+        let mut rest = self.encoded.slice(self.any + url..);
+        rest.advance(1);
+        let _length = decode_varint(&mut rest);
+        rest
     }
 
     /// Whether a session could tell the two apart.

@@ -64,6 +64,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Measure thousands of routes in Envoy, and how soon a new one answers (root)
+    BenchL7 {
+        /// Passed on to the bench
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Measure the testbed's API server
     BenchApi {
         /// Passed on to the bench
@@ -109,10 +115,14 @@ pub(crate) fn run() -> anyhow::Result<()> {
         Task::Demo { args } => demo::run(&workspace, demo::Show::Demo, &args),
         Task::Bench { args } => demo::run(&workspace, demo::Show::Bench, &args),
         Task::BenchXds { args } => demo::run(&workspace, demo::Show::BenchXds, &args),
-        Task::BenchL4 { mut args } => {
-            args.push("--parts=tenants".to_owned());
-            demo::run(&workspace, demo::Show::BenchXds, &args)
-        }
+        Task::BenchL4 { args } => bench_part(&workspace, "tenants", args),
+        Task::BenchL7 { args } => bench_part(&workspace, "layer7", args),
         Task::BenchApi { args } => demo::run(&workspace, demo::Show::BenchApi, &args),
     }
+}
+
+/// One part of the control plane's bench.
+fn bench_part(workspace: &Workspace, part: &str, mut args: Vec<String>) -> anyhow::Result<()> {
+    args.push(format!("--parts={part}"));
+    demo::run(workspace, demo::Show::BenchXds, &args)
 }

@@ -1,13 +1,14 @@
 //! Who has to look again when something changes. No I/O, no clock.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use futures_util::{Stream, StreamExt as _, stream};
+use kube::core::ObjectMeta;
 use tokio::sync::Notify;
 
 use super::object::{Kind, Object};
-use crate::plan::layer7::{Name, References};
+use crate::plan::layer7::{Name, References, read};
 
 /// An object: its kind, namespace and name.
 pub(crate) type Key = (Kind, String, String);
@@ -25,16 +26,47 @@ pub(crate) enum Topic {
     Namespace(String),
 }
 
+/// What others may depend on of an object: as long as it is the same, they have nothing to look at. Statuses and labels are not among it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Version {
+    uid: Option<String>,
+    generation: Option<i64>,
+    is_deleting: bool,
+}
+
+impl Version {
+    fn of(metadata: &ObjectMeta) -> Self {
+        Self {
+            uid: metadata.uid.clone(),
+            generation: metadata.generation,
+            is_deleting: metadata.deletion_timestamp.is_some(),
+        }
+    }
+}
+
+/// What is known of an object.
+#[derive(Debug)]
+struct Entry {
+    version: Version,
+    references: Arc<References>,
+    topics: BTreeSet<Topic>,
+}
+
 /// What depends on what.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
-    topics: BTreeMap<Key, BTreeSet<Topic>>,
+    entries: BTreeMap<Key, Entry>,
     objects: BTreeMap<Topic, BTreeSet<Key>>,
 }
 
 impl Index {
-    /// Takes what an object refers to.
-    pub(crate) fn set(&mut self, key: &Key, references: &References) {
+    /// Takes in an object; whether it is another one than before for those that depend on it.
+    pub(crate) fn set(&mut self, key: &Key, object: &Object) -> bool {
+        let version = Version::of(&object.metadata);
+        if self.entries.get(key).is_some_and(|known| known.version == version) {
+            return false;
+        }
+        let references = read(key.0, object);
         let mut topics: BTreeSet<Topic> = BTreeSet::new();
         topics.extend(references.class.iter().cloned().map(Topic::Class));
         topics.extend(references.gateways.iter().cloned().map(Topic::Gateway));
@@ -48,19 +80,26 @@ impl Index {
         if matches!(key.0, Kind::HttpRoute | Kind::GrpcRoute) {
             topics.insert(Topic::Namespace(key.1.clone()));
         }
-        if self.topics.get(key) == Some(&topics) {
-            return;
-        }
         self.remove(key);
         for topic in &topics {
             self.objects.entry(topic.clone()).or_default().insert(key.clone());
         }
-        self.topics.insert(key.clone(), topics);
+        let references = Arc::new(references);
+        let entry = Entry {
+            version,
+            references,
+            topics,
+        };
+        self.entries.insert(key.clone(), entry);
+        true
     }
 
-    /// An object is gone.
-    pub(crate) fn remove(&mut self, key: &Key) {
-        for topic in self.topics.remove(key).into_iter().flatten() {
+    /// An object is gone; whether it was known.
+    pub(crate) fn remove(&mut self, key: &Key) -> bool {
+        let Some(entry) = self.entries.remove(key) else {
+            return false;
+        };
+        for topic in entry.topics {
             if let Some(keys) = self.objects.get_mut(&topic) {
                 keys.remove(key);
                 if keys.is_empty() {
@@ -68,11 +107,17 @@ impl Index {
                 }
             }
         }
+        true
+    }
+
+    /// What an object refers to.
+    pub(crate) fn references(&self, key: &Key) -> Option<Arc<References>> {
+        self.entries.get(key).map(|entry| Arc::clone(&entry.references))
     }
 
     /// A kind is gone; its objects.
     pub(crate) fn clear(&mut self, kind: Kind) -> Vec<Key> {
-        let keys: Vec<Key> = self.topics.keys().filter(|key| key.0 == kind).cloned().collect();
+        let keys: Vec<Key> = self.entries.keys().filter(|key| key.0 == kind).cloned().collect();
         for key in &keys {
             self.remove(key);
         }
@@ -86,7 +131,8 @@ impl Index {
 
     /// What an object depends on.
     pub(crate) fn topics(&self, key: &Key) -> Vec<Topic> {
-        self.topics.get(key).into_iter().flatten().cloned().collect()
+        let topics = self.entries.get(key).map(|entry| &entry.topics);
+        topics.into_iter().flatten().cloned().collect()
     }
 
     /// Every Service that a route refers to.
@@ -129,7 +175,7 @@ impl Bell {
     }
 
     /// All of them, for ever.
-    pub(crate) fn stream(this: std::sync::Arc<Self>) -> impl Stream<Item = Name> + Send + 'static {
+    pub(crate) fn stream(this: Arc<Self>) -> impl Stream<Item = Name> + Send + 'static {
         stream::unfold(this, |bell| async move {
             let names = bell.taken().await;
             Some((stream::iter(names), bell))
@@ -140,6 +186,8 @@ impl Bell {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn name(name: &str) -> Name {
@@ -150,12 +198,15 @@ mod tests {
     fn who_refers_to_something_is_known_until_it_does_not() {
         let mut index = Index::default();
         let key = (Kind::HttpRoute, "a".to_owned(), "r".to_owned());
-        let mut references = References::default();
-        references.gateways.insert(name("g"));
-        references
-            .services
-            .insert(("b".to_owned(), "s".to_owned()), BTreeSet::from([80]));
-        index.set(&key, &references);
+        let route = |generation: i64, backends: serde_json::Value| -> Object {
+            serde_json::from_value(json!({
+                "metadata": {"name": "r", "namespace": "a", "uid": "1", "generation": generation},
+                "spec": {"parentRefs": [{"name": "g"}], "rules": [{"backendRefs": backends}]},
+            }))
+            .unwrap()
+        };
+        let object = route(1, json!([{"name": "s", "namespace": "b", "port": 80}]));
+        assert!(index.set(&key, &object));
         let foreign = ("b".to_owned(), "s".to_owned());
         for topic in [
             Topic::Gateway(name("g")),
@@ -166,12 +217,31 @@ mod tests {
             assert_eq!(index.interested(&topic), std::slice::from_ref(&key), "{topic:?}");
         }
         assert_eq!(index.services(), std::slice::from_ref(&foreign));
-        references.services.clear();
-        index.set(&key, &references);
+        assert_eq!(index.references(&key).unwrap().services[&foreign], [80].into());
+        assert!(index.set(&key, &route(2, json!([]))));
         assert!(index.interested(&Topic::Service(foreign)).is_empty());
         assert!(index.interested(&Topic::Grants("b".to_owned())).is_empty());
         assert_eq!(index.clear(Kind::HttpRoute), [key]);
         assert!(index.objects.is_empty());
+    }
+
+    #[test]
+    fn a_status_is_no_news_for_others_but_a_deletion_and_a_successor_are() {
+        let mut index = Index::default();
+        let key = (Kind::Gateway, "a".to_owned(), "g".to_owned());
+        let gateway = |metadata: serde_json::Value, status: serde_json::Value| -> Object {
+            let spec = json!({"gatewayClassName": "kubelb", "listeners": []});
+            serde_json::from_value(json!({"metadata": metadata, "spec": spec, "status": status})).unwrap()
+        };
+        let known = json!({"uid": "1", "generation": 1});
+        assert!(index.set(&key, &gateway(known.clone(), json!(null))));
+        let told = json!({"listeners": [{"name": "http", "attachedRoutes": 7}]});
+        assert!(!index.set(&key, &gateway(known, told)));
+        let deleting = json!({"uid": "1", "generation": 1, "deletionTimestamp": "2026-01-01T00:00:00Z"});
+        assert!(index.set(&key, &gateway(deleting, json!(null))));
+        assert!(index.set(&key, &gateway(json!({"uid": "2", "generation": 1}), json!(null))));
+        assert!(index.remove(&key));
+        assert!(!index.remove(&key));
     }
 
     #[tokio::test]

@@ -137,7 +137,10 @@ impl World {
     pub(crate) fn is_ours(&self, kind: Kind, object: &Object) -> bool {
         match kind {
             Kind::Gateway => is_our_gateway(object, self.gateways, self),
-            Kind::HttpRoute | Kind::GrpcRoute => is_our_route(object, &read(kind, object), self.gateways, self),
+            Kind::HttpRoute | Kind::GrpcRoute => is_our_route(object, &read(kind, object), &mut |name| {
+                let gateway = self.gateway(&name.0, &name.1);
+                gateway.is_some_and(|gateway| is_our_gateway(&gateway, self.gateways, self))
+            }),
             Kind::GatewayClass | Kind::ReferenceGrant => false,
         }
     }
@@ -149,15 +152,27 @@ impl World {
         }
         let keys = self.interested(&Topic::Service(service.clone()));
         let mut ports = None;
-        for (kind, namespace, name) in keys {
-            let Some(object) = self.object(kind, &namespace, &name) else {
+        let mut gateways: BTreeMap<Name, bool> = BTreeMap::new();
+        for key in keys {
+            let (kind, namespace, name) = &key;
+            let found = (self.object(*kind, namespace, name), self.index().references(&key));
+            let (Some(object), Some(references)) = found else {
                 continue;
             };
-            let references = read(kind, &object);
-            if !is_our_route(&object, &references, self.gateways, self) {
+            // Many routes, few Gateways.
+            let mut is_ours = |name: &Name| {
+                let known = gateways.get(name).copied();
+                known.unwrap_or_else(|| {
+                    let gateway = self.gateway(&name.0, &name.1);
+                    let is_ours = gateway.is_some_and(|gateway| self.is_ours(Kind::Gateway, &gateway));
+                    gateways.insert(name.clone(), is_ours);
+                    is_ours
+                })
+            };
+            if !is_our_route(&object, &references, &mut is_ours) {
                 continue;
             }
-            let permitted = permitted_services(kind, &object, &references, self).find(|(name, _)| *name == service);
+            let permitted = permitted_services(*kind, &object, &references, self).find(|(name, _)| *name == service);
             if let Some((_, wanted)) = permitted {
                 ports.get_or_insert_with(BTreeSet::new).extend(wanted);
             }
@@ -216,6 +231,10 @@ impl World {
 
     fn ring_backends(&self, key: &Key) {
         let topics = self.index().topics(key);
+        self.ring_services_of(topics);
+    }
+
+    fn ring_services_of(&self, topics: Vec<Topic>) {
         for topic in topics {
             if let Topic::Service(service) = topic {
                 self.service_bell.ring(service);
@@ -226,16 +245,20 @@ impl World {
     /// An object of the Gateway API came, changed or went.
     pub(crate) fn object_changed(&self, kind: Kind, seen: &Object) {
         let key = key_of(kind, seen);
+        let present = self.object(kind, &key.1, &key.2);
         // Backends of before and after.
-        self.ring_backends(&key);
-        {
-            let present = self.object(kind, &key.1, &key.2);
+        let before = self.index().topics(&key);
+        let is_news = {
             let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
             match &present {
-                Some(object) => index.set(&key, &read(kind, object)),
+                Some(object) => index.set(&key, object),
                 None => index.remove(&key),
             }
+        };
+        if !is_news {
+            return;
         }
+        self.ring_services_of(before);
         match kind {
             Kind::GatewayClass => self.tell(&Topic::Class(key.2.clone())),
             Kind::Gateway => self.gateway_changed(&key),

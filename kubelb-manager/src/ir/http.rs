@@ -494,7 +494,7 @@ pub struct RouteOutcome {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ParentOutcome {
     /// The parent as the route names it.
-    pub parent: ParentReference,
+    pub parent: Arc<ParentReference>,
     /// Whether it is attached.
     pub accepted: Verdict,
     /// Whether its backends were found.

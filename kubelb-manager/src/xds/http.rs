@@ -10,7 +10,7 @@ use std::sync::Arc;
 use kubelb_api::names::TenantName;
 use kubelb_xds::pb::envoy::config::core::v3 as core;
 use kubelb_xds::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
-use kubelb_xds::{Audience, Owner, Reference, Resource, ResourceType};
+use kubelb_xds::{Audience, Owner, Reference, Resource, ResourceType, Snapshot};
 
 use super::wire;
 use crate::ir::http::{Certificate, Http};
@@ -22,8 +22,13 @@ pub(super) struct Difference {
     pub(super) removed: Vec<(ResourceType, Arc<str>)>,
 }
 
-/// What differs. What is the same in both is not translated again.
-pub(super) fn difference(tenant: &TenantName, before: Option<&Http>, after: Option<&Http>) -> Difference {
+/// What differs. What is the same in both is not translated again; `made` is what was made of what was before.
+pub(super) fn difference(
+    tenant: &TenantName,
+    before: Option<&Http>,
+    after: Option<&Http>,
+    made: &Snapshot,
+) -> Difference {
     let owner = wire::owner(tenant);
     let none = Http::default();
     let (before, after) = (before.unwrap_or(&none), after.unwrap_or(&none));
@@ -47,7 +52,11 @@ pub(super) fn difference(tenant: &TenantName, before: Option<&Http>, after: Opti
         &after.tables,
         ResourceType::Route,
         &mut found,
-        |name, value| vec![route::resource(name, value, &owner)],
+        |name, value| {
+            let known = before.tables.get(name).zip(made.get(ResourceType::Route, name));
+            let known = known.map(|(table, made)| (&**table, &**made));
+            vec![route::resource(name, value, known, &owner)]
+        },
     );
     each(
         &before.listeners,

@@ -5,7 +5,7 @@ use kubelb_api::names::CLASS;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{References, View};
+use super::{Name, References, View};
 use crate::layer7::object::Object;
 
 /// What holds for all Gateways of a tenant.
@@ -53,14 +53,10 @@ pub fn is_our_gateway(gateway: &Object, settings: GatewaySettings, view: &dyn Vi
     }
 }
 
-/// Whether a route wants to be attached to a Gateway of ours.
+/// Whether a route wants to be attached to a Gateway of ours; `is_ours` says which are.
 #[must_use]
-pub fn is_our_route(route: &Object, references: &References, settings: GatewaySettings, view: &dyn View) -> bool {
-    route.metadata.deletion_timestamp.is_none()
-        && references.gateways.iter().any(|(namespace, name)| {
-            let gateway = view.gateway(namespace, name);
-            gateway.is_some_and(|gateway| is_our_gateway(&gateway, settings, view))
-        })
+pub fn is_our_route(route: &Object, references: &References, is_ours: &mut dyn FnMut(&Name) -> bool) -> bool {
+    route.metadata.deletion_timestamp.is_none() && references.gateways.iter().any(is_ours)
 }
 
 /// The `parentRefs` of a route that name a Gateway of ours, as they are written.
@@ -77,7 +73,7 @@ pub fn our_parents(route: &Object, settings: GatewaySettings, view: &dyn View) -
 }
 
 /// Namespace and name of the Gateway that a route names as parent; `None` when the parent is of another kind.
-pub(super) fn gateway_of(parent: &ParentReference, namespace: &str) -> Option<super::Name> {
+pub(super) fn gateway_of(parent: &ParentReference, namespace: &str) -> Option<Name> {
     let group = parent.group.as_deref().unwrap_or(GROUP);
     let kind = parent.kind.as_deref().unwrap_or("Gateway");
     let namespace = parent

@@ -56,16 +56,12 @@ fn put(
         return;
     }
     let none = BTreeMap::new();
-    let outcomes = |http: Option<&Http>| http.map_or_else(|| none.clone(), |http| http.outcomes.clone());
-    let (old, new) = (outcomes(before.as_deref()), outcomes(http.as_ref()));
-    for name in old.keys().chain(new.keys()) {
-        if old.get(name) != new.get(name) {
-            update.routes.insert(ObjectName {
-                namespace: Arc::clone(namespace),
-                name: Arc::clone(name),
-            });
-        }
-    }
+    let outcomes = |http| Option::<&Http>::map_or(http, &none, |http| &http.outcomes);
+    let routes = differing(outcomes(before.as_deref()), outcomes(http.as_ref()));
+    update.routes.extend(routes.into_iter().map(|name| ObjectName {
+        namespace: Arc::clone(namespace),
+        name: Arc::clone(name),
+    }));
     let ports = http.as_ref().map(Http::ports).unwrap_or_default();
     let gone = builder.http_ports.iter().filter(|(_, (owner, _))| owner == tenant);
     let gone: Vec<IpAddr> = gone.map(|(address, _)| *address).collect();
@@ -87,11 +83,36 @@ fn put(
 
 /// What did not change stays the same allocation.
 fn share<T: PartialEq>(before: &BTreeMap<Arc<str>, Arc<T>>, now: &mut BTreeMap<Arc<str>, Arc<T>>) {
+    // Both are in the order of the names: a walk is less than thousands of searches.
+    let mut before = before.iter().peekable();
     for (name, value) in now {
-        if let Some(known) = before.get(name).filter(|known| known == &value) {
+        while before.next_if(|(known, _)| *known < name).is_some() {}
+        if let Some((_, known)) = before.next_if(|(known, _)| *known == name)
+            && known == value
+        {
             *value = Arc::clone(known);
         }
     }
+}
+
+/// Names of what is only in one of them, or differs; after [`share`], that is seen by the allocation.
+fn differing<'a, T: Eq>(
+    before: &'a BTreeMap<Arc<str>, Arc<T>>,
+    now: &'a BTreeMap<Arc<str>, Arc<T>>,
+) -> Vec<&'a Arc<str>> {
+    let mut found = Vec::new();
+    let mut old = before.iter().peekable();
+    for (name, value) in now {
+        while let Some((gone, _)) = old.next_if(|(known, _)| *known < name) {
+            found.push(gone);
+        }
+        match old.next_if(|(known, _)| *known == name) {
+            Some((_, known)) if known == value => {}
+            Some(_) | None => found.push(name),
+        }
+    }
+    found.extend(old.map(|(name, _)| name));
+    found
 }
 
 fn allowed(store: &Store, config: &ObjectKey, namespace: &str) -> TenantPolicy {
@@ -107,4 +128,27 @@ fn allowed(store: &Store, config: &ObjectKey, namespace: &str) -> TenantPolicy {
         return Err((Reason::Disabled, message.to_owned()));
     }
     Ok((tenant, policy))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(entries: &[(&str, u8)]) -> BTreeMap<Arc<str>, Arc<u8>> {
+        entries
+            .iter()
+            .map(|(name, value)| ((*name).into(), Arc::new(*value)))
+            .collect()
+    }
+
+    #[test]
+    fn what_is_the_same_is_shared_and_all_else_differs() {
+        let before = map(&[("a", 1), ("b", 1), ("d", 1), ("f", 1)]);
+        let mut now = map(&[("b", 1), ("c", 1), ("d", 2), ("e", 1)]);
+        share(&before, &mut now);
+        assert!(Arc::ptr_eq(&before["b"], &now["b"]));
+        assert_eq!(now, map(&[("b", 1), ("c", 1), ("d", 2), ("e", 1)]));
+        let found: Vec<&str> = differing(&before, &now).into_iter().map(AsRef::as_ref).collect();
+        assert_eq!(found, ["a", "c", "d", "e", "f"]);
+    }
 }

@@ -37,8 +37,12 @@ pub(super) enum Draft {
 
 /// A certificate, with the name of its SyncSecret.
 pub(super) type Named = (Arc<str>, Arc<Certificate>);
-/// A Gateway's namespace and name, and the place of a listener in it.
-type Place<'a> = (&'a str, &'a str, usize);
+/// A Gateway's place among the tenant's, and a listener's in it.
+type Place = (usize, usize);
+/// The place of a listener, with hostnames.
+type Hosts = (usize, Vec<Arc<str>>);
+/// A route at its parents, with the listeners that it is attached to by each.
+type AtParents<'a> = (&'a ObjectName, &'a RouteDraft, Vec<(ParentOutcome, Vec<Place>)>);
 /// The place of a listener, with its certificates.
 type Certified = (usize, Vec<Arc<str>>);
 
@@ -70,25 +74,26 @@ pub(super) fn assemble(drafts: &[(&ObjectName, &Draft)], context: &Context<'_>) 
         http.outcomes.insert(Arc::clone(&name.name), Arc::new(outcome));
     }
     let mut entries = 0_usize;
-    let mut gateways: BTreeMap<(&str, &str), &GatewayDraft> = BTreeMap::new();
-    for (_, draft) in drafts {
-        if let Draft::Gateway(gateway) = draft {
-            gateways.entry((&gateway.namespace, &gateway.name)).or_insert(gateway);
-        }
-    }
-    // By the Gateway's namespace and name, and the place of the listener.
-    let mut attached: BTreeMap<(&str, &str, usize), Attached<'_>> = BTreeMap::new();
-    let mut parents: BTreeMap<&ObjectName, Vec<(ParentOutcome, Vec<Place<'_>>)>> = BTreeMap::new();
+    let gateways = Gateways::of(drafts);
+    // By the Gateway's place, then the listener's.
+    let mut attached: Vec<Vec<Attached<'_>>> = gateways
+        .all
+        .iter()
+        .map(|(_, gateway)| gateway.listeners.iter().map(|_| Attached::default()).collect())
+        .collect();
+    let mut routes: Vec<AtParents<'_>> = Vec::new();
     for (name, draft) in drafts {
         let Draft::Route(route) = draft else { continue };
-        let mut outcomes = Vec::new();
-        let mut done: BTreeSet<(&str, &str, usize)> = BTreeSet::new();
+        let mut outcomes = Vec::with_capacity(route.parents.len());
+        let mut done: Vec<Place> = Vec::new();
         for parent in &route.parents {
-            let Some(gateway) = find(&gateways, route, parent) else {
+            let Some((index, gateway)) = gateways.find(route, parent) else {
                 continue;
             };
             let (mut accepted, mut places) = attach(route, parent, gateway);
-            let cost = cost(route, gateway, &places);
+            let hosts: usize = places.iter().map(|(_, hosts)| hosts.len()).sum();
+            // How many Envoy routes it comes to.
+            let cost = hosts.saturating_mul(route.routes.len());
             if entries.saturating_add(cost) > MAX_ENTRIES {
                 let message =
                     format!("the tenant's routes come to more than {MAX_ENTRIES} matches; the oldest ones are served");
@@ -97,25 +102,23 @@ pub(super) fn assemble(drafts: &[(&ObjectName, &Draft)], context: &Context<'_>) 
             } else {
                 entries = entries.saturating_add(cost);
             }
-            let keys: Vec<(&str, &str, usize)> = places
-                .into_iter()
-                .map(|place| (&*gateway.namespace, &*gateway.name, place))
-                .collect();
-            for key in &keys {
-                if !done.insert(*key) {
+            let mut keys: Vec<Place> = Vec::with_capacity(places.len());
+            for (place, hosts) in places {
+                let key = (index, place);
+                keys.push(key);
+                if done.contains(&key) {
                     continue;
                 }
-                let Some(listener) = gateway.listeners.get(key.2) else {
-                    continue;
-                };
-                let at = attached.entry(*key).or_default();
-                at.count = at.count.saturating_add(1);
-                for host in hosts(route, listener) {
-                    at.hosts.entry(host).or_default().extend(&route.routes);
+                done.push(key);
+                if let Some(at) = attached.get_mut(index).and_then(|listeners| listeners.get_mut(place)) {
+                    at.count = at.count.saturating_add(1);
+                    for host in hosts {
+                        at.hosts.entry(host).or_default().extend(&route.routes);
+                    }
                 }
             }
             let outcome = ParentOutcome {
-                parent: parent.clone(),
+                parent: Arc::clone(parent),
                 partial: route.partial.clone().filter(|_| accepted.holds),
                 accepted,
                 resolved: route.resolved.clone(),
@@ -126,73 +129,89 @@ pub(super) fn assemble(drafts: &[(&ObjectName, &Draft)], context: &Context<'_>) 
         if !done.is_empty() {
             take_clusters(&route.clusters, &mut http);
         }
-        parents.insert(name, outcomes);
+        routes.push((name, route, outcomes));
     }
     for (name, draft) in drafts {
         let outcome = match draft {
             Draft::Refused(verdict) => Outcome::Refused(verdict.clone()),
             Draft::Route(_) => continue,
-            Draft::Gateway(gateway) => {
-                let is_first = gateways
-                    .get(&(&*gateway.namespace, &*gateway.name))
-                    .is_some_and(|first| std::ptr::eq(*first, &raw const **gateway));
-                if is_first {
-                    Outcome::Gateway(serve(name, gateway, &mut attached, context, &mut http))
-                } else {
+            Draft::Gateway(gateway) => match gateways.place(name, gateway).and_then(|place| attached.get_mut(place)) {
+                Some(attached) => Outcome::Gateway(serve(name, gateway, attached, context, &mut http)),
+                None => {
                     let message = "another Route is about the same Gateway";
                     Outcome::Refused(Verdict::no("Invalid", message))
                 }
-            }
+            },
         };
         http.outcomes.insert(Arc::clone(&name.name), Arc::new(outcome));
     }
-    for (name, draft) in drafts {
-        let Draft::Route(route) = draft else { continue };
-        let outcomes = parents.remove(name).unwrap_or_default().into_iter();
-        let finished = outcomes.map(|(mut outcome, keys)| {
-            let tables = keys
+    let finished = routes.into_iter().map(|(name, route, outcomes)| {
+        let parents = outcomes.into_iter().map(|(mut outcome, keys)| {
+            let at = keys
                 .iter()
-                .filter_map(|key| attached.get(key))
-                .flat_map(|at| at.tables.iter().cloned());
-            outcome.tables = tables.collect();
+                .filter_map(|(gateway, place)| attached.get(*gateway)?.get(*place));
+            outcome.tables = at.flat_map(|at| at.tables.iter().cloned()).collect();
             outcome
         });
         let outcome = RouteOutcome {
             generation: route.generation,
-            parents: finished.collect(),
+            parents: parents.collect(),
         };
-        http.outcomes
-            .insert(Arc::clone(&name.name), Arc::new(Outcome::Route(outcome)));
-    }
+        (Arc::clone(&name.name), Arc::new(Outcome::Route(outcome)))
+    });
+    // As one map and then joined, for thousands that come one by one are each looked up.
+    let mut finished: BTreeMap<_, _> = finished.collect();
+    http.outcomes.append(&mut finished);
     http
 }
 
-/// How many Envoy routes it comes to.
-fn cost(route: &RouteDraft, gateway: &GatewayDraft, places: &[usize]) -> usize {
-    let listeners = places.iter().filter_map(|place| gateway.listeners.get(*place));
-    let hosts: usize = listeners.map(|listener| hosts(route, listener).len()).sum();
-    hosts.saturating_mul(route.routes.len())
+/// The Gateways of a tenant; of several Routes about the same one, the oldest is it.
+struct Gateways<'a> {
+    all: Vec<(&'a ObjectName, &'a GatewayDraft)>,
+    places: BTreeMap<(&'a str, &'a str), usize>,
 }
 
-fn find<'a>(
-    gateways: &BTreeMap<(&'a str, &'a str), &'a GatewayDraft>,
-    route: &'a RouteDraft,
-    parent: &'a api::ParentReference,
-) -> Option<&'a GatewayDraft> {
-    let is_gateway = parent.group.as_deref().unwrap_or(api::GROUP) == api::GROUP
-        && parent.kind.as_deref().unwrap_or("Gateway") == "Gateway";
-    let namespace = parent
-        .namespace
-        .as_deref()
-        .filter(|text| !text.is_empty())
-        .unwrap_or(&route.namespace);
-    is_gateway
-        .then(|| gateways.get(&(namespace, parent.name.as_str())).copied())
-        .flatten()
+impl<'a> Gateways<'a> {
+    fn of(drafts: &[(&'a ObjectName, &'a Draft)]) -> Self {
+        let mut gateways = Self {
+            all: Vec::new(),
+            places: BTreeMap::new(),
+        };
+        for (name, draft) in drafts {
+            if let Draft::Gateway(gateway) = draft {
+                let place = gateways.places.entry((&gateway.namespace, &gateway.name));
+                place.or_insert_with(|| {
+                    gateways.all.push((name, gateway));
+                    gateways.all.len() - 1
+                });
+            }
+        }
+        gateways
+    }
+
+    /// The place of a Gateway, when this Route is the one about it.
+    fn place(&self, route: &ObjectName, gateway: &GatewayDraft) -> Option<usize> {
+        let place = *self.places.get(&(&*gateway.namespace, &*gateway.name))?;
+        let (first, _) = self.all.get(place)?;
+        (*first == route).then_some(place)
+    }
+
+    fn find(&self, route: &RouteDraft, parent: &api::ParentReference) -> Option<(usize, &'a GatewayDraft)> {
+        let is_gateway = parent.group.as_deref().unwrap_or(api::GROUP) == api::GROUP
+            && parent.kind.as_deref().unwrap_or("Gateway") == "Gateway";
+        let namespace = parent
+            .namespace
+            .as_deref()
+            .filter(|text| !text.is_empty())
+            .unwrap_or(&route.namespace);
+        let place = *self.places.get(&(namespace, parent.name.as_str()))?;
+        let (_, gateway) = self.all.get(place).filter(|_| is_gateway)?;
+        Some((place, gateway))
+    }
 }
 
-/// Which listeners a route is attached to by one of its parents.
-fn attach(route: &RouteDraft, parent: &api::ParentReference, gateway: &GatewayDraft) -> (Verdict, Vec<usize>) {
+/// The places of the listeners that a route is attached to by one of its parents, with its hostnames there.
+fn attach(route: &RouteDraft, parent: &api::ParentReference, gateway: &GatewayDraft) -> (Verdict, Vec<Hosts>) {
     if !route.accepted.holds {
         return (route.accepted.clone(), Vec::new());
     }
@@ -232,12 +251,10 @@ fn attach(route: &RouteDraft, parent: &api::ParentReference, gateway: &GatewayDr
         );
         return (Verdict::no("NotAllowedByListeners", message), Vec::new());
     }
-    let matching = allowed
-        .into_iter()
-        .filter(|(_, listener)| !hosts(route, listener).is_empty());
-    let places: Vec<usize> = matching
-        .filter(|(_, listener)| listener.is_served())
-        .map(|(place, _)| place)
+    let served = allowed.into_iter().filter(|(_, listener)| listener.is_served());
+    let places: Vec<Hosts> = served
+        .map(|(place, listener)| (place, hosts(route, listener)))
+        .filter(|(_, hosts)| !hosts.is_empty())
         .collect();
     if places.is_empty() {
         let message = "no listener that is served has one of the hostnames";
@@ -246,10 +263,10 @@ fn attach(route: &RouteDraft, parent: &api::ParentReference, gateway: &GatewayDr
     (Verdict::yes("Accepted"), places)
 }
 
-/// Hostnames of a route at a listener.
-fn hosts(route: &RouteDraft, listener: &ListenerDraft) -> BTreeSet<Arc<str>> {
+/// Hostnames of a route at a listener, each once.
+fn hosts(route: &RouteDraft, listener: &ListenerDraft) -> Vec<Arc<str>> {
     if route.hostnames.is_empty() {
-        return [Arc::clone(&listener.hostname)].into();
+        return vec![Arc::clone(&listener.hostname)];
     }
     let both = route.hostnames.iter().filter_map(|own| {
         let found = hostname::intersect(own, &listener.hostname)?;
@@ -259,7 +276,10 @@ fn hosts(route: &RouteDraft, listener: &ListenerDraft) -> BTreeSet<Arc<str>> {
             Arc::clone(&listener.hostname)
         })
     });
-    both.collect()
+    let mut both: Vec<Arc<str>> = both.collect();
+    both.sort();
+    both.dedup();
+    both
 }
 
 fn take_clusters(found: &BTreeMap<Arc<str>, Found>, http: &mut Http) {
@@ -281,10 +301,10 @@ fn http_versions(http: &Http, name: &str) -> u64 {
 }
 
 /// Puts a Gateway's listeners and tables in.
-fn serve<'a>(
+fn serve(
     object: &ObjectName,
-    gateway: &'a GatewayDraft,
-    attached: &mut BTreeMap<(&'a str, &'a str, usize), Attached<'_>>,
+    gateway: &GatewayDraft,
+    attached: &mut [Attached<'_>],
     context: &Context<'_>,
     http: &mut Http,
 ) -> GatewayOutcome {
@@ -300,14 +320,13 @@ fn serve<'a>(
         if listener.is_served() && (listener.speaks == Some(Speaks::Http) || !certificates.is_empty()) {
             chains.entry(listener.port).or_default().push((place, certificates));
         }
-        let key = (&*gateway.namespace, &*gateway.name, place);
         outcomes.push(ListenerOutcome {
             name: listener.name.clone(),
             accepted: listener.accepted.clone(),
             conflicted: listener.conflicted.clone(),
             resolved,
             kinds: listener.kinds.clone(),
-            attached: attached.get(&key).map_or(0, |at| at.count),
+            attached: attached.get(place).map_or(0, |at| at.count),
             resources: Vec::new(),
         });
     }
@@ -332,11 +351,9 @@ fn serve<'a>(
                     outcome.resources.extend([Arc::clone(&at.name), Arc::clone(&table)]);
                     outcome.resources.extend(certificates.iter().chain(&quic).cloned());
                 }
-                attached
-                    .entry((&gateway.namespace, &gateway.name, *place))
-                    .or_default()
-                    .tables
-                    .push(table);
+                if let Some(at) = attached.get_mut(*place) {
+                    at.tables.push(table);
+                }
             }
             let listener = HttpListener {
                 address: *address,
@@ -416,21 +433,15 @@ impl<'a> At<'a> {
     }
 
     /// Hosts of one listener: those of its routes, and its own.
-    fn hosts(
-        &self,
-        place: usize,
-        attached: &BTreeMap<(&'a str, &'a str, usize), Attached<'_>>,
-    ) -> BTreeMap<Arc<str>, VirtualHost> {
-        let key = (&*self.gateway.namespace, &*self.gateway.name, place);
-        let mut hosts = BTreeMap::new();
-        if let Some(at) = attached.get(&key) {
-            for (host, routes) in &at.hosts {
-                let mut sorted = routes.clone();
-                sorted.sort_by(|a, b| a.0.cmp(&b.0));
-                let routes = sorted.into_iter().map(|(_, route)| Arc::clone(route)).collect();
-                hosts.insert(Arc::clone(host), VirtualHost::Routes(routes));
-            }
-        }
+    fn hosts(&self, place: usize, attached: &[Attached<'_>]) -> BTreeMap<Arc<str>, VirtualHost> {
+        let known = attached.get(place).into_iter().flat_map(|at| &at.hosts);
+        let known = known.map(|(host, routes)| {
+            let mut sorted = routes.clone();
+            sorted.sort_by(|a, b| a.0.cmp(&b.0));
+            let routes = sorted.into_iter().map(|(_, route)| Arc::clone(route)).collect();
+            (Arc::clone(host), VirtualHost::Routes(routes))
+        });
+        let mut hosts: BTreeMap<Arc<str>, VirtualHost> = known.collect();
         if let Some(listener) = self.listener(place) {
             hosts
                 .entry(Arc::clone(&listener.hostname))
@@ -451,12 +462,7 @@ impl<'a> At<'a> {
         })
     }
 
-    fn plain(
-        &self,
-        served: &Listeners,
-        attached: &BTreeMap<(&'a str, &'a str, usize), Attached<'_>>,
-        http: &mut Http,
-    ) -> Chains {
+    fn plain(&self, served: &Listeners, attached: &[Attached<'_>], http: &mut Http) -> Chains {
         let mut table = RouteTable::new(self.port(served), false, false);
         for (place, _) in served {
             let own = self.hosts(*place, attached).into_iter();
@@ -469,12 +475,7 @@ impl<'a> At<'a> {
     }
 
     /// A name that is another listener's is asked for on another's connection: RFC 9110, 421.
-    fn tls(
-        &self,
-        served: &Listeners,
-        attached: &BTreeMap<(&'a str, &'a str, usize), Attached<'_>>,
-        http: &mut Http,
-    ) -> Chains {
+    fn tls(&self, served: &Listeners, attached: &[Attached<'_>], http: &mut Http) -> Chains {
         let mut chains = Vec::new();
         for (place, certificates) in served {
             let Some(listener) = self.listener(*place) else {

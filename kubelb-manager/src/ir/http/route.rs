@@ -34,7 +34,7 @@ pub(super) struct RouteDraft {
     pub(super) namespace: String,
     pub(super) generation: Option<i64>,
     pub(super) namespace_labels: BTreeMap<String, String>,
-    pub(super) parents: Vec<api::ParentReference>,
+    pub(super) parents: Vec<Arc<api::ParentReference>>,
     /// Empty: all.
     pub(super) hostnames: Vec<Arc<str>>,
     pub(super) routes: Vec<(Order, Arc<HttpRoute>)>,
@@ -256,7 +256,7 @@ fn read(head: Head<'_>, rules: Vec<Common>, services: Services<'_>) -> RouteDraf
         namespace,
         generation: meta.generation,
         namespace_labels: head.labels.clone(),
-        parents: head.parents.to_vec(),
+        parents: head.parents.iter().cloned().map(Arc::new).collect(),
         hostnames,
         routes,
         clusters: reader.services.clusters,

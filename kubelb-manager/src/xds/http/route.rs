@@ -1,5 +1,6 @@
 //! Tables of routes.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use kubelb_xds::pb::envoy::extensions::filters::http::cors::v3::CorsPolicy;
 use kubelb_xds::pb::envoy::r#type::matcher::v3 as matcher;
 use kubelb_xds::pb::envoy::r#type::v3 as envoy_type;
 use kubelb_xds::pb::google::protobuf::{BoolValue, Duration as PbDuration};
-use kubelb_xds::{Audience, Owner, Reference, Resource, ResourceType};
+use kubelb_xds::{Audience, EncodedHost, Owner, Reference, Resource, ResourceType};
 
 use super::needs;
 use crate::ir::http::{
@@ -23,27 +24,70 @@ use crate::xds::wire::{any, duration, number};
 const INVALID: &str = "http/invalid";
 const CORS: &str = "envoy.filters.http.cors";
 
-pub(super) fn resource(name: &str, table: &RouteTable, owner: &Owner) -> Resource {
-    let mut needed: Vec<Reference> = Vec::new();
-    let virtual_hosts = table.hosts.iter().map(|(host, what)| pb::VirtualHost {
-        name: host.to_string(),
-        domains: vec![host.to_string()],
-        routes: match what {
-            VirtualHost::Misdirected => vec![misdirected()],
-            VirtualHost::Routes(routes) => routes.iter().map(|one| route(table, one, &mut needed)).collect(),
-        },
-        ..pb::VirtualHost::default()
-    });
-    let message = pb::RouteConfiguration {
+/// A table, and the resource that was made of it.
+pub(super) type Made<'a> = (&'a RouteTable, &'a Resource);
+
+/// Virtual hosts that are as they were `before` are not translated again.
+pub(super) fn resource(name: &str, table: &RouteTable, before: Option<Made<'_>>, owner: &Owner) -> Resource {
+    let rest = pb::RouteConfiguration {
         name: name.to_owned(),
-        virtual_hosts: virtual_hosts.collect(),
         ignore_port_in_host_matching: true,
         response_headers_to_add: table.http3.then(|| alt_svc(table.port)).into_iter().collect(),
         ..pb::RouteConfiguration::default()
     };
-    needed.sort();
-    needed.dedup();
-    Resource::new(&message, owner.clone(), Audience::Fleets).needing(needed)
+    let hosts = hosts(table, before);
+    Resource::of_hosts(&rest, &hosts, owner.clone(), Audience::Fleets).needing(needed(table))
+}
+
+fn hosts(table: &RouteTable, before: Option<Made<'_>>) -> Vec<EncodedHost> {
+    // Redirects depend on both.
+    let before = before.filter(|(before, _)| (before.port, before.is_tls) == (table.port, table.is_tls));
+    let encoded = before.map(|(_, made)| made.hosts()).unwrap_or_default();
+    let known = before.into_iter().flat_map(|(before, _)| &before.hosts);
+    // Both are in the order of the hostnames.
+    let mut known = known.zip(encoded).peekable();
+    let translated = table.hosts.iter().map(|(host, what)| {
+        while known.next_if(|((known, _), _)| *known < host).is_some() {}
+        match known.next_if(|((known, _), _)| *known == host) {
+            Some(((_, known), encoded)) if known == what => encoded,
+            Some(_) | None => EncodedHost::new(&virtual_host(table, host, what)),
+        }
+    });
+    translated.collect()
+}
+
+fn virtual_host(table: &RouteTable, host: &str, what: &VirtualHost) -> pb::VirtualHost {
+    pb::VirtualHost {
+        name: host.to_owned(),
+        domains: vec![host.to_owned()],
+        routes: match what {
+            VirtualHost::Misdirected => vec![misdirected()],
+            VirtualHost::Routes(routes) => routes.iter().map(|one| route(table, one)).collect(),
+        },
+        ..pb::VirtualHost::default()
+    }
+}
+
+/// Clusters that requests go to.
+fn needed(table: &RouteTable) -> impl Iterator<Item = Reference> {
+    let routes = table.hosts.values().flat_map(|host| match host {
+        VirtualHost::Misdirected => &[],
+        VirtualHost::Routes(routes) => routes.as_slice(),
+    });
+    let clusters = routes.flat_map(|route| {
+        let shares = match &route.rule.action {
+            Action::Forward(shares) => shares.as_slice(),
+            Action::Respond(_) | Action::Redirect(_) => &[],
+        };
+        let mirrors = route.rule.filters.mirrors.iter().filter(|_| !shares.is_empty());
+        let shares = shares.iter().filter_map(|share| share.cluster.as_ref());
+        shares.chain(mirrors.map(|mirror| &mirror.cluster))
+    });
+    // Of thousands of routes most go to the same.
+    let clusters: BTreeSet<&Arc<str>> = clusters.collect();
+    clusters
+        .into_iter()
+        .map(|cluster| needs(ResourceType::Cluster, cluster))
 }
 
 /// RFC 9114, 3.1.1: the same host and port number, for a day.
@@ -70,13 +114,13 @@ fn misdirected() -> pb::Route {
     }
 }
 
-fn route(table: &RouteTable, route: &HttpRoute, needed: &mut Vec<Reference>) -> pb::Route {
+fn route(table: &RouteTable, route: &HttpRoute) -> pb::Route {
     let rule = &route.rule;
     let filters = &rule.filters;
     let action = match &rule.action {
         Action::Respond(status) => respond((*status).into()),
         Action::Redirect(wanted) => pb::route::Action::Redirect(redirect(table, &route.matches, wanted)),
-        Action::Forward(shares) => pb::route::Action::Route(forward(route, rule, shares, needed)),
+        Action::Forward(shares) => pb::route::Action::Route(forward(route, rule, shares)),
     };
     let mut message = pb::Route {
         name: route.name.to_string(),
@@ -169,20 +213,9 @@ fn regex(text: &str) -> matcher::RegexMatcher {
     }
 }
 
-fn forward(route: &HttpRoute, rule: &Rule, shares: &[Share], needed: &mut Vec<Reference>) -> pb::RouteAction {
+fn forward(route: &HttpRoute, rule: &Rule, shares: &[Share]) -> pb::RouteAction {
     use pb::route_action::{ClusterNotFoundResponseCode, ClusterSpecifier, HostRewriteSpecifier};
     let filters = &rule.filters;
-    needed.extend(
-        shares
-            .iter()
-            .filter_map(|share| Some(needs(ResourceType::Cluster, share.cluster.as_ref()?))),
-    );
-    needed.extend(
-        filters
-            .mirrors
-            .iter()
-            .map(|mirror| needs(ResourceType::Cluster, &mirror.cluster)),
-    );
     let specifier = match shares {
         [
             Share {

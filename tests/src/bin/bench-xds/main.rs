@@ -6,6 +6,7 @@
 
 mod change;
 mod cold;
+mod hub;
 mod layer7;
 mod manager;
 mod maps;
@@ -156,7 +157,9 @@ fn main() -> anyhow::Result<()> {
                     loaded: 3_000 / part,
                     routes: 5_000 / part,
                     samples: args.samples,
+                    quiet: Duration::from_millis(if args.quick { 500 } else { 3_000 }),
                     span: Duration::from_secs(if args.quick { 1 } else { 10 }),
+                    turns: if args.quick { 1 } else { 3 },
                     log: args.log.clone(),
                 };
                 layer7::take(&plan, &mut report)?;

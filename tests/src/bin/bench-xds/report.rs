@@ -24,6 +24,9 @@ pub(crate) struct Figure {
     must: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     aim: Option<f64>,
+    /// The bars are least values.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    least: bool,
 }
 
 impl Figure {
@@ -39,10 +42,26 @@ impl Figure {
         self
     }
 
+    /// It may not be less than the one, and should not be less than the other.
+    pub(crate) fn at_least(&mut self, must: f64, aim: f64) -> &mut Self {
+        self.least = true;
+        self.must(must).aim(aim)
+    }
+
+    fn keeps(&self, bar: Option<f64>) -> bool {
+        bar.is_none_or(|bar| {
+            if self.least {
+                self.value >= bar
+            } else {
+                self.value <= bar
+            }
+        })
+    }
+
     fn passes(&self, is_quick: bool) -> bool {
         // How long something takes and how large a process is says nothing of a build without optimisation.
-        let counts = !is_quick || !matches!(self.unit, "ms" | "s" | "MB");
-        !counts || self.must.is_none_or(|must| self.value <= must)
+        let counts = !is_quick || !matches!(self.unit, "ms" | "s" | "MB" | "MiB" | "times");
+        !counts || self.keeps(self.must)
     }
 }
 
@@ -73,6 +92,7 @@ impl Report {
             unit,
             must: None,
             aim: None,
+            least: false,
         });
         let last = self.figures.len() - 1;
         &mut self.figures[last]
@@ -90,14 +110,15 @@ impl Report {
             format!("on {} CPUs", self.cpus),
             "value",
             "",
-            "must ≤",
-            "aim ≤"
+            "must",
+            "aim"
         );
-        let bar = |bar: Option<f64>| bar.map_or(String::new(), |bar| bar.to_string());
         for figure in &self.figures {
+            let sign = if figure.least { '≥' } else { '≤' };
+            let bar = |bar: Option<f64>| bar.map_or(String::new(), |bar| format!("{sign} {bar}"));
             let verdict = match figure {
                 _ if !figure.passes(self.quick) => "  OVER",
-                Figure { aim: Some(aim), .. } if figure.value > *aim && !self.quick => "  over the aim",
+                _ if !figure.keeps(figure.aim) && !self.quick => "  not the aim",
                 _ => "",
             };
             text.push_str(&format!(

@@ -1,7 +1,8 @@
 //! Requests through one Envoy, and through two: each has one thread, all of them one CPU, who asks and who answers has the other.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,9 +16,10 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::objects::{VIP, host};
+use super::objects::{VERSION, VIP, host};
 use super::world::World;
-use super::{PART, WITHIN};
+use super::{PART, Plan};
+use crate::hub::WITHIN;
 use crate::process;
 use crate::report::{Report, float};
 
@@ -30,35 +32,39 @@ const FRONT: u16 = 9_000;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Before anything counts.
 const WARM: Duration = Duration::from_secs(1);
-/// Turns of one and two; the median counts.
-const TURNS: usize = 3;
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
-/// Answers every request in the same way, on connections that are kept.
+/// Answers every request in the same way, on any of its ports, on connections that are kept.
 pub(super) struct Backend {
     stop: tokio_util::sync::CancellationToken,
 }
 
 impl Backend {
-    pub(super) fn start(namespace: &Namespace, port: u16) -> anyhow::Result<Self> {
-        let listener = namespace.run(|| std::net::TcpListener::bind(("0.0.0.0", port)))??;
-        listener.set_nonblocking(true)?;
+    pub(super) fn start(namespace: &Namespace, ports: Range<u16>) -> anyhow::Result<Self> {
+        let listeners = namespace.run(|| {
+            ports
+                .map(|port| {
+                    let listener = std::net::TcpListener::bind(("0.0.0.0", port))?;
+                    listener.set_nonblocking(true)?;
+                    Ok(listener)
+                })
+                .collect::<std::io::Result<Vec<_>>>()
+        })??;
         let stop = tokio_util::sync::CancellationToken::new();
         let stopped = stop.clone();
         std::thread::spawn(move || -> anyhow::Result<()> {
             pin(Pid::from_raw(0), OTHERS)?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
-                let listener = tokio::net::TcpListener::from_std(listener)?;
-                let serve = async {
-                    while let Ok((stream, _)) = listener.accept().await {
-                        tokio::spawn(answer(stream));
-                    }
-                };
-                tokio::select! {
-                    () = serve => {}
-                    () = stopped.cancelled() => {}
+                for listener in listeners {
+                    let listener = tokio::net::TcpListener::from_std(listener)?;
+                    tokio::spawn(async move {
+                        while let Ok((stream, _)) = listener.accept().await {
+                            tokio::spawn(answer(stream));
+                        }
+                    });
                 }
+                stopped.cancelled().await;
                 Ok(())
             })
         });
@@ -90,17 +96,24 @@ async fn answer(mut stream: tokio::net::TcpStream) -> std::io::Result<()> {
     }
 }
 
-/// The status of one answer, on a connection of its own.
-pub(super) fn status(to: SocketAddr, host: &str) -> anyhow::Result<u16> {
+/// Asks once, on a connection of its own; right is an answer from that version of the route.
+pub(super) fn ask_once(to: SocketAddr, host: &str, version: u32) -> anyhow::Result<()> {
     let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     write!(stream, "GET / HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n")?;
-    let mut line = String::new();
-    let mut reader = BufReader::new(stream);
-    reader.read_line(&mut line)?;
-    let mut rest = Vec::new();
-    reader.read_to_end(&mut rest)?;
-    Ok(line.split(' ').nth(1).context("no status")?.parse()?)
+    // The head only: Envoy leaves the closing to the client for a second.
+    let mut lines = BufReader::new(stream).lines();
+    let status = lines.next().context("no answer")??;
+    ensure!(status.starts_with("HTTP/1.1 200 "), "{host} says {status}");
+    let wanted = format!("{VERSION}: {version}");
+    for line in lines {
+        match line? {
+            line if line == wanted => return Ok(()),
+            line if line.is_empty() => break,
+            _ => {}
+        }
+    }
+    anyhow::bail!("{host} answers without `{wanted}`")
 }
 
 /// Requests a second, and what all proxies computed for each, in microseconds.
@@ -110,7 +123,7 @@ struct Rate {
 }
 
 /// Takes the figures.
-pub(super) fn take(world: &World<'_>, span: Duration, report: &mut Report) -> anyhow::Result<()> {
+pub(super) fn take(world: &World<'_>, version: u32, plan: &Plan, report: &mut Report) -> anyhow::Result<()> {
     let front = Envoy::start(world.namespace(), Setup::default(), &front())?;
     let front_pid = front.pid().context("Envoy runs")?;
     for pid in [world.envoy()?, front_pid] {
@@ -118,16 +131,12 @@ pub(super) fn take(world: &World<'_>, span: Duration, report: &mut Report) -> an
     }
     let one = SocketAddr::new(VIP.parse()?, 80);
     let two = SocketAddr::from(([127, 0, 0, 1], FRONT));
-    wait::until(WITHIN, || {
-        let status = status(two, &host(0))?;
-        ensure!(status == 200, "{status}");
-        Ok(())
-    })?;
+    wait::until(WITHIN, || ask_once(two, &host(0), version))?;
     let mut rates: [Vec<Rate>; 2] = [Vec::new(), Vec::new()];
-    for _ in 0..TURNS {
+    for _ in 0..plan.turns {
         let [of_one, of_two] = &mut rates;
-        of_one.push(ask(world.namespace(), one, &[world.envoy()?], span)?);
-        of_two.push(ask(world.namespace(), two, &[world.envoy()?, front_pid], span)?);
+        of_one.push(ask(world.namespace(), one, &[world.envoy()?], plan.span)?);
+        of_two.push(ask(world.namespace(), two, &[world.envoy()?, front_pid], plan.span)?);
     }
     let [one, two] = rates.map(median);
     let (one, two) = (one.context("measured")?, two.context("measured")?);
@@ -135,17 +144,14 @@ pub(super) fn take(world: &World<'_>, span: Duration, report: &mut Report) -> an
     report.add(PART, "requests/s through two", two.rate, "/s");
     report.add(PART, "a request's CPU time in one proxy", one.cost, "µs");
     report.add(PART, "a request's CPU time in two", two.cost, "µs");
-    // The bar is a least value: so that more is worse, its inverse is what counts.
-    report.add(PART, "one proxy against two", one.rate / two.rate, "times");
     report
         .add(
             PART,
-            "two proxies against one (must be 1.5 times less)",
-            two.rate / one.rate,
-            "",
+            "requests/s through one proxy against two",
+            one.rate / two.rate,
+            "times",
         )
-        .must(1.0 / 1.5)
-        .aim(1.0 / 1.8);
+        .at_least(1.5, 1.8);
     Ok(())
 }
 

@@ -5,47 +5,50 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use futures_util::StreamExt as _;
-use kube::api::{Api, WatchEvent, WatchParams};
-use kube::{Client, ResourceExt as _};
-use kubelb_api::v1alpha1::Route;
+use kube::ResourceExt as _;
+use kube::api::{Api, DynamicObject, WatchEvent, WatchParams};
 use kubelb_tests::wait;
-
-use super::objects::{GATEWAY, NAMESPACE};
+use serde_json::Value;
 
 /// So far.
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
-    /// Routes that the Gateway says are attached.
+    /// Writes of each object's status.
+    pub(super) writes: BTreeMap<String, usize>,
+    /// Routes that the Gateways among them say are attached.
     pub(super) attached: u64,
-    /// Since when it says so.
+    /// Since when they say so.
     pub(super) attached_since: Instant,
-    /// Writes of the Gateway's status.
-    pub(super) of_gateway: usize,
-    /// Writes of a route's.
-    pub(super) of_routes: BTreeMap<String, usize>,
-    /// The last of all.
+    /// The last write.
     pub(super) last: Instant,
 }
 
-/// Watches on a thread of its own, until the process ends.
+impl Seen {
+    /// Most writes of any object since then.
+    pub(super) fn most_since(&self, before: &Self) -> usize {
+        let since = |(name, writes): (&String, &usize)| writes - before.writes.get(name).copied().unwrap_or_default();
+        self.writes.iter().map(since).max().unwrap_or_default()
+    }
+}
+
+/// Watches objects of a kind, until the process ends.
 #[derive(Clone)]
 pub(super) struct Watch(Arc<Mutex<Seen>>);
 
 impl Watch {
-    /// Starts on a runtime; nothing is there yet.
-    pub(super) fn start(client: Client) -> Self {
+    /// Starts on this thread's runtime; nothing is there yet.
+    pub(super) fn start(objects: Api<DynamicObject>, which: WatchParams) -> Self {
         let now = wait::now();
         let watch = Self(Arc::new(Mutex::new(Seen {
+            writes: BTreeMap::new(),
             attached: 0,
             attached_since: now,
-            of_gateway: 0,
-            of_routes: BTreeMap::new(),
             last: now,
         })));
         let seen = watch.clone();
         tokio::spawn(async move {
-            if let Err(error) = seen.follow(client).await {
-                eprintln!("layer7: the watch has ended: {error}");
+            if let Err(error) = seen.follow(objects, which).await {
+                eprintln!("layer7: a watch has ended: {error}");
             }
         });
         watch
@@ -55,38 +58,30 @@ impl Watch {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    async fn follow(&self, client: Client) -> Result<(), kube::Error> {
-        let routes: Api<Route> = Api::namespaced(client, NAMESPACE);
+    async fn follow(&self, objects: Api<DynamicObject>, which: WatchParams) -> Result<(), kube::Error> {
         let mut version = "0".to_owned();
-        let mut statuses: BTreeMap<String, Option<String>> = BTreeMap::new();
+        let mut statuses: BTreeMap<String, Value> = BTreeMap::new();
         loop {
-            let mut events = routes.watch(&WatchParams::default(), &version).await?.boxed();
+            let mut events = objects.watch(&which, &version).await?.boxed();
             while let Some(event) = events.next().await {
                 let (WatchEvent::Added(object) | WatchEvent::Modified(object)) = event? else {
                     continue;
                 };
                 version = object.resource_version().unwrap_or_default();
-                let name = object.name_any();
-                let status = serde_json::to_string(&object.status).ok();
-                if object.status.is_some() && statuses.get(&name) != Some(&status) {
-                    self.note(&name, &object);
+                let status = object.data.get("status").cloned().unwrap_or_default();
+                if !status.is_null() && statuses.get(&object.name_any()) != Some(&status) {
+                    self.note(&object.name_any(), &status);
                 }
-                statuses.insert(name, status);
+                statuses.insert(object.name_any(), status);
             }
         }
     }
 
-    fn note(&self, name: &str, object: &Route) {
+    fn note(&self, name: &str, status: &Value) {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         seen.last = wait::now();
-        if name != GATEWAY {
-            *seen.of_routes.entry(name.to_owned()).or_default() += 1;
-            return;
-        }
-        seen.of_gateway += 1;
-        let status = object.status.as_ref().and_then(|status| status.resources.as_ref());
-        let status = status.and_then(|resources| resources.route.as_ref()?.status.as_ref());
-        let listeners = status.and_then(|status| status.get("listeners")?.as_array());
+        *seen.writes.entry(name.to_owned()).or_default() += 1;
+        let listeners = status.get("listeners").and_then(Value::as_array);
         let attached = listeners
             .into_iter()
             .flatten()

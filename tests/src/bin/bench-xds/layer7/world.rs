@@ -1,111 +1,150 @@
-//! An API server with the objects of one tenant, a manager that follows it, and an Envoy.
+//! A management cluster with a manager and an Envoy, and a tenant with an API server and a CCM of its own.
 
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use futures_util::StreamExt as _;
-use k8s_openapi::api::core::v1::Namespace as KubeNamespace;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::core::CustomResourceExt as _;
-use kube::{Client, ResourceExt as _};
-use kubelb_api::v1alpha1::{Addresses, Config, Route, Tenant};
+use k8s_openapi::api::core::v1::Node;
+use kube::Client;
+use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams, WatchParams};
+use kube::core::{CustomResourceExt as _, GroupVersionKind};
+use kubelb_api::v1alpha1::Route;
 use kubelb_tests::control_plane::{ControlPlane, Host};
 use kubelb_tests::envoy::{Envoy, Setup};
 use kubelb_tests::netns::Namespace;
 use kubelb_tests::scratch::Scratch;
-use kubelb_tests::{apiserver, wait};
+use kubelb_tests::{apiserver, gateway_api, wait};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-use super::hops::Backend;
-use super::objects::{self, NODE, VIP};
+use super::hops::{self, Backend};
+use super::objects::{self, NODE, TENANT, VIP};
 use super::watch::{Seen, Watch};
-use super::{PART, WITHIN};
+use super::{PART, Plan};
+use crate::hub::{self, Ccm, WITHIN};
 use crate::manager::{Manager, bootstrap};
 
-/// Objects under way to the API server.
+/// Changes under way to the API server.
 const AT_ONCE: usize = 32;
 
 /// See the module. In this order it ends.
 pub(super) struct World<'a> {
     envoy: Option<Envoy<'a>>,
     manager: Option<Manager<'a>>,
+    ccm: Ccm,
     _backend: Backend,
-    _server: ControlPlane,
+    _servers: [ControlPlane; 2],
     namespace: &'a Namespace,
     runtime: &'static Runtime,
-    client: Client,
-    watch: Watch,
+    tenant: Client,
+    /// The tenant's Gateway.
+    pub(super) gateways: Watch,
+    /// The tenant's HTTPRoutes.
+    pub(super) http_routes: Watch,
+    /// What the manager answers, in the management cluster.
+    pub(super) routes: Watch,
     flags: Vec<String>,
     log: String,
+    quiet: Duration,
     scratch: Scratch,
 }
 
 impl<'a> World<'a> {
-    /// Starts all of it, with a Gateway that is programmed. Call it on a thread in the namespace.
-    pub(super) fn start(namespace: &'a Namespace, log: &str) -> anyhow::Result<Self> {
+    /// Starts all of it, with a Gateway that has its address. Call it on a thread in the namespace.
+    pub(super) fn start(namespace: &'a Namespace, plan: &Plan) -> anyhow::Result<Self> {
+        let log = plan.log.as_str();
         for address in [VIP, NODE] {
             namespace.ip(&["address", "add", &format!("{address}/32"), "dev", "lo"])?;
         }
-        // The watch lives as long as the process: it is the bench's own.
+        // The watches live as long as the process: it is the bench's own.
         let runtime: &'static Runtime = Box::leak(Box::new(in_namespace(namespace)?));
         let scratch = Scratch::new()?;
         let path = |name: &str| scratch.path().join(name);
-        let server = ControlPlane::launch(apiserver::Config::new(&path("management")), Host::Here)?;
-        let kubeconfig = std::fs::read_to_string(server.kubeconfig())?;
-        let client = runtime.block_on(async {
-            let kubeconfig = Kubeconfig::from_yaml(&kubeconfig)?;
-            let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-            anyhow::Ok(Client::try_from(config)?)
-        })?;
-        runtime.block_on(install(&client))?;
-        std::fs::write(path("ca.crt"), server.ca()?)?;
+        let server = |name: &str| ControlPlane::launch(apiserver::Config::new(&path(name)), Host::Here);
+        let (management, tenant) = (server("management")?, server("tenant")?);
+        std::fs::write(path("ca.crt"), management.ca()?)?;
         let flags = vec![
             "--source=kubernetes".to_owned(),
-            format!("--kubeconfig={}", server.kubeconfig().display()),
+            format!("--kubeconfig={}", management.kubeconfig().display()),
             format!("--state-dir={}", path("state").display()),
-            format!("--api-server-url=https://{}", server.address()),
+            format!("--api-server-url=https://{}", management.address()),
             format!("--api-server-ca={}", path("ca.crt").display()),
             "--announce=false".to_owned(),
         ];
-        let backend = Backend::start(namespace, objects::BACKEND_PORT)?;
-        let watch = {
+        let (hub, client) = runtime.block_on(async {
+            let hub = hub::client(&management).await?;
+            hub::prepare(&hub, objects::config()).await?;
+            let client = hub::client(&tenant).await?;
+            hub::install(&client, gateway_api::definitions()).await?;
+            hub::create_all(&client, std::iter::once(objects::node()).chain(objects::services())).await?;
+            let nodes: Api<Node> = Api::all(client.clone());
+            let status = Patch::Merge(objects::node_status());
+            nodes.patch_status("node", &PatchParams::default(), &status).await?;
+            anyhow::Ok((hub, client))
+        })?;
+        let backend = Backend::start(namespace, objects::NODE_PORTS)?;
+        let manager = Manager::launch(namespace, &flags, log)?;
+        let ccm = runtime.block_on(async {
+            hub::register(&hub, [TENANT.to_owned()]).await?;
+            let layer7 = ["--enable-gateway-api", "--enable-leader-election=false"];
+            Ccm::start(&hub, TENANT, &tenant, scratch.path(), &layer7, log).await
+        })?;
+        let of_tenant = |kind: &str| Api::namespaced_with(client.clone(), "default", &gateway_kind(kind));
+        let routes = Api::namespaced_with(hub, &format!("tenant-{TENANT}"), &Route::api_resource());
+        let [gateways, http_routes, routes] = {
             let _entered = runtime.enter();
-            Watch::start(client.clone())
+            let everything = WatchParams::default();
+            let copies = everything.clone().labels(objects::COPIES);
+            [
+                Watch::start(of_tenant("Gateway"), everything.clone()),
+                Watch::start(of_tenant("HTTPRoute"), everything),
+                Watch::start(routes, copies),
+            ]
         };
         let mut world = Self {
             envoy: None,
-            manager: None,
+            manager: Some(manager),
+            ccm,
             _backend: backend,
-            _server: server,
+            _servers: [management, tenant],
             namespace,
             runtime,
-            client,
-            watch,
+            tenant: client,
+            gateways,
+            http_routes,
+            routes,
             flags,
             log: log.to_owned(),
+            quiet: plan.quiet,
             scratch,
         };
-        world.run()?;
-        runtime.block_on(world.register())?;
-        world.create_all([objects::addresses(), objects::gateway()])?;
+        world.start_envoy()?;
+        world
+            .runtime
+            .block_on(hub::create_all(&world.tenant, [objects::gateway()]))?;
         wait::until(WITHIN, || {
-            ensure!(world.seen().of_gateway > 0, "nothing is told of the Gateway");
+            ensure!(
+                !world.gateways.seen().writes.is_empty(),
+                "nothing is told of the Gateway"
+            );
             Ok(())
         })?;
+        world.until_quiet(wait::now())?;
         Ok(world)
     }
 
-    /// Starts manager and Envoy.
-    pub(super) fn run(&mut self) -> anyhow::Result<()> {
-        self.manager = Some(Manager::launch(self.namespace, &self.flags, &self.log)?);
-        let bootstrap = bootstrap(&self.scratch.path().join("state"), ["--fleet", "a"])?;
+    fn start_envoy(&mut self) -> anyhow::Result<()> {
+        let bootstrap = bootstrap(&self.scratch.path().join("state"), ["--fleet", TENANT])?;
         self.envoy = Some(Envoy::start(self.namespace, Setup::default(), &bootstrap)?);
         Ok(())
+    }
+
+    /// Starts manager and Envoy again.
+    pub(super) fn run(&mut self) -> anyhow::Result<()> {
+        self.manager = Some(Manager::launch(self.namespace, &self.flags, &self.log)?);
+        self.start_envoy()
     }
 
     /// Kills both.
@@ -122,41 +161,48 @@ impl<'a> World<'a> {
         self.manager.as_ref().map_or(0, Manager::pid)
     }
 
+    pub(super) fn ccm(&self) -> u32 {
+        self.ccm.pid()
+    }
+
     pub(super) fn envoy(&self) -> anyhow::Result<u32> {
         self.envoy.as_ref().and_then(Envoy::pid).context("Envoy runs")
     }
 
-    /// What was told so far.
-    pub(super) fn seen(&self) -> Seen {
-        self.watch.seen()
-    }
-
-    /// Waits until nothing was told for so long; what was.
-    pub(super) fn until_quiet(&self, quiet: Duration) -> anyhow::Result<Seen> {
-        let (seen, _) = wait::until(WITHIN, || {
-            let seen = self.seen();
+    /// Waits until nothing was told for a while, since then.
+    pub(super) fn until_quiet(&self, since: Instant) -> anyhow::Result<()> {
+        let told = |watch: &Watch| watch.seen().last;
+        wait::until(WITHIN, || {
+            let last = [&self.gateways, &self.http_routes, &self.routes].map(told);
+            let last = last.into_iter().fold(since, Ord::max);
             ensure!(
-                wait::now().saturating_duration_since(seen.last) >= quiet,
+                wait::now().saturating_duration_since(last) >= self.quiet,
                 "{PART}: more is told"
             );
-            Ok(seen)
+            Ok(())
         })?;
-        Ok(seen)
+        Ok(())
     }
 
-    /// Creates routes of these numbers.
+    /// What was told of HTTPRoutes and, by the manager, of their copies.
+    pub(super) fn told(&self) -> [Seen; 2] {
+        [self.http_routes.seen(), self.routes.seen()]
+    }
+
+    /// Creates HTTPRoutes of these numbers.
     pub(super) fn fill(&self, numbers: Range<u32>) -> anyhow::Result<()> {
-        self.create_all(numbers.map(|number| objects::http_route(number, 0)))
+        let objects = numbers.map(|number| objects::http_route(number, 0));
+        self.runtime.block_on(hub::create_all(&self.tenant, objects))
     }
 
-    /// Changes them, all at once.
-    pub(super) fn change(&self, numbers: Range<u32>) -> anyhow::Result<()> {
-        let routes: Api<Route> = Api::namespaced(self.client.clone(), objects::NAMESPACE);
+    /// Gives them another version, all at once.
+    pub(super) fn change(&self, numbers: Range<u32>, version: u32) -> anyhow::Result<()> {
+        let routes: Api<DynamicObject> =
+            Api::namespaced_with(self.tenant.clone(), "default", &gateway_kind("HTTPRoute"));
         let changes = numbers.map(|number| {
             let routes = routes.clone();
             async move {
-                let mut changed = objects::http_route(number, 1);
-                let spec = changed.get_mut("spec").map(Value::take);
+                let spec = objects::http_route(number, version).get_mut("spec").map(Value::take);
                 let patch = Patch::Merge(json!({"spec": spec}));
                 routes
                     .patch(&objects::name(number), &PatchParams::default(), &patch)
@@ -172,41 +218,15 @@ impl<'a> World<'a> {
         })
     }
 
-    fn create_all(&self, objects: impl IntoIterator<Item = Value>) -> anyhow::Result<()> {
-        self.runtime.block_on(async {
-            let created = objects.into_iter().map(|object| create(&self.client, object));
-            let mut created = futures_util::stream::iter(created).buffer_unordered(AT_ONCE);
-            while let Some(made) = created.next().await {
-                made?;
-            }
-            Ok(())
-        })
-    }
-
-    /// Asks for the host of a route.
-    pub(super) fn ask(&self, number: u32) -> anyhow::Result<()> {
+    /// Asks for the host of a route; right is an answer of that version.
+    pub(super) fn ask(&self, number: u32, version: u32) -> anyhow::Result<()> {
         let to = SocketAddr::new(VIP.parse()?, 80);
-        let status = super::hops::status(to, &objects::host(number))?;
-        ensure!(status == 200, "{} says {status}", objects::host(number));
-        Ok(())
+        hops::ask_once(to, &objects::host(number), version)
     }
+}
 
-    /// The tenant, with its namespace, which the manager makes.
-    async fn register(&self) -> anyhow::Result<()> {
-        let tenants: Api<Tenant> = Api::all(self.client.clone());
-        let tenant = serde_json::from_value(
-            json!({"apiVersion": "kubelb.k8c.io/v1alpha1", "kind": "Tenant", "metadata": {"name": "a"}, "spec": {}}),
-        )?;
-        tenants.create(&PostParams::default(), &tenant).await?;
-        let namespaces: Api<KubeNamespace> = Api::all(self.client.clone());
-        let deadline = wait::now() + WITHIN;
-        let mut looks = tokio::time::interval(Duration::from_millis(50));
-        while namespaces.get_opt(objects::NAMESPACE).await?.is_none() {
-            ensure!(wait::now() < deadline, "the tenant is not registered");
-            looks.tick().await;
-        }
-        Ok(())
-    }
+fn gateway_kind(kind: &str) -> ApiResource {
+    ApiResource::from_gvk(&GroupVersionKind::gvk("gateway.networking.k8s.io", "v1", kind))
 }
 
 /// A runtime whose threads are in the namespace.
@@ -225,38 +245,4 @@ fn in_namespace(namespace: &Namespace) -> anyhow::Result<Runtime> {
         .join()
         .map_err(|_panic| anyhow::anyhow!("the thread panicked"))??;
     Ok(runtime)
-}
-
-async fn install(client: &Client) -> anyhow::Result<()> {
-    let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
-    for definition in kubelb_api::crds::all() {
-        definitions.create(&PostParams::default(), &definition).await?;
-        let established = kube::runtime::wait::conditions::is_crd_established();
-        let name = definition.name_any();
-        let waiting = kube::runtime::wait::await_condition(definitions.clone(), &name, established);
-        tokio::time::timeout(WITHIN, waiting)
-            .await
-            .context("a kind is not served")??;
-    }
-    let namespaces: Api<KubeNamespace> = Api::all(client.clone());
-    let namespace = serde_json::from_value(json!({"metadata": {"name": "kubelb"}}))?;
-    namespaces.create(&PostParams::default(), &namespace).await?;
-    let configs: Api<Config> = Api::namespaced(client.clone(), "kubelb");
-    configs
-        .create(&PostParams::default(), &serde_json::from_value(objects::config())?)
-        .await?;
-    Ok(())
-}
-
-async fn create(client: &Client, object: Value) -> anyhow::Result<()> {
-    let object: DynamicObject = serde_json::from_value(object)?;
-    let kind = object.types.as_ref().map_or("", |types| types.kind.as_str());
-    let resource = if kind == "Addresses" {
-        Addresses::api_resource()
-    } else {
-        Route::api_resource()
-    };
-    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), objects::NAMESPACE, &resource);
-    api.create(&PostParams::default(), &object).await?;
-    Ok(())
 }

@@ -35,12 +35,6 @@ pub(super) fn tenant_name(tenant: u32) -> String {
     format!("t{tenant}")
 }
 
-pub(super) fn tenant(tenant: u32) -> Value {
-    json!({
-        "apiVersion": "kubelb.k8c.io/v1alpha1", "kind": "Tenant", "metadata": {"name": tenant_name(tenant)}, "spec": {},
-    })
-}
-
 /// As a CCM writes them.
 pub(super) fn addresses(tenant: u32) -> Value {
     let all: Vec<Value> = (0..NODES)

@@ -2,7 +2,6 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::process::{Child, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context as _, ensure};
@@ -17,8 +16,7 @@ use tokio::runtime::Runtime;
 
 use super::machines::{Machines, NODES};
 use super::objects::{self, PLAIN, WEB};
-use super::world::client;
-use crate::manager::tell_lines;
+use crate::hub::{self, Ccm};
 
 const EXCLUDED: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 
@@ -32,7 +30,7 @@ pub(super) struct Tenant<'a> {
     names: [String; NODES],
     /// Of the Services that are measured, in the order of [`SERVICES`].
     vips: [Option<IpAddr>; SERVICES.len()],
-    ccm: Option<Child>,
+    ccm: Option<Ccm>,
     server: ControlPlane,
 }
 
@@ -49,7 +47,7 @@ impl<'a> Tenant<'a> {
         directory: &Path,
     ) -> anyhow::Result<Self> {
         let server = ControlPlane::launch(Config::new(&directory.join("server")), Host::Here)?;
-        let client = runtime.block_on(client(&std::fs::read_to_string(server.kubeconfig())?))?;
+        let client = runtime.block_on(hub::client(&server))?;
         let tenant = Self {
             runtime,
             number,
@@ -93,29 +91,10 @@ impl<'a> Tenant<'a> {
     }
 
     /// Starts the CCM with the credential that the manager has made.
-    pub(super) fn start_ccm(&mut self, credential: &Path, log: &str) -> anyhow::Result<()> {
-        let program = std::env::current_exe().context("cannot tell where this program is")?;
-        let mut child = kubelb_tests::tool::bound(program)
-            .arg("ccm")
-            .arg(format!(
-                "--cluster-name={}",
-                objects::tenant_name(u32::try_from(self.number)?)
-            ))
-            .arg(format!("--kubeconfig={}", self.server.kubeconfig().display()))
-            .arg(format!("--kubelb-kubeconfig={}", credential.display()))
-            .args([
-                "--node-address-type=InternalIP",
-                "--metrics-addr=0",
-                "--health-probe-bind-address=0",
-            ])
-            .env("RUST_LOG", log)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("cannot start a CCM")?;
-        tell_lines("ccm", child.stderr.take().context("its standard error is a pipe")?);
-        self.ccm = Some(child);
+    pub(super) fn start_ccm(&mut self, management: &kube::Client, directory: &Path, log: &str) -> anyhow::Result<()> {
+        let name = objects::tenant_name(u32::try_from(self.number)?);
+        let started = Ccm::start(management, &name, &self.server, directory, &[], log);
+        self.ccm = Some(self.runtime.block_on(started)?);
         Ok(())
     }
 
@@ -198,14 +177,5 @@ impl<'a> Tenant<'a> {
         let at = wait::now();
         self.runtime.block_on(request)?;
         Ok(at)
-    }
-}
-
-impl Drop for Tenant<'_> {
-    fn drop(&mut self) {
-        if let Some(mut ccm) = self.ccm.take() {
-            drop(ccm.kill());
-            drop(ccm.wait());
-        }
     }
 }
