@@ -1,8 +1,7 @@
 //! What a manager that does not lead tells the one that does, from both ends: a [`Teller`] is told how things are and says what differs, a
 //! [`Heard`] takes that in.
 //!
-//! Levels on both ends: what is lost with a stream is told again on the next one. No I/O and no clock. Must not know: transports, who the other
-//! manager is, and what is made of it.
+//! By [`kubelb_xds::telling`], so without I/O and clock. Must not know: transports, who the other manager is, and what is made of it.
 
 mod heard;
 pub mod layer7;
@@ -21,7 +20,7 @@ use kubelb_xds::{ResourceType, Snapshot, Version};
 use crate::object::ObjectName;
 
 pub use heard::{Changes, Fault, Heard, Limits};
-pub use teller::{Pace, Teller};
+pub use teller::{PACE, Teller};
 
 /// Of what is served for each object, and of each resource of [`layer7`] by its name: the same for two managers that serve it alike.
 pub type Digests = BTreeMap<ObjectName, u64>;

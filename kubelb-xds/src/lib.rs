@@ -4,7 +4,7 @@
 //! - [`resource`], [`virtual_hosts`], [`snapshot`]: the configuration as immutable, shared, already encoded resources, and what a peer may see
 //!   of it.
 //! - [`server`]: a peer's stream as the manager sees it. [`client`]: a stream as an agent sees it.
-//! - [`reports`]: both ends of what agents tell the manager in the other direction.
+//! - [`reports`]: both ends of what agents tell the manager in the other direction. [`telling`]: what is not about agents in it.
 //!
 //! Must not know: sockets, TLS, tonic's transport, tasks, clocks (time is an argument), the API objects that resources come from, and
 //! what an agent does with them.
@@ -18,6 +18,7 @@ pub mod resource;
 pub mod resource_type;
 pub mod server;
 pub mod snapshot;
+pub mod telling;
 pub mod virtual_hosts;
 
 /// The messages of the xDS API, in the generation that this crate speaks.

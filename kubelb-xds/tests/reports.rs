@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use kubelb_xds::contract::reports::{Drops, ListenerReport, Report, Standing, Traffic, UnhealthyBackend};
-use kubelb_xds::reports::{Fault, Limits, Pace, Received, Reporter};
+use kubelb_xds::reports::{Fault, Limits, PACE, Received, Reporter};
+use kubelb_xds::telling::{OutOfPlace, Pace};
 use proptest::prelude::*;
 use prost::Message as _;
 
@@ -165,9 +166,9 @@ proptest! {
     fn in_the_end_the_manager_knows_what_the_agent_does(
         ops in prop::collection::vec(ops(), 1..60),
         // So small that most states take several reports.
-        report_bytes in prop_oneof![Just(1_usize), Just(150), Just(256 << 10)],
+        message_bytes in prop_oneof![Just(1_usize), Just(150), Just(256 << 10)],
     ) {
-        let mut both = Both::new(Pace { report_bytes, ..Pace::default() });
+        let mut both = Both::new(Pace { message_bytes, ..PACE });
         for op in ops {
             match op {
                 Op::Standing(name, pending, unhealthy) => both.set(name, standing("", pending, unhealthy)),
@@ -201,7 +202,7 @@ proptest! {
 
 #[test]
 fn a_stream_starts_with_everything_and_goes_on_with_what_changes() {
-    let mut both = Both::new(Pace::default());
+    let mut both = Both::new(PACE);
     both.set(1, standing("no room", 0, 0));
     both.set(2, standing("", 0, 0));
     both.count(3, 5);
@@ -227,8 +228,8 @@ fn a_stream_starts_with_everything_and_goes_on_with_what_changes() {
 
 #[test]
 fn an_agent_that_knows_nothing_yet_is_heard_and_says_so() {
-    let mut both = Both::new(Pace::default());
-    both.reporter = Reporter::new(1, Pace::default());
+    let mut both = Both::new(PACE);
+    both.reporter = Reporter::new(1, PACE);
     both.connect();
     both.wait(HEARTBEAT * 3);
     assert_eq!(both.sent.len(), 4);
@@ -240,7 +241,7 @@ fn an_agent_that_knows_nothing_yet_is_heard_and_says_so() {
 
 #[test]
 fn a_backend_is_unhealthy_since_it_was_first_found_so() {
-    let mut both = Both::new(Pace::default());
+    let mut both = Both::new(PACE);
     both.connect();
     both.set(1, standing("", 0, 1));
     let mut later = standing("", 0, 2);
@@ -267,15 +268,15 @@ fn a_manager_does_not_go_on_after_a_gap_or_beyond_its_limits() {
         ..Report::default()
     };
     let mut received = Received::new(Limits::default());
-    assert_eq!(received.take(report(1, false)), Err(Fault::NotFull));
+    assert_eq!(received.take(report(1, false)), Err(OutOfPlace::NotFull.into()));
     assert!(received.take(report(1, true)).unwrap().completed);
     assert_eq!(
         received.take(report(3, false)),
-        Err(Fault::Sequence { expected: 2, got: 3 })
+        Err(OutOfPlace::Sequence { expected: 2, got: 3 }.into())
     );
     assert_eq!(
         received.take(report(1, true)),
-        Err(Fault::Sequence { expected: 2, got: 1 })
+        Err(OutOfPlace::Sequence { expected: 2, got: 1 }.into())
     );
     let other = Report {
         instance: 2,
@@ -315,7 +316,7 @@ fn a_manager_does_not_go_on_after_a_gap_or_beyond_its_limits() {
 
 #[test]
 fn a_node_without_trouble_or_traffic_costs_nothing_however_much_it_forwards() {
-    let mut both = Both::new(Pace::default());
+    let mut both = Both::new(PACE);
     for number in 0..=u8::MAX {
         both.set(number, standing("", 0, 0));
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use kubelb_xds::contract::relay::{NodePresence, Relayed, RelayedNode, RelayedPeer, RelayedView};
 use kubelb_xds::reports::{self, Received};
+use kubelb_xds::telling::{OutOfPlace, Place, Receiving, differing};
 use prost::Message as _;
 
 use super::{Digests, Presences, object};
@@ -42,17 +43,9 @@ impl Default for Limits {
 /// Why a stream cannot go on: the other manager opens another, and tells everything again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    /// A message is missing, or came twice.
-    #[error("message {got} came where message {expected} was to come")]
-    Sequence {
-        /// The number that was to come.
-        expected: u64,
-        /// The number that came.
-        got: u64,
-    },
-    /// The first message does not begin to tell everything.
-    #[error("the first message of a stream is not a full one")]
-    NotFull,
+    /// A message is missing, or is not the one that was to come.
+    #[error(transparent)]
+    OutOfPlace(#[from] OutOfPlace),
     /// More than [`Limits`] say.
     #[error("too much is told: more than {1} {0}")]
     TooMany(&'static str, usize),
@@ -72,8 +65,7 @@ impl Fault {
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Sequence { .. } => "sequence",
-            Self::NotFull => "not_full",
+            Self::OutOfPlace(fault) => fault.reason(),
             Self::TooMany(..) => "too_many",
             Self::Name(_) => "name",
             Self::Peer(_) => "peer",
@@ -97,8 +89,7 @@ pub struct Changes {
 #[derive(Debug, Default)]
 pub struct Heard {
     limits: Limits,
-    sequence: u64,
-    is_complete: bool,
+    receiving: Receiving,
     digests: Digests,
     peers: BTreeMap<u64, Peer>,
     nodes: Presences,
@@ -127,17 +118,12 @@ impl Heard {
     /// # Errors
     /// When the stream cannot go on; what is known is not to be relied on any more.
     pub fn take(&mut self, message: Relayed, now: Instant) -> Result<Changes, Fault> {
-        let expected = self.sequence + 1;
-        if message.sequence != expected {
-            return Err(Fault::Sequence {
-                expected,
-                got: message.sequence,
-            });
-        }
-        if self.sequence == 0 && !message.full {
-            return Err(Fault::NotFull);
-        }
-        self.sequence = message.sequence;
+        let place = Place {
+            sequence: message.sequence,
+            full: message.full,
+            more: message.more,
+        };
+        self.receiving.check(place)?;
         let mut changes = Changes::default();
         for name in &message.nodes_gone {
             self.nodes.remove(name);
@@ -161,16 +147,14 @@ impl Heard {
             changes.objects.insert(name);
         }
         self.check()?;
-        let is_complete = !message.more;
-        changes.everything |= is_complete && !self.is_complete;
-        self.is_complete |= is_complete;
+        changes.everything |= self.receiving.taken(place);
         Ok(changes)
     }
 
     /// Whether everything has been told once.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.is_complete
+        self.receiving.is_complete()
     }
 
     /// Nodes, as they were when they were told of.
@@ -188,14 +172,10 @@ impl Heard {
     /// Peers, as they are for a manager that serves `ours`: where the two serve an object differently, a peer is behind.
     #[must_use]
     pub fn views(&self, ours: &Digests) -> Vec<View> {
-        if !self.is_complete {
+        if !self.is_complete() {
             return Vec::new();
         }
-        let differing = ours
-            .iter()
-            .filter(|(name, digest)| self.digests.get(*name) != Some(*digest));
-        let gone = self.digests.keys().filter(|name| !ours.contains_key(*name));
-        let differing: BTreeSet<ObjectName> = differing.map(|(name, _)| name.clone()).chain(gone.cloned()).collect();
+        let differing: BTreeSet<ObjectName> = differing(&self.digests, ours).cloned().collect();
         let differing = Arc::new(differing);
         let all = self.peers.values();
         all.map(|peer| {

@@ -5,44 +5,31 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kubelb_xds::contract::relay::{Relayed, RelayedNode, RelayedObject, RelayedPeer, RelayedView};
-use kubelb_xds::reports::{self, Reporter};
+use kubelb_xds::reports::Reporter;
+use kubelb_xds::telling::{Pace, Sending, differing};
 use prost::Message as _;
 
 use super::{Digests, Outgoing, OutgoingPeer, Presences};
 use crate::object::ObjectName;
 
-/// When messages are sent and how long they are.
-#[derive(Clone, Copy, Debug)]
-pub struct Pace {
-    /// Shortest time between two messages.
-    pub spacing: Duration,
-    /// Longest time between two messages.
-    pub heartbeat: Duration,
-    /// A message is not longer than this, unless one peer alone is. Bytes.
-    pub message_bytes: usize,
-}
-
-impl Default for Pace {
-    fn default() -> Self {
-        Self {
-            spacing: Duration::from_millis(50),
-            heartbeat: Duration::from_millis(400),
-            message_bytes: 256 << 10,
-        }
-    }
-}
+/// Of a manager's messages.
+pub const PACE: Pace = Pace {
+    spacing: Duration::from_millis(50),
+    heartbeat: Duration::from_millis(400),
+    message_bytes: 256 << 10,
+};
 
 /// Reports of one peer as parts of messages: their pace is the messages'.
-const REPORTS: reports::Pace = reports::Pace {
+const REPORTS: Pace = Pace {
     spacing: Duration::ZERO,
     heartbeat: Duration::from_secs(24 * 60 * 60),
-    report_bytes: 64 << 10,
+    message_bytes: 64 << 10,
 };
 
 /// What is to be told, and what the other manager does not know of it yet.
 #[derive(Debug)]
 pub struct Teller {
-    pace: Pace,
+    sending: Sending,
     digests: Arc<Digests>,
     peers: BTreeMap<u64, Peer>,
     nodes: Presences,
@@ -50,9 +37,6 @@ pub struct Teller {
     /// Those that are new, other, or gone.
     untold_peers: BTreeSet<u64>,
     untold_nodes: BTreeSet<String>,
-    /// Whether anything is known of peers.
-    is_known: bool,
-    stream: Option<Stream>,
 }
 
 #[derive(Debug)]
@@ -61,42 +45,27 @@ struct Peer {
     reporter: Option<Reporter>,
 }
 
-#[derive(Debug)]
-struct Stream {
-    sequence: u64,
-    /// When the last message was sent.
-    sent: Option<Instant>,
-    opened: Instant,
-    /// Not everything has been told once.
-    is_opening: bool,
-}
-
 impl Teller {
     /// Has nothing to tell yet.
     #[must_use]
     pub fn new(pace: Pace) -> Self {
         Self {
-            pace,
+            sending: Sending::new(pace),
             digests: Arc::default(),
             peers: BTreeMap::new(),
             nodes: Presences::new(),
             untold_objects: BTreeSet::new(),
             untold_peers: BTreeSet::new(),
             untold_nodes: BTreeSet::new(),
-            is_known: false,
-            stream: None,
         }
     }
 
     /// How peers are; until it is called, messages say that more is to come.
     pub fn set(&mut self, outgoing: &Outgoing, now: Instant) {
-        self.is_known = true;
+        self.sending.set_known();
         if !Arc::ptr_eq(&self.digests, &outgoing.digests) {
-            let (before, after) = (&*self.digests, &*outgoing.digests);
-            let gone = before.keys().filter(|name| !after.contains_key(*name));
-            let other = after.iter().filter(|(name, digest)| before.get(*name) != Some(*digest));
-            self.untold_objects.extend(gone.cloned());
-            self.untold_objects.extend(other.map(|(name, _)| name.clone()));
+            self.untold_objects
+                .extend(differing(&self.digests, &outgoing.digests).cloned());
             self.digests = Arc::clone(&outgoing.digests);
         }
         let untold = &mut self.untold_peers;
@@ -134,10 +103,7 @@ impl Teller {
 
     /// How nodes are.
     pub fn set_nodes(&mut self, nodes: Presences) {
-        let gone = self.nodes.keys().filter(|name| !nodes.contains_key(*name));
-        self.untold_nodes.extend(gone.cloned());
-        let other = nodes.iter().filter(|(name, how)| self.nodes.get(*name) != Some(*how));
-        self.untold_nodes.extend(other.map(|(name, _)| name.clone()));
+        self.untold_nodes.extend(differing(&self.nodes, &nodes).cloned());
         self.nodes = nodes;
     }
 
@@ -151,33 +117,18 @@ impl Teller {
                 reporter.connect(now);
             }
         }
-        self.stream = Some(Stream {
-            sequence: 0,
-            sent: None,
-            opened: now,
-            is_opening: true,
-        });
+        self.sending.connect(now);
     }
 
     /// The stream has ended.
     pub fn disconnect(&mut self) {
-        self.stream = None;
+        self.sending.disconnect();
     }
 
     /// When to call [`Self::on_timeout`]; `None` without a stream.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let stream = self.stream.as_ref()?;
-        let Some(sent) = stream.sent else {
-            return Some(stream.opened);
-        };
-        let has_news = (stream.is_opening && self.is_known) || self.has_news(sent);
-        let pause = if has_news {
-            self.pace.spacing
-        } else {
-            self.pace.heartbeat
-        };
-        sent.checked_add(pause)
+        self.sending.due(|sent| self.has_news(sent))
     }
 
     /// What is to be sent now, if anything.
@@ -187,14 +138,8 @@ impl Teller {
         }
         let mut message = Relayed::default();
         self.fill(&mut message, now);
-        let has_more = !self.is_known || self.has_news(now);
-        let stream = self.stream.as_mut()?;
-        stream.sequence += 1;
-        stream.sent = Some(now);
-        message.sequence = stream.sequence;
-        message.full = stream.is_opening;
-        message.more = stream.is_opening && has_more;
-        stream.is_opening = message.more;
+        let place = self.sending.send(self.has_news(now), now)?;
+        (message.sequence, message.full, message.more) = (place.sequence, place.full, place.more);
         Some(message)
     }
 
@@ -208,7 +153,7 @@ impl Teller {
 
     /// Moves what fits from what is untold into the message: who is there first.
     fn fill(&mut self, message: &mut Relayed, now: Instant) {
-        let mut room = self.pace.message_bytes;
+        let mut room = self.sending.room();
         while room > 0
             && let Some(name) = self.untold_nodes.pop_first()
         {

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use kubelb_xds::contract::relay::{Relayed, RelayedNode, RelayedPeer};
 use kubelb_xds::contract::reports::UnhealthyBackend;
+use kubelb_xds::telling::Pace;
 
 use super::*;
 use crate::standing::View;
@@ -47,7 +48,7 @@ fn pass(teller: &mut Teller, heard: &mut Heard, now: &mut Instant) -> (usize, Ch
         all.objects.extend(changes.objects);
         all.listeners.extend(changes.listeners);
         count += 1;
-        *now += Pace::default().spacing;
+        *now += PACE.spacing;
     }
     (count, all)
 }
@@ -57,7 +58,7 @@ fn everything_is_told_in_parts_then_only_what_differs() {
     let mut now = clock();
     let pace = Pace {
         message_bytes: 256,
-        ..Pace::default()
+        ..PACE
     };
     let mut teller = Teller::new(pace);
     let mut heard = Heard::new(Limits::default());
@@ -112,7 +113,7 @@ fn everything_is_told_in_parts_then_only_what_differs() {
 #[test]
 fn nodes_are_told_with_their_age_and_forgotten() {
     let mut now = clock() + Duration::from_secs(100);
-    let mut teller = Teller::new(Pace::default());
+    let mut teller = Teller::new(PACE);
     let mut heard = Heard::new(Limits::default());
     let gone = now - Duration::from_secs(30);
     let nodes = [
@@ -127,7 +128,7 @@ fn nodes_are_told_with_their_age_and_forgotten() {
     assert_eq!(presence, NodePresence::Closed);
     assert!(since >= gone && since < gone + Duration::from_secs(1));
     teller.set_nodes([("b".to_owned(), (NodePresence::Silent, now))].into());
-    now += Pace::default().spacing;
+    now += PACE.spacing;
     pass(&mut teller, &mut heard, &mut now);
     assert_eq!(heard.nodes().keys().collect::<Vec<_>>(), ["b"]);
     assert_eq!(heard.nodes()["b"].0, NodePresence::Silent);

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::identity::authority::{AuthorityError, Issued};
 use crate::identity::{Authority, SpiffeId};
-use crate::relay::{Outgoing, Pace, Presences, Teller};
+use crate::relay::{Outgoing, PACE, Presences, Teller};
 use crate::xds::relay_client;
 use crate::xds::server::agents::Presence;
 use crate::xds::server::{Server, clock};
@@ -50,7 +50,7 @@ impl Relaying {
     }
 
     async fn follow(&mut self) {
-        let mut teller = Teller::new(Pace::default());
+        let mut teller = Teller::new(PACE);
         let mut pause = BACK_OFF.0;
         let mut said = String::new();
         let mut leads = String::new();

@@ -13,7 +13,7 @@ use super::*;
 use crate::hub::Hub;
 use crate::identity::Identity;
 use crate::object::decode;
-use crate::relay::{Digests, Heard, Outgoing, Pace, Teller, digest};
+use crate::relay::{Digests, Heard, Outgoing, PACE, Teller, digest};
 use crate::source::manifest;
 use crate::status::Health;
 use crate::xds::server::clock;
@@ -294,10 +294,7 @@ fn peers_of_another_manager_count_where_it_serves_the_same() {
             digests: Arc::new(digests(there)),
         };
         let now = clock();
-        let (mut teller, mut heard) = (
-            Teller::new(Pace::default()),
-            Heard::new(crate::relay::Limits::default()),
-        );
+        let (mut teller, mut heard) = (Teller::new(PACE), Heard::new(crate::relay::Limits::default()));
         teller.set(&outgoing, now);
         teller.connect(now);
         heard.take(teller.on_timeout(now).unwrap(), now).unwrap();

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use prost::Message as _;
 
 use crate::contract::reports::{Drops, ListenerReport, Report, Standing, Traffic, UnhealthyBackend};
+use crate::telling::{OutOfPlace, Place, Receiving};
 
 /// How much of one agent is kept.
 #[derive(Clone, Copy, Debug)]
@@ -38,17 +39,9 @@ impl Default for Limits {
 /// Why a stream cannot go on: the agent opens another, and tells everything again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    /// A report is missing, or came twice.
-    #[error("report {got} came where report {expected} was to come")]
-    Sequence {
-        /// The number that was to come.
-        expected: u64,
-        /// The number that came.
-        got: u64,
-    },
-    /// The first report does not begin to tell everything.
-    #[error("the first report of a stream is not a full one")]
-    NotFull,
+    /// A report is missing, or is not the one that was to come.
+    #[error(transparent)]
+    OutOfPlace(#[from] OutOfPlace),
     /// Another process goes on where one was.
     #[error("instance {got} reports on the stream of instance {expected}")]
     Instance {
@@ -76,8 +69,7 @@ impl Fault {
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Sequence { .. } => "sequence",
-            Self::NotFull => "not_full",
+            Self::OutOfPlace(fault) => fault.reason(),
             Self::Instance { .. } => "instance",
             Self::TooManyNames(_) => "too_many_names",
             Self::TooManyBytes(_) => "too_many_bytes",
@@ -147,8 +139,7 @@ pub struct Changes {
 pub struct Received {
     limits: Limits,
     instance: u64,
-    sequence: u64,
-    is_complete: bool,
+    receiving: Receiving,
     standings: BTreeMap<Arc<str>, Entry<Known>>,
     traffic: BTreeMap<Arc<str>, Entry<Traffic>>,
     bytes: usize,
@@ -176,9 +167,13 @@ impl Received {
     /// # Errors
     /// When the stream cannot go on; what is known is not to be relied on any more.
     pub fn take(&mut self, report: Report) -> Result<Changes, Fault> {
-        self.check(&report)?;
+        let place = Place {
+            sequence: report.sequence,
+            full: report.full,
+            more: report.more,
+        };
+        self.check(place, report.instance)?;
         self.instance = report.instance;
-        self.sequence = report.sequence;
         let mut changes = Changes::default();
         for name in &report.removed {
             self.set_standing(name, None, &mut changes);
@@ -194,9 +189,7 @@ impl Received {
         if self.bytes > self.limits.bytes {
             return Err(Fault::TooManyBytes(self.limits.bytes));
         }
-        let is_complete = !report.more;
-        changes.completed = is_complete && !self.is_complete;
-        self.is_complete |= is_complete;
+        changes.completed = self.receiving.taken(place);
         Ok(changes)
     }
 
@@ -209,13 +202,13 @@ impl Received {
     /// Reports that have come.
     #[must_use]
     pub fn sequence(&self) -> u64 {
-        self.sequence
+        self.receiving.sequence()
     }
 
     /// Whether everything has been told once: a listener that is not named is then as it should be.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.is_complete
+        self.receiving.is_complete()
     }
 
     /// What is kept, as it is encoded. Bytes.
@@ -246,21 +239,12 @@ impl Received {
         self.traffic.iter().map(|(name, entry)| (name, &entry.value))
     }
 
-    fn check(&self, report: &Report) -> Result<(), Fault> {
-        let expected = self.sequence + 1;
-        if report.sequence != expected {
-            return Err(Fault::Sequence {
-                expected,
-                got: report.sequence,
-            });
-        }
-        if self.sequence == 0 && !report.full {
-            return Err(Fault::NotFull);
-        }
-        if self.sequence > 0 && report.instance != self.instance {
+    fn check(&self, place: Place, instance: u64) -> Result<(), Fault> {
+        self.receiving.check(place)?;
+        if self.sequence() > 0 && instance != self.instance {
             return Err(Fault::Instance {
                 expected: self.instance,
-                got: report.instance,
+                got: instance,
             });
         }
         Ok(())

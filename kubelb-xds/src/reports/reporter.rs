@@ -6,52 +6,26 @@ use std::time::{Duration, Instant};
 use prost::Message as _;
 
 use crate::contract::reports::{ListenerReport, Report, Standing, Traffic};
+use crate::telling::{Pace, Sending, differing};
 
-/// When reports are sent and how long they are.
-#[derive(Clone, Copy, Debug)]
-pub struct Pace {
-    /// Shortest time between two reports.
-    pub spacing: Duration,
-    /// Longest time between two reports.
-    pub heartbeat: Duration,
-    /// What is in a report is not longer than this, unless one listener alone is. Bytes.
-    pub report_bytes: usize,
-}
-
-impl Default for Pace {
-    fn default() -> Self {
-        Self {
-            spacing: Duration::from_millis(250),
-            heartbeat: Duration::from_millis(500),
-            report_bytes: 256 << 10,
-        }
-    }
-}
+/// Of an agent's reports.
+pub const PACE: Pace = Pace {
+    spacing: Duration::from_millis(250),
+    heartbeat: Duration::from_millis(500),
+    message_bytes: 256 << 10,
+};
 
 /// What is to be told, and what the manager does not know of it yet.
 #[derive(Debug)]
 pub struct Reporter {
     instance: u64,
-    pace: Pace,
+    sending: Sending,
     /// Those that are not plain.
     standings: BTreeMap<String, Standing>,
     /// Those with any.
     traffic: BTreeMap<String, Traffic>,
     untold_standings: BTreeSet<String>,
     untold_traffic: BTreeSet<String>,
-    /// Whether anything is known of listeners.
-    is_known: bool,
-    stream: Option<Stream>,
-}
-
-#[derive(Debug)]
-struct Stream {
-    sequence: u64,
-    /// When the last report was sent.
-    sent: Option<Instant>,
-    opened: Instant,
-    /// Not everything has been told once.
-    is_opening: bool,
 }
 
 impl Reporter {
@@ -60,13 +34,11 @@ impl Reporter {
     pub fn new(instance: u64, pace: Pace) -> Self {
         Self {
             instance,
-            pace,
+            sending: Sending::new(pace),
             standings: BTreeMap::new(),
             traffic: BTreeMap::new(),
             untold_standings: BTreeSet::new(),
             untold_traffic: BTreeSet::new(),
-            is_known: false,
-            stream: None,
         }
     }
 
@@ -80,16 +52,16 @@ impl Reporter {
                 keep_times(before, standing);
             }
         }
-        note_differences(&self.standings, &next, &mut self.untold_standings);
+        self.untold_standings.extend(differing(&self.standings, &next).cloned());
         self.standings = next;
-        self.is_known = true;
+        self.sending.set_known();
     }
 
     /// What traffic all listeners have had. Those that are left out have had none.
     pub fn set_traffic(&mut self, traffic: BTreeMap<String, Traffic>) {
         let mut next = traffic;
         next.retain(|_, traffic| !traffic.is_none());
-        note_differences(&self.traffic, &next, &mut self.untold_traffic);
+        self.untold_traffic.extend(differing(&self.traffic, &next).cloned());
         self.traffic = next;
     }
 
@@ -97,32 +69,19 @@ impl Reporter {
     pub fn connect(&mut self, now: Instant) {
         self.untold_standings = self.standings.keys().cloned().collect();
         self.untold_traffic = self.traffic.keys().cloned().collect();
-        self.stream = Some(Stream {
-            sequence: 0,
-            sent: None,
-            opened: now,
-            is_opening: true,
-        });
+        self.sending.connect(now);
     }
 
     /// The stream has ended.
     pub fn disconnect(&mut self) {
-        self.stream = None;
+        self.sending.disconnect();
     }
 
     /// When to call [`Self::on_timeout`]; `None` without a stream.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let stream = self.stream.as_ref()?;
-        let Some(sent) = stream.sent else {
-            return Some(stream.opened);
-        };
-        let pause = if self.has_news(stream) {
-            self.pace.spacing
-        } else {
-            self.pace.heartbeat
-        };
-        sent.checked_add(pause)
+        self.sending
+            .due(|_| !self.untold_standings.is_empty() || !self.untold_traffic.is_empty())
     }
 
     /// What is to be sent now, if anything.
@@ -135,23 +94,14 @@ impl Reporter {
             ..Report::default()
         };
         self.fill(&mut report);
-        let stream = self.stream.as_mut()?;
-        stream.sequence += 1;
-        stream.sent = Some(now);
-        report.sequence = stream.sequence;
-        report.full = stream.is_opening;
-        report.more = stream.is_opening && !(self.is_known && self.untold_standings.is_empty());
-        stream.is_opening = report.more;
+        let place = self.sending.send(!self.untold_standings.is_empty(), now)?;
+        (report.sequence, report.full, report.more) = (place.sequence, place.full, place.more);
         Some(report)
-    }
-
-    fn has_news(&self, stream: &Stream) -> bool {
-        (stream.is_opening && self.is_known) || !self.untold_standings.is_empty() || !self.untold_traffic.is_empty()
     }
 
     /// Moves what fits from what is untold into the report: what is wrong first, figures last.
     fn fill(&mut self, report: &mut Report) {
-        let mut room = self.pace.report_bytes;
+        let mut room = self.sending.room();
         while let Some(name) = self.untold_standings.pop_first() {
             // What is no longer out of the ordinary may still have had traffic, which the removal would take away.
             let standing = self.standings.get(&name).cloned();
@@ -208,15 +158,4 @@ fn keep_times(before: &Standing, after: &mut Standing) {
             backend.since = *since;
         }
     }
-}
-
-fn note_differences<T: PartialEq>(
-    before: &BTreeMap<String, T>,
-    after: &BTreeMap<String, T>,
-    into: &mut BTreeSet<String>,
-) {
-    let gone = before.keys().filter(|name| !after.contains_key(*name));
-    into.extend(gone.cloned());
-    let changed = after.iter().filter(|(name, value)| before.get(*name) != Some(*value));
-    into.extend(changed.map(|(name, _)| name.clone()));
 }

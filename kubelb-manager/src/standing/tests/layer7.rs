@@ -85,7 +85,7 @@ fn relayed(view: &View, there: &Hub, here: &Hub) -> Vec<View> {
         digests: Arc::new(digests(there)),
     };
     let now = clock();
-    let (mut teller, mut heard) = (Teller::new(Pace::default()), Heard::new(relay::Limits::default()));
+    let (mut teller, mut heard) = (Teller::new(PACE), Heard::new(relay::Limits::default()));
     teller.set(&outgoing, now);
     teller.connect(now);
     heard.take(teller.on_timeout(now).unwrap(), now).unwrap();

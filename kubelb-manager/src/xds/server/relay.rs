@@ -70,7 +70,7 @@ async fn serve(open: &OpenRelay, mut messages: Streaming<Relayed>) -> Status {
 
 fn status(fault: &Fault) -> Status {
     let code = match fault {
-        Fault::Sequence { .. } | Fault::NotFull | Fault::Report(_) => Code::Aborted,
+        Fault::OutOfPlace(_) | Fault::Report(_) => Code::Aborted,
         Fault::TooMany(..) => Code::ResourceExhausted,
         Fault::Name(_) | Fault::Peer(_) => Code::InvalidArgument,
     };

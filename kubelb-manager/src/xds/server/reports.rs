@@ -75,7 +75,7 @@ async fn serve(
 /// What the agent is told.
 fn status(fault: &Fault) -> Status {
     let code = match fault {
-        Fault::Sequence { .. } | Fault::NotFull | Fault::Instance { .. } => Code::Aborted,
+        Fault::OutOfPlace(_) | Fault::Instance { .. } => Code::Aborted,
         Fault::TooManyNames(_) | Fault::TooManyBytes(_) => Code::ResourceExhausted,
         Fault::Name(_) | Fault::Backend(_) => Code::InvalidArgument,
     };

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures_util::stream;
 use kubelb_xds::contract::reports::{METHOD, Report, ReportsEnd, Traffic};
-use kubelb_xds::reports::{Pace, Reporter};
+use kubelb_xds::reports::{PACE, Reporter};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tonic::codegen::http::uri::PathAndQuery;
@@ -45,7 +45,7 @@ impl Reporting {
     /// Runs until the configuration's end of things is gone.
     pub(super) async fn run(mut self) {
         // Not secret: only another one for each process.
-        let mut reporter = Reporter::new(fastrand::u64(1..), Pace::default());
+        let mut reporter = Reporter::new(fastrand::u64(1..), PACE);
         let mut pause = BACK_OFF.0;
         loop {
             let connection = self.connection.borrow_and_update().clone();
