@@ -15,6 +15,7 @@ pub mod args;
 mod cleanup;
 mod credential;
 mod desk;
+mod finalizers;
 mod hub;
 mod keeper;
 pub mod layer7;

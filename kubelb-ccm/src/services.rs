@@ -2,10 +2,12 @@
 
 use k8s_openapi::api::core::v1::{LoadBalancerStatus, Service};
 use kube::api::{Patch, PatchParams};
+use kube::core::ObjectMeta;
 use kube::{Api, Client, ResourceExt as _};
 use kubelb_api::finalizers::Finalizer;
 use serde_json::json;
 
+use crate::finalizers;
 use crate::hub::FIELD_MANAGER;
 use crate::writeback::Told;
 
@@ -65,7 +67,12 @@ impl Services {
             .of(service)
             .patch_status(&service.name_any(), &parameters, &Patch::Apply(&patch))
             .await;
-        unless_gone(written, "the Service's status could not be written")
+        match written {
+            Ok(service) => Ok(Some(service)),
+            // One that is gone, or another one by now, needs nothing.
+            Err(kube::Error::Api(answer)) if answer.code == 404 => Ok(None),
+            Err(error) => Err(failed("the Service's status could not be written")(error)),
+        }
     }
 
     /// From now on the Service goes only when its copy is gone.
@@ -91,25 +98,10 @@ impl Services {
     async fn set_finalizers(
         &self,
         service: &Service,
-        change: impl FnOnce(&mut kube::core::ObjectMeta) -> bool,
+        change: impl FnOnce(&mut ObjectMeta) -> bool,
     ) -> Result<(), WriteError> {
-        let mut metadata = service.metadata.clone();
-        if !change(&mut metadata) {
-            return Ok(());
-        }
-        let patch = json!({
-            "metadata": {
-                // Another's finalizer that came in between must not be lost.
-                "resourceVersion": metadata.resource_version,
-                "uid": metadata.uid,
-                "finalizers": metadata.finalizers.unwrap_or_default(),
-            },
-        });
-        let written = self
-            .of(service)
-            .patch(&service.name_any(), &PatchParams::default(), &Patch::Merge(&patch))
-            .await;
-        unless_gone(written, "the Service's finalizers could not be written").map(drop)
+        let written = finalizers::set(&self.of(service), &service.metadata, change).await;
+        written.map_err(failed("the Service's finalizers could not be written"))
     }
 }
 
@@ -118,14 +110,9 @@ pub(crate) fn is_held(service: &Service) -> bool {
     Finalizer::CLEANUP.is_on(&service.metadata) || Finalizer::LEGACY_LOAD_BALANCER.is_on(&service.metadata)
 }
 
-/// One that is gone, or another one by now, needs nothing.
-fn unless_gone(written: kube::Result<Service>, what: &'static str) -> Result<Option<Service>, WriteError> {
-    match written {
-        Ok(service) => Ok(Some(service)),
-        Err(kube::Error::Api(answer)) if answer.code == 404 => Ok(None),
-        Err(source) => Err(WriteError {
-            what,
-            source: Box::new(source),
-        }),
+fn failed(what: &'static str) -> impl FnOnce(kube::Error) -> WriteError {
+    move |source| WriteError {
+        what,
+        source: Box::new(source),
     }
 }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::copy::{CopyError, tenant};
 use super::object::{Kind, Object};
+use crate::finalizers;
 
 /// How often a status is tried that somebody else writes at the same time.
 const STATUS_ATTEMPTS: u32 = 4;
@@ -94,26 +95,7 @@ impl Objects {
         object: &Object,
         change: impl FnOnce(&mut ObjectMeta) -> bool,
     ) -> Result<(), CopyError> {
-        let mut metadata = object.metadata.clone();
-        if !change(&mut metadata) {
-            return Ok(());
-        }
-        let patch = json!({
-            "metadata": {
-                // Another's finalizer that came in between must not be lost.
-                "resourceVersion": metadata.resource_version,
-                "uid": metadata.uid,
-                "finalizers": metadata.finalizers.unwrap_or_default(),
-            },
-        });
-        match self
-            .of(kind, object)
-            .patch(object.name(), &PatchParams::default(), &Patch::Merge(&patch))
-            .await
-        {
-            Ok(_) => Ok(()),
-            Err(kube::Error::Api(answer)) if answer.code == 404 => Ok(()),
-            Err(error) => Err(tenant("its finalizers could not be written")(error)),
-        }
+        let written = finalizers::set(&self.of(kind, object), &object.metadata, change).await;
+        written.map_err(tenant("its finalizers could not be written"))
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kubelb_api::gateway_api::{
-    BackendReference, Filter, GROUP, GatewaySpec, GrpcRouteSpec, HttpRouteSpec, ObjectReference,
+    BackendReference, Filter, GROUP, GatewaySpec, GrpcRouteSpec, HttpRouteSpec, ObjectReference, ParentReference,
 };
 use serde::Deserialize;
 
@@ -50,26 +50,14 @@ pub fn read(kind: Kind, object: &Object) -> References {
         }
         Kind::HttpRoute => {
             if let Some(spec) = object.read::<HttpRouteSpec>() {
-                found.gateways = spec
-                    .parent_refs
-                    .iter()
-                    .filter_map(|parent| gateway_of(parent, namespace))
-                    .collect();
-                for rule in &spec.rules {
-                    found.take(&rule.backend_refs, &rule.filters, namespace);
-                }
+                let rules = spec.rules.iter().map(|rule| (&*rule.backend_refs, &*rule.filters));
+                found.take_route(&spec.parent_refs, rules, namespace);
             }
         }
         Kind::GrpcRoute => {
             if let Some(spec) = object.read::<GrpcRouteSpec>() {
-                found.gateways = spec
-                    .parent_refs
-                    .iter()
-                    .filter_map(|parent| gateway_of(parent, namespace))
-                    .collect();
-                for rule in &spec.rules {
-                    found.take(&rule.backend_refs, &rule.filters, namespace);
-                }
+                let rules = spec.rules.iter().map(|rule| (&*rule.backend_refs, &*rule.filters));
+                found.take_route(&spec.parent_refs, rules, namespace);
             }
         }
         Kind::GatewayClass | Kind::ReferenceGrant => {}
@@ -78,7 +66,20 @@ pub fn read(kind: Kind, object: &Object) -> References {
 }
 
 impl References {
-    fn take(&mut self, backends: &[BackendReference], filters: &[Filter], namespace: &str) {
+    fn take_route<'a>(
+        &mut self,
+        parents: &[ParentReference],
+        rules: impl Iterator<Item = (&'a [BackendReference], &'a [Filter])>,
+        namespace: &str,
+    ) {
+        let ours = parents.iter().filter_map(|parent| gateway_of(parent, namespace));
+        self.gateways.extend(ours);
+        for (backends, filters) in rules {
+            self.take_rule(backends, filters, namespace);
+        }
+    }
+
+    fn take_rule(&mut self, backends: &[BackendReference], filters: &[Filter], namespace: &str) {
         let of_backends = backends.iter().flat_map(|backend| &backend.filters);
         let mirrors = filters
             .iter()
