@@ -14,6 +14,7 @@ use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use kubelb_runtime::or_never::or_never;
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -179,7 +180,7 @@ pub async fn run(
                 false
             }
             first = events.receive() => gather(&mut events, first?, &mut state).await?,
-            () = async { if let Some(wake) = wake { wake.await } else { std::future::pending().await } } => false,
+            () = or_never(wake) => false,
         };
     }
 }

@@ -130,15 +130,7 @@ async fn agent(args: RunArgs) -> anyhow::Result<()> {
     );
     tasks.spawn(rounds.with_checks_per_second(args.max_checks_per_second).run());
 
-    let mut result = Ok(());
-    while let Some(done) = tasks.join_next().await {
-        let done = done.context("a task panicked").flatten();
-        if done.is_err() && result.is_ok() {
-            result = done;
-        }
-        // Whichever ends, the agent ends as a whole.
-        shutdown.cancel();
-    }
+    let result = shutdown::ended(tasks, &shutdown).await;
     tracing::info!("stopped; forwarding goes on with the configuration as it is (`kubelb-agent detach` ends it)");
     result
 }

@@ -7,7 +7,9 @@ use k8s_openapi::api::core::v1::Node;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kubelb_api::names::DEFAULT_ADDRESSES;
 use kubelb_api::v1alpha1::Addresses;
+use kubelb_runtime::or_never::or_never;
 use tokio::sync::Notify;
+use tokio::time::sleep;
 
 use crate::hub::Hub;
 use crate::plan::{AddressType, Nodes, addresses};
@@ -50,18 +52,11 @@ impl NodeAddresses {
         loop {
             let written = self.write().await;
             if written == Written::Yes {
-                tokio::time::sleep(PAUSE).await;
+                sleep(PAUSE).await;
             }
-            let retry = async {
-                if written == Written::Failed {
-                    tokio::time::sleep(RETRY).await;
-                } else {
-                    std::future::pending::<()>().await;
-                }
-            };
             tokio::select! {
                 () = self.changed.notified() => {}
-                () = retry => {}
+                () = or_never((written == Written::Failed).then(|| sleep(RETRY))) => {}
             }
         }
     }

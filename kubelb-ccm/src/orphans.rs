@@ -9,7 +9,9 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Service;
 use kubelb_api::labels::Label;
 use kubelb_api::v1alpha1::LoadBalancer;
+use kubelb_runtime::or_never::or_never;
 use tokio::sync::Notify;
+use tokio::time::sleep;
 
 use crate::hub::Hub;
 use crate::tenancy::Tenancy;
@@ -39,16 +41,9 @@ impl Orphans {
         self.load_balancers.listed().await;
         loop {
             let failed = self.remove().await;
-            let retry = async {
-                if failed {
-                    tokio::time::sleep(RETRY).await;
-                } else {
-                    std::future::pending::<()>().await;
-                }
-            };
             tokio::select! {
-                () = self.changed.notified() => tokio::time::sleep(DEBOUNCE).await,
-                () = retry => {}
+                () = self.changed.notified() => sleep(DEBOUNCE).await,
+                () = or_never(failed.then(|| sleep(RETRY))) => {}
             }
         }
     }

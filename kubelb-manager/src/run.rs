@@ -6,11 +6,11 @@ mod cluster;
 mod complaints;
 mod leading;
 mod outbox;
+mod output;
 mod relaying;
 mod requests;
 mod telling;
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use anyhow::{Context as _, bail};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
+use kubelb_runtime::or_never::or_never;
 use kubelb_runtime::{admin, shutdown, telemetry};
 use kubelb_xds::Snapshot;
 use tempfile::TempDir;
@@ -28,16 +29,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::{Command, RunArgs, Source, log_filter};
 use crate::bootstrap;
-use crate::desk::{Desk, View};
+use crate::desk::Desk;
 use crate::hub::{Hub, Settled};
 use crate::identity::review;
 use crate::identity::secret::Shared;
-use crate::object::{Kind, ObjectKey};
+use crate::object::ObjectKey;
 use crate::owners::Plan;
 use crate::serve;
 use crate::source::catalog::{Catalog, Files};
 use crate::source::directory;
 use crate::state::{StateDirectory, StateError};
+use output::Output;
 use relaying::Relaying;
 use telling::{Due, Telling};
 
@@ -106,23 +108,26 @@ pub async fn start(
             anyhow::Ok(())
         });
     }
+    let output = Output {
+        desk,
+        publish,
+        telling,
+        settled: 0,
+    };
     match origin {
         Origin::Directory { files, state } => {
             let before = state.load().context("--state-dir")?;
             let mut hub = Hub::new(&args.namespace);
             hub.announce(args.announce);
             hub.restore(before.claims, before.owners, before.statuses);
-            if telling.is_some() {
+            if output.telling.is_some() {
                 hub.await_peers();
             }
             let follower = Follower {
                 hub,
                 state: Arc::new(state),
                 catalog: Catalog::default(),
-                desk,
-                publish,
-                telling,
-                settled: 0,
+                output,
             };
             let files = directory::watch(files, shutdown.clone());
             tasks.spawn(follower.follow(files, shutdown.clone()));
@@ -137,7 +142,7 @@ pub async fn start(
             let identity = args.election.identity();
             let settings = args.controllers.settings(&args.namespace, &identity)?;
             let controllers = leading::control(client.clone(), settings, standing.leads.clone(), shutdown.clone());
-            if let Some((server, telling)) = server.zip(telling.as_ref()) {
+            if let Some((server, telling)) = server.zip(output.telling.as_ref()) {
                 let relaying = Relaying {
                     server,
                     identity,
@@ -159,9 +164,7 @@ pub async fn start(
                 client,
                 namespace: args.namespace,
                 announces: args.announce,
-                desk,
-                publish,
-                telling,
+                output,
                 standing,
             });
             tasks.spawn(follower.follow(shutdown.clone()));
@@ -173,19 +176,7 @@ pub async fn start(
             });
         }
     }
-    let ended = async move {
-        let mut result = Ok(());
-        while let Some(done) = tasks.join_next().await {
-            let done = done.context("a task panicked").flatten();
-            if done.is_err() && result.is_ok() {
-                result = done;
-            }
-            // Whichever ends, the manager ends as a whole.
-            shutdown.cancel();
-        }
-        result
-    };
-    Ok((snapshots, ended))
+    Ok((snapshots, async move { shutdown::ended(tasks, &shutdown).await }))
 }
 
 /// Where objects and the authority are.
@@ -263,11 +254,7 @@ struct Follower {
     hub: Hub,
     state: Arc<StateDirectory>,
     catalog: Catalog,
-    desk: Arc<Desk>,
-    publish: watch::Sender<Option<Arc<Snapshot>>>,
-    /// What peers tell, where there can be any.
-    telling: Option<Telling>,
-    settled: u64,
+    output: Output,
 }
 
 impl Follower {
@@ -280,7 +267,7 @@ impl Follower {
             let update = tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
                 update = files.recv() => update,
-                due = telling::due(self.telling.as_mut()) => {
+                due = or_never(self.output.telling.as_mut().map(Telling::due)) => {
                     match due {
                         Due::Reports => self.tell().await?,
                         Due::Nodes => self.settle().await?,
@@ -318,7 +305,7 @@ impl Follower {
         for key in &settled.problems {
             self.complain(key);
         }
-        if let Some(telling) = &mut self.telling {
+        if let Some(telling) = &mut self.output.telling {
             let plan = self.hub.own(telling.nodes(self.hub.ir()), &now);
             if !plan.is_empty() {
                 self.write(plan, write_owners).await?.context("--state-dir")?;
@@ -327,19 +314,13 @@ impl Follower {
         }
         let (changed, tenants) = (settled.load_balancers.clone(), settled.http.clone());
         let settled = self.write(settled, write_claims).await?.context("--state-dir")?;
-        self.settled += 1;
-        let snapshot = Arc::new(self.hub.snapshot().clone());
-        self.desk.show(self.view(Snapshot::clone(&snapshot)));
-        if let Some(telling) = &mut self.telling {
-            telling.published(&snapshot, changed, &tenants);
-        }
-        self.publish.send_replace(Some(snapshot));
+        self.output.publish(&self.hub, changed, &tenants);
         self.write(settled, write_statuses).await
     }
 
     /// Brings the statuses up with what peers tell.
     async fn tell(&mut self) -> anyhow::Result<()> {
-        let Some(telling) = &mut self.telling else {
+        let Some(telling) = &mut self.output.telling else {
             return Ok(());
         };
         let (reports, about) = telling.look(self.hub.ir());
@@ -379,17 +360,6 @@ impl Follower {
                 }
                 None => tracing::warn!("{problem}"),
             }
-        }
-    }
-
-    fn view(&self, snapshot: Snapshot) -> View {
-        let count = |kind: &Kind| (*kind, self.hub.store().count(*kind));
-        View {
-            ir: self.hub.ir().clone(),
-            snapshot,
-            problems: self.hub.problems(),
-            objects: Kind::ALL.iter().map(count).collect::<BTreeMap<_, _>>(),
-            settled: self.settled,
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod error_chain;
 pub mod guard;
 #[cfg(feature = "lease")]
 pub mod lease;
+pub mod or_never;
 #[cfg(feature = "pace")]
 pub mod pace;
 pub mod shutdown;

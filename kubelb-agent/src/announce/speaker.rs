@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::time::Duration;
 
+use kubelb_runtime::or_never::or_never;
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, sendto, socket};
 use tokio::sync::watch;
@@ -126,7 +127,7 @@ pub async fn run(mut speech: watch::Receiver<Speech>, answers: impl Fn(Place) ->
             changed = speech.changed() => if changed.is_err() {
                 return;
             },
-            () = async { if let Some(at) = next { sleep_until(at).await } else { std::future::pending().await } } => {}
+            () = or_never(next.map(sleep_until)) => {}
         }
     }
 }

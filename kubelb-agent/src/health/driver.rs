@@ -10,9 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use kubelb_runtime::error_chain::chain;
+use kubelb_runtime::or_never::or_never;
 use tokio::sync::watch;
 use tokio::task::{Id, JoinError, JoinSet};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::checker::{Checker, Start, Token, Transition};
@@ -121,15 +122,8 @@ pub async fn run(
                 }
             }
             Some(ended) = driver.running.join_next_with_id() => driver.take_results(ended),
-            () = sleep_until(due) => driver.start_due(),
+            () = or_never(due.map(sleep_until)) => driver.start_due(),
         }
-    }
-}
-
-async fn sleep_until(due: Option<Instant>) {
-    match due {
-        Some(due) => tokio::time::sleep_until(due).await,
-        None => std::future::pending().await,
     }
 }
 

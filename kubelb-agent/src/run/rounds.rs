@@ -8,9 +8,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, anyhow};
 use kubelb_runtime::error_chain;
+use kubelb_runtime::or_never::or_never;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{MissedTickBehavior, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::desk::Shared;
@@ -148,13 +149,13 @@ impl Rounds {
                     // Its own task says why.
                     Err(_) => return Ok(()),
                 },
-                changed = results_changed(self.checks.as_mut()) => match changed {
+                changed = or_never(self.checks.as_mut().map(|checks| checks.results.changed())) => match changed {
                     Ok(()) => dirty = true,
                     Err(_) => return self.ended("the health checks"),
                 },
-                () = due(resting), if resting.is_some() => resting = None,
-                () = due(brief), if brief.is_some() => brief = None,
-                () = due(again) => {
+                () = or_never(resting.map(sleep_until)), if resting.is_some() => resting = None,
+                () = or_never(brief.map(sleep_until)), if brief.is_some() => brief = None,
+                () = or_never(again.map(sleep_until)) => {
                     again = None;
                     patient = !dirty;
                     dirty = true;
@@ -389,20 +390,6 @@ fn look_at_ports(desired: &Desired) {
         && let Some(advice) = sysctl::contested_ports(Path::new(sysctl::PROC_SYS), desired.snat.ports)
     {
         tracing::warn!("SNAT {advice}");
-    }
-}
-
-async fn results_changed(checks: Option<&mut Checks>) -> Result<(), watch::error::RecvError> {
-    match checks {
-        Some(checks) => checks.results.changed().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn due(at: Option<tokio::time::Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }
 

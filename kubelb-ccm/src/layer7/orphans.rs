@@ -7,6 +7,8 @@ use std::time::Duration;
 use kube::core::{ObjectMeta, PartialObjectMeta};
 use kubelb_api::labels::Label;
 use kubelb_api::v1alpha1::SyncSecret;
+use kubelb_runtime::or_never::or_never;
+use tokio::time::sleep;
 
 use super::backends::SERVICE;
 use super::object::Kind;
@@ -28,16 +30,9 @@ pub(crate) async fn follow(world: Arc<World>, secrets: Followed<PartialObjectMet
     secrets.listed().await;
     loop {
         let failed = remove(&world, &secrets).await;
-        let retry = async {
-            if failed {
-                tokio::time::sleep(RETRY).await;
-            } else {
-                std::future::pending::<()>().await;
-            }
-        };
         tokio::select! {
-            () = world.orphans_changed.notified() => tokio::time::sleep(DEBOUNCE).await,
-            () = retry => {}
+            () = world.orphans_changed.notified() => sleep(DEBOUNCE).await,
+            () = or_never(failed.then(|| sleep(RETRY))) => {}
         }
     }
 }

@@ -8,8 +8,10 @@ use kube::{Api, Client, ResourceExt as _};
 use kubelb_api::API_VERSION;
 use kubelb_api::v1alpha1::Config;
 use kubelb_runtime::error_chain::chain;
+use kubelb_runtime::or_never::or_never;
 use serde_json::json;
 use tokio::sync::watch;
+use tokio::time::sleep;
 
 use super::{FIELD_MANAGER, registration};
 
@@ -23,16 +25,9 @@ pub(crate) async fn keep(client: Client, configs: Store<Config>, mut changed: wa
         for config in configs.state() {
             failed |= !say(&client, &config).await;
         }
-        let retry = async {
-            if failed {
-                tokio::time::sleep(RETRY).await;
-            } else {
-                std::future::pending::<()>().await;
-            }
-        };
         tokio::select! {
             changed = changed.changed() => if changed.is_err() { return std::future::pending().await },
-            () = retry => {}
+            () = or_never(failed.then(|| sleep(RETRY))) => {}
         }
     }
 }

@@ -4,7 +4,6 @@
 //! that uses their addresses, and only the leader writes. Every manager serves the same, whoever leads.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -12,18 +11,18 @@ use k8s_openapi::jiff::Timestamp;
 use kube::{Api, Client};
 use kubelb_api::names::TenantName;
 use kubelb_api::v1alpha1::{AddressClaim, VirtualAddressOwner};
-use kubelb_xds::Snapshot;
+use kubelb_runtime::or_never::or_never;
 use serde_json::Value;
-use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::complaints::{Complaints, needs_event};
 use super::leading::Standing;
 use super::outbox::{Letter, Outbox, Told};
+use super::output::Output;
 use super::requests::ask_for;
-use super::telling::{self, Due, Telling};
-use crate::desk::{Cluster, Desk, View};
+use super::telling::{Due, Telling};
+use crate::desk::Cluster;
 use crate::hub::{Hub, Settled};
 use crate::ledger::Ledger;
 use crate::object::{Kind, Object, ObjectKey, ObjectName};
@@ -50,13 +49,10 @@ pub(super) struct Follower {
     complaints: Complaints,
     /// Objects whose status was written, or is about to be, and which the watch has not told of with it.
     told: BTreeMap<ObjectKey, Pending>,
-    desk: Arc<Desk>,
-    publish: watch::Sender<Option<Arc<Snapshot>>>,
-    telling: Option<Telling>,
+    output: Output,
     standing: Standing,
     /// When claims are planned again.
     retry: Option<Instant>,
-    settled: u64,
     conflicts: u64,
 }
 
@@ -74,9 +70,7 @@ pub(super) struct Parts {
     pub(super) client: Client,
     pub(super) namespace: String,
     pub(super) announces: bool,
-    pub(super) desk: Arc<Desk>,
-    pub(super) publish: watch::Sender<Option<Arc<Snapshot>>>,
-    pub(super) telling: Option<Telling>,
+    pub(super) output: Output,
     pub(super) standing: Standing,
 }
 
@@ -86,14 +80,12 @@ impl Follower {
             client,
             namespace,
             announces,
-            desk,
-            publish,
-            telling,
+            output,
             standing,
         } = parts;
         let mut hub = Hub::of_cluster(&namespace);
         hub.announce(announces);
-        if telling.is_some() {
+        if output.telling.is_some() {
             hub.await_peers();
         }
         Self {
@@ -108,19 +100,16 @@ impl Follower {
             claims: Ledger::default(),
             told: BTreeMap::new(),
             retry: None,
-            settled: 0,
             conflicts: 0,
             client,
             namespace,
-            desk,
-            publish,
-            telling,
+            output,
             standing,
         }
     }
 
     pub(super) async fn follow(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        self.desk.waits_for(self.awaited.sentence());
+        self.output.desk.waits_for(self.awaited.sentence());
         if *self.standing.leads.borrow() {
             self.turn();
         }
@@ -148,12 +137,12 @@ impl Follower {
                     }
                     self.turn();
                 }
-                () = due(self.retry) => {
+                () = or_never(self.retry.map(sleep_until)) => {
                     self.retry = None;
                     self.hub.own_again();
                     self.hub.plan_addresses(true);
                 }
-                due = telling::due(self.telling.as_mut()) => match due {
+                due = or_never(self.output.telling.as_mut().map(Telling::due)) => match due {
                     Due::Reports => {
                         self.tell();
                         continue;
@@ -172,7 +161,7 @@ impl Follower {
     fn take(&mut self, news: News) {
         if !self.awaited.is_over() {
             self.awaited.take(&news);
-            self.desk.waits_for(self.awaited.sentence());
+            self.output.desk.waits_for(self.awaited.sentence());
         }
         match news {
             News::Listing(Kind::AddressClaim) => self.claims.listing(),
@@ -292,7 +281,7 @@ impl Follower {
         let leads = *self.standing.leads.borrow_and_update();
         let vacated = *self.standing.vacated.borrow();
         self.hub.lead(leads);
-        if let Some(telling) = &mut self.telling {
+        if let Some(telling) = &mut self.output.telling {
             telling.lead(leads, vacated);
         }
         if leads {
@@ -339,13 +328,7 @@ impl Follower {
             }
             self.complain(key, &problems);
         }
-        self.settled += 1;
-        let snapshot = Arc::new(self.hub.snapshot().clone());
-        self.desk.show(self.view(Snapshot::clone(&snapshot)));
-        if let Some(telling) = &mut self.telling {
-            telling.published(&snapshot, changed, &tenants);
-        }
-        self.publish.send_replace(Some(snapshot));
+        self.output.publish(&self.hub, changed, &tenants);
         self.post(statuses);
         self.show_writing();
     }
@@ -384,7 +367,7 @@ impl Follower {
 
     /// Chooses who announces addresses, and writes that; whether there is something else to serve now.
     async fn write_owners(&mut self, now: &Time) -> bool {
-        let Some(telling) = self.telling.as_mut().filter(|_| self.retry.is_none()) else {
+        let Some(telling) = self.output.telling.as_mut().filter(|_| self.retry.is_none()) else {
             return false;
         };
         let nodes = telling.nodes(self.hub.ir());
@@ -416,7 +399,7 @@ impl Follower {
 
     /// Brings the statuses up with what peers tell.
     fn tell(&mut self) {
-        let Some(telling) = &mut self.telling else {
+        let Some(telling) = &mut self.output.telling else {
             return;
         };
         let (reports, about) = telling.look(self.hub.ir());
@@ -435,20 +418,9 @@ impl Follower {
         }
     }
 
-    fn view(&self, snapshot: Snapshot) -> View {
-        let count = |kind: &Kind| (*kind, self.hub.store().count(*kind));
-        View {
-            ir: self.hub.ir().clone(),
-            snapshot,
-            problems: self.hub.problems(),
-            objects: Kind::ALL.iter().map(count).collect::<BTreeMap<_, _>>(),
-            settled: self.settled,
-        }
-    }
-
     fn show_writing(&self) {
         let outbox = self.outbox.figures();
-        self.desk.writes(Cluster {
+        self.output.desk.writes(Cluster {
             leads: *self.standing.leads.borrow(),
             claim_conflicts: self.conflicts,
             statuses_written: outbox.written,
@@ -462,12 +434,5 @@ fn key_of(entry: &Entry) -> ObjectKey {
     match &entry.seen {
         Ok(object) => object.key(),
         Err(malformed) => malformed.key.clone(),
-    }
-}
-
-async fn due(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }

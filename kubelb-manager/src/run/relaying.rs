@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use kubelb_runtime::error_chain::chain;
 use kubelb_runtime::lease::Seen;
+use kubelb_runtime::or_never::or_never;
 use kubelb_xds::contract::relay::NodePresence;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
@@ -143,13 +144,8 @@ impl Relaying {
         loop {
             let due = teller.poll_timeout();
             let send = async {
-                match due {
-                    Some(at) => {
-                        sleep_until(at.into()).await;
-                        messages.reserve().await
-                    }
-                    None => std::future::pending().await,
-                }
+                or_never(due.map(|at| sleep_until(at.into()))).await;
+                messages.reserve().await
             };
             tokio::select! {
                 biased;

@@ -214,7 +214,8 @@ impl Telling {
         sighting::nodes(own.chain(relayed), self.arrival(now), &self.owners, now)
     }
 
-    async fn due(&mut self) -> Due {
+    /// When there is something to look at.
+    pub(super) async fn due(&mut self) -> Due {
         loop {
             let now = clock();
             // What is heard otherwise concerns everything.
@@ -258,12 +259,4 @@ fn sighting(agent: &Agent) -> Sighting {
         Presence::Silent | Presence::Lost(_) => (How::Lost, agent.last_heard),
     };
     Sighting { how, at }
-}
-
-/// When there is something to look at.
-pub(super) async fn due(telling: Option<&mut Telling>) -> Due {
-    match telling {
-        Some(telling) => telling.due().await,
-        None => std::future::pending().await,
-    }
 }

@@ -15,6 +15,7 @@ mod standing;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use kubelb_runtime::or_never::or_never;
 use kubelb_xds::client::{Change, Outcome, Session};
 use kubelb_xds::contract::NodeId;
 use kubelb_xds::pb::envoy::config::core::v3::Node;
@@ -312,13 +313,13 @@ impl Follower {
                     self.standing.stands(is_answered, &self.rejected, unix_now());
                     quiet = is_answered.then(|| now() + QUIET);
                 }
-                () = due(quiet), if !self.is_whole => self.is_whole = true,
+                () = or_never(quiet.map(sleep_until)), if !self.is_whole => self.is_whole = true,
                 () = sleep_until(patience), if !self.is_whole && !answered.is_empty() => self.is_whole = true,
                 permit = updates.reserve(), if is_deliverable => match permit {
                     Ok(permit) => permit.send(self.update()),
                     Err(_closed) => return End::Receiver,
                 },
-                () = due(keep_at) => self.keep_now().await,
+                () = or_never(keep_at.map(sleep_until)) => self.keep_now().await,
             }
         }
     }
@@ -509,11 +510,4 @@ fn milliseconds(pause: Duration) -> u64 {
 /// 50 to 100 % of `pause`, so that agents don't come back in step.
 fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(0.5 + fastrand::f64() / 2.0)
-}
-
-async fn due(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at).await,
-        None => std::future::pending().await,
-    }
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use kubelb_runtime::or_never::or_never;
 use kubelb_xds::pb::envoy::config::core::v3::Node;
 use kubelb_xds::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use kubelb_xds::server::{Config, Event, Output, Refusal, Response, Session, Variant};
@@ -137,12 +138,7 @@ impl Stream<'_> {
         let mut expiry = std::pin::pin!(tokio::time::sleep(left(self.identity.expires)));
         while delivered == Ok(()) {
             let timeout = self.session.poll_timeout();
-            let timer = async {
-                match timeout {
-                    Some(at) => tokio::time::sleep_until(at.into()).await,
-                    None => std::future::pending().await,
-                }
-            };
+            let timer = or_never(timeout.map(|at| tokio::time::sleep_until(at.into())));
             let output = tokio::select! {
                 biased;
                 () = self.responses.gone() => return Status::cancelled("the peer has gone"),

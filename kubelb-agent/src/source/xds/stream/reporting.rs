@@ -4,12 +4,13 @@
 //! that takes no reports is left alone.
 
 use std::collections::BTreeMap;
-use std::future::{Future, pending};
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream;
+use kubelb_runtime::or_never::or_never;
 use kubelb_xds::contract::reports::{METHOD, Report, ReportsEnd, Traffic};
 use kubelb_xds::reports::{PACE, Reporter};
 use tokio::sync::{mpsc, watch};
@@ -74,14 +75,8 @@ impl Reporting {
                 }
             };
             pause = (pause * 2).min(BACK_OFF.1);
-            let wait = async {
-                match again {
-                    Some(pause) => sleep(pause).await,
-                    None => pending().await,
-                }
-            };
             tokio::select! {
-                () = wait => {}
+                () = or_never(again.map(sleep)) => {}
                 changed = self.connection.changed() => if changed.is_err() {
                     return;
                 },
@@ -100,13 +95,8 @@ impl Reporting {
         loop {
             let due = reporter.poll_timeout();
             let send = async {
-                match due {
-                    Some(at) => {
-                        sleep_until(at.into()).await;
-                        reports.reserve().await
-                    }
-                    None => pending().await,
-                }
+                or_never(due.map(|at| sleep_until(at.into()))).await;
+                reports.reserve().await
             };
             tokio::select! {
                 biased;
