@@ -1,6 +1,7 @@
-//! A manager over a directory of manifests, in this process, with its sockets in a namespace.
+//! A manager over a directory of manifests, in this process, with its sockets in a namespace; its peers' flags, and manifests.
 
-use std::net::SocketAddr;
+use std::fmt::Display;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -17,7 +18,8 @@ use crate::netns::Namespace;
 use crate::traffic::http_get;
 use crate::wait;
 
-type Snapshots = watch::Receiver<Option<Arc<Snapshot>>>;
+/// What a manager serves, again and again.
+pub type Snapshots = watch::Receiver<Option<Arc<Snapshot>>>;
 
 /// One that runs. Ends in good order on drop.
 #[derive(Debug)]
@@ -52,6 +54,21 @@ impl Manager {
         let Command::Run(args) = Cli::try_parse_from(flags)?.command else {
             bail!("the command is `run`");
         };
+        Self::start_with(namespace, move |stop| run::start(args, stop))
+    }
+
+    /// Starts what `run` makes of a manager, which ends when it is told to.
+    ///
+    /// # Errors
+    /// When it does not start; what it says is in the error.
+    pub fn start_with<R, E>(
+        namespace: &Namespace,
+        run: impl FnOnce(CancellationToken) -> R + Send + 'static,
+    ) -> anyhow::Result<Self>
+    where
+        R: Future<Output = anyhow::Result<(Snapshots, E)>>,
+        E: Future<Output = anyhow::Result<()>>,
+    {
         let (stop, kill) = (CancellationToken::new(), CancellationToken::new());
         let (token, killed) = (stop.clone(), kill.clone());
         let (started, has_started) = mpsc::sync_channel(1);
@@ -59,7 +76,7 @@ impl Manager {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let ended = runtime.block_on(async {
                 let run = async {
-                    let (snapshots, ended) = run::start(args, token).await?;
+                    let (snapshots, ended) = run(token).await?;
                     // Whoever waits for it may be gone.
                     drop(started.send(snapshots));
                     ended.await
@@ -101,10 +118,11 @@ impl Drop for Manager {
     fn drop(&mut self) {
         self.stop.cancel();
         let ended = self.thread.take().map(JoinHandle::join);
-        match ended {
-            Some(Ok(Err(error) | Ok(Err(error)))) => eprintln!("warning: the manager failed: {error:#}"),
-            Some(Err(_panic)) => eprintln!("warning: the manager panicked"),
-            Some(Ok(Ok(Ok(())))) | None => {}
+        if !std::thread::panicking() {
+            assert!(
+                matches!(ended, None | Some(Ok(Ok(Ok(()))))),
+                "the manager ended otherwise: {ended:?}"
+            );
         }
     }
 }
@@ -123,21 +141,28 @@ pub fn until_ready(namespace: &Namespace, admin: &str) -> anyhow::Result<()> {
     .map(drop)
 }
 
-/// What `kubelb-manager bootstrap` prints for a peer (`--agent NODE` or `--fleet TENANTS`) of the managers at these addresses.
+/// What `kubelb-manager bootstrap` prints for a peer (`--agent NODE` or `--fleet TENANTS`, with further flags) of the managers at these addresses.
 ///
 /// # Errors
 /// When there is no authority, or no such peer.
-pub fn bootstrap_for(peer: [&str; 2], managers: &[&str], state: &Path) -> anyhow::Result<String> {
-    let urls: Vec<String> = managers.iter().map(|address| format!("https://{address}")).collect();
-    let flags = [
-        "kubelb-manager".to_owned(),
-        "bootstrap".to_owned(),
-        peer[0].to_owned(),
-        peer[1].to_owned(),
+pub fn bootstrap_for(
+    peer: &[&str],
+    managers: impl IntoIterator<Item: Display>,
+    state: &Path,
+) -> anyhow::Result<String> {
+    let urls: Vec<String> = managers
+        .into_iter()
+        .map(|address| format!("https://{address}"))
+        .collect();
+    let rest = [
         format!("--xds={}", urls.join(",")),
         format!("--state-dir={}", state.display()),
     ];
-    let Command::Bootstrap(args) = Cli::try_parse_from(flags)?.command else {
+    let flags = ["kubelb-manager", "bootstrap"]
+        .iter()
+        .chain(peer)
+        .map(|flag| (*flag).to_owned());
+    let Command::Bootstrap(args) = Cli::try_parse_from(flags.chain(rest))?.command else {
         bail!("the command is `bootstrap`");
     };
     let mut printed = Vec::new();
@@ -145,4 +170,47 @@ pub fn bootstrap_for(peer: [&str; 2], managers: &[&str], state: &Path) -> anyhow
     let now = std::time::SystemTime::now();
     bootstrap::run(&args, now, &mut printed)?;
     String::from_utf8(printed).context("it prints text")
+}
+
+/// The flags of an agent on this node, with a certificate of the authority in `state`.
+///
+/// # Errors
+/// As [`bootstrap_for`].
+pub fn agent_flags(
+    node: &str,
+    managers: impl IntoIterator<Item: Display>,
+    state: &Path,
+) -> anyhow::Result<Vec<String>> {
+    let printed = bootstrap_for(&["--agent", node], managers, state)?;
+    Ok(printed.split_whitespace().map(str::to_owned).collect())
+}
+
+/// Tenant `x`, whose nodes have these addresses.
+#[must_use]
+pub fn tenant(addresses: impl IntoIterator<Item = IpAddr>) -> String {
+    let addresses = addresses.into_iter().map(|address| format!("  - ip: \"{address}\"\n"));
+    format!(
+        "apiVersion: kubelb.k8c.io/v1alpha1\nkind: Tenant\nmetadata: {{name: x}}\nspec: {{}}\n---\n\
+         apiVersion: kubelb.k8c.io/v1alpha1\nkind: Addresses\nmetadata: {{name: default, namespace: tenant-x}}\n\
+         spec:\n  addresses:\n{}",
+        addresses.collect::<String>()
+    )
+}
+
+/// A LoadBalancer in front of a port of the tenant's nodes, TCP and UDP; `metadata` and `spec` are further lines of these.
+#[must_use]
+pub fn load_balancer(
+    name: &str,
+    [port, node_port]: [u16; 2],
+    vips: [IpAddr; 2],
+    [metadata, spec]: [&str; 2],
+) -> String {
+    let [first, second] = vips;
+    format!(
+        "apiVersion: kubelb.k8c.io/v1alpha1\nkind: LoadBalancer\nmetadata:\n  name: {name}\n  namespace: tenant-x\n{metadata}spec:\n\
+         {spec}  type: LoadBalancer\n  endpoints:\n  - addressesReference: {{name: default}}\n    ports:\n\
+         \x20   - {{name: t, port: {node_port}, protocol: TCP}}\n    - {{name: u, port: {node_port}, protocol: UDP}}\n\
+         \x20 ports:\n  - {{name: t, port: {port}, protocol: TCP}}\n  - {{name: u, port: {port}, protocol: UDP}}\n\
+         status:\n  loadBalancer:\n    ingress:\n    - ip: \"{first}\"\n    - ip: \"{second}\"\n"
+    )
 }

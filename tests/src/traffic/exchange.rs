@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
+use hyper::StatusCode;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
 
@@ -15,7 +16,7 @@ use super::Trust;
 use crate::netns::Namespace;
 
 /// Longest wait for an answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What came back.
 #[derive(Clone, Debug)]
@@ -29,11 +30,14 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// A header as the server has seen it; empty when it has not.
+    /// A header as the server has seen it; empty when it has not. One that came several times is joined by `|`.
     #[must_use]
-    pub fn seen(&self, name: &str) -> &str {
-        let headers = self.body.get("headers").and_then(|headers| headers.get(name));
-        headers.and_then(Value::as_str).unwrap_or_default()
+    pub fn seen(&self, name: &str) -> String {
+        match self.body.get("headers").and_then(|headers| headers.get(name)) {
+            Some(Value::Array(all)) => all.iter().filter_map(Value::as_str).collect::<Vec<_>>().join("|"),
+            Some(one) => one.as_str().unwrap_or_default().to_owned(),
+            None => String::new(),
+        }
     }
 
     /// A number that the server told.
@@ -54,12 +58,18 @@ impl Answer {
 /// # Errors
 /// When the answer does not come in time or is not HTTP.
 pub fn ask(from: &Namespace, to: SocketAddr, request: &str, headers: &[(&str, &str)]) -> anyhow::Result<Answer> {
+    from.run(|| ask_here(to, request, headers))?
+}
+
+/// As [`ask`], from the namespace of this thread.
+///
+/// # Errors
+/// As [`ask`].
+pub fn ask_here(to: SocketAddr, request: &str, headers: &[(&str, &str)]) -> anyhow::Result<Answer> {
     let (_, text) = written(request, headers)?;
-    from.run(|| {
-        let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        answer(stream, &text)
-    })?
+    let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    answer(stream, &text)
 }
 
 /// As [`ask`], over TLS, of who can show the trusted certificate for the host.
@@ -106,6 +116,22 @@ fn answer(mut stream: impl Read + Write, text: &str) -> anyhow::Result<Answer> {
 /// # Errors
 /// When it does not come in time, or is not one of gRPC with status 0.
 pub fn call(from: &Namespace, to: SocketAddr, host: &str, method: &str) -> anyhow::Result<BTreeMap<String, String>> {
+    let (status, headers) = try_call(from, to, host, method)?;
+    let code = headers.get("grpc-status").map(String::as_str);
+    ensure!(status.is_success() && code == Some("0"), "{status}: {headers:?}");
+    Ok(headers)
+}
+
+/// As [`call`], whatever the answer is.
+///
+/// # Errors
+/// When it does not come in time, or is not HTTP/2.
+pub fn try_call(
+    from: &Namespace,
+    to: SocketAddr,
+    host: &str,
+    method: &str,
+) -> anyhow::Result<(StatusCode, BTreeMap<String, String>)> {
     from.run(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let answered = runtime.block_on(async { tokio::time::timeout(PATIENCE, call_here(to, host, method)).await });
@@ -113,7 +139,7 @@ pub fn call(from: &Namespace, to: SocketAddr, host: &str, method: &str) -> anyho
     })?
 }
 
-async fn call_here(to: SocketAddr, host: &str, method: &str) -> anyhow::Result<BTreeMap<String, String>> {
+async fn call_here(to: SocketAddr, host: &str, method: &str) -> anyhow::Result<(StatusCode, BTreeMap<String, String>)> {
     let stream = TokioIo::new(tokio::net::TcpStream::connect(to).await?);
     let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await?;
     tokio::spawn(connection);
@@ -125,11 +151,6 @@ async fn call_here(to: SocketAddr, host: &str, method: &str) -> anyhow::Result<B
     let (status, headers) = (answer.status(), answer.headers().clone());
     answer.into_body().collect().await?;
     let text = |value: &hyper::header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-    let headers: BTreeMap<String, String> = headers
-        .iter()
-        .map(|(name, value)| (name.to_string(), text(value)))
-        .collect();
-    let code = headers.get("grpc-status").map(String::as_str);
-    ensure!(status.is_success() && code == Some("0"), "{status}: {headers:?}");
-    Ok(headers)
+    let headers = headers.iter().map(|(name, value)| (name.to_string(), text(value)));
+    Ok((status, headers.collect()))
 }

@@ -7,10 +7,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use clap::Parser as _;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -19,8 +18,6 @@ use kube::discovery::ApiResource;
 use kube::{Api, Client};
 use kubelb_api::names::AddressName;
 use kubelb_api::v1alpha1::{Addresses, Config, LoadBalancer, Tenant, VirtualAddressOwner};
-use kubelb_manager::args::{Cli, Command};
-use kubelb_manager::bootstrap;
 use kubelb_tests::agent::{Agent, Setup};
 use kubelb_tests::control_plane::{self, ControlPlane};
 use kubelb_tests::lan::{Host, INTERFACE, Lan};
@@ -28,7 +25,7 @@ use kubelb_tests::netns::Namespace;
 use kubelb_tests::scratch::Scratch;
 use kubelb_tests::traffic::client::{ask_here, http_get};
 use kubelb_tests::traffic::{Kind, Server, Transport};
-use kubelb_tests::{apiserver, tool, wait};
+use kubelb_tests::{apiserver, manager, tool, wait};
 use serde_json::{Value, json};
 
 use crate::world::{NODE_PORT, SETTLED, addresses, answerers, mac, vips};
@@ -296,25 +293,8 @@ impl Site {
             .into_iter()
             .find(|directory| directory.join("xds-ca.pem").exists())
             .unwrap();
-        let managers: Vec<String> = managers.iter().map(|at| format!("https://{at}:{PORT}")).collect();
-        let managers = managers.join(",");
-        let flags = [
-            "kubelb-manager",
-            "bootstrap",
-            "--xds",
-            &managers,
-            "--state-dir",
-            text(&state),
-        ];
-        let flags = flags.iter().chain(peer);
-        let Command::Bootstrap(args) = Cli::try_parse_from(flags).unwrap().command else {
-            unreachable!("the command is `bootstrap`")
-        };
-        let mut printed = Vec::new();
-        #[expect(clippy::disallowed_methods, reason = "a certificate starts to be valid now")]
-        let now = SystemTime::now();
-        bootstrap::run(&args, now, &mut printed).unwrap();
-        String::from_utf8(printed).unwrap()
+        let managers = managers.iter().map(|at| format!("{at}:{PORT}"));
+        manager::bootstrap_for(peer, managers, &state).unwrap()
     }
 
     /// The node as if its power were cut: nobody hears from it again.

@@ -3,34 +3,30 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
-use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use clap::Parser;
 use kubelb_api::names::AddressName;
-use kubelb_manager::args::{Cli, Command};
-use kubelb_manager::{bootstrap, run};
 use kubelb_tests::agent::{Agent, Setup};
 use kubelb_tests::capture::Capture;
 use kubelb_tests::lan::{self, FIRST_FREE, Host, INTERFACE, Lan};
+use kubelb_tests::manager::{self, Manager};
 use kubelb_tests::packet::link::{Arp, solicitation, unsolicited_advertisement};
 use kubelb_tests::scratch::Scratch;
 use kubelb_tests::tool;
 use kubelb_tests::traffic::{Kind, Server};
 use kubelb_tests::wait;
 use kubelb_tests::wire::Wire;
-use tokio_util::sync::CancellationToken;
 
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 /// The bound of what must have settled: one answerer, whatever died.
 pub(crate) const SETTLED: Duration = Duration::from_secs(3);
 pub(crate) const PORT: u16 = 8_080;
 pub(crate) const NODE_PORT: u16 = 30_700;
-const MANAGER: &str = "127.0.0.1:18000";
+/// Of a node, in its own namespace: where it serves, and where it tells of it.
+const MANAGER: [&str; 2] = ["127.0.0.1:18000", "127.0.0.1:19000"];
 
 pub(crate) fn vips() -> [IpAddr; 2] {
     [lan::v4(FIRST_FREE).into(), lan::v6(FIRST_FREE).into()]
@@ -40,22 +36,6 @@ pub(crate) fn vips() -> [IpAddr; 2] {
 pub(crate) fn mac(host: &Host) -> [u8; 6] {
     let [a, b, c, d] = host.v4.octets();
     [2, 0, a, b, c, d]
-}
-
-/// A manager on a thread in a node's namespace. Stops in good order on drop.
-struct Manager {
-    stop: CancellationToken,
-    thread: Option<JoinHandle<anyhow::Result<anyhow::Result<()>>>>,
-}
-
-impl Drop for Manager {
-    fn drop(&mut self) {
-        self.stop.cancel();
-        let ended = self.thread.take().map(JoinHandle::join);
-        if !std::thread::panicking() {
-            ended.unwrap().unwrap().unwrap().unwrap();
-        }
-    }
 }
 
 pub(crate) struct Node {
@@ -92,59 +72,19 @@ impl Node {
     }
 
     pub(crate) fn start_manager(&self) {
-        let flags = ["kubelb-manager", "run", "--listen-xds", MANAGER].map(str::to_owned);
-        let rest = [
-            "--source".to_owned(),
-            format!("file://{}", self.directory.path().join("manifests").display()),
-            // What a test writes is what holds: each manager knows of one agent only.
-            "--announce=false".to_owned(),
-            "--state-dir".to_owned(),
-            self.state().display().to_string(),
-        ];
-        let Command::Run(args) = Cli::try_parse_from(flags.into_iter().chain(rest)).unwrap().command else {
-            unreachable!("the command is `run`")
-        };
-        let stop = CancellationToken::new();
-        let token = stop.clone();
-        let serve = move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(async {
-                let (_snapshots, ended) = run::start(args, token).await?;
-                ended.await
-            })
-        };
-        *self.manager.borrow_mut() = Some(Manager {
-            stop,
-            thread: Some(self.host.namespace.spawn(serve).unwrap()),
-        });
+        // What a test writes is what holds: each manager knows of one agent only.
+        let manifests = self.directory.path().join("manifests");
+        let started = Manager::start(&self.host.namespace, MANAGER, &self.state(), &manifests);
+        *self.manager.borrow_mut() = Some(started.unwrap());
     }
 
     pub(crate) fn stop_manager(&self) {
         drop(self.manager.take());
     }
 
-    /// The flags that `kubelb-manager bootstrap` prints for the agent.
-    fn issue(&self) -> Vec<String> {
-        let flags = ["kubelb-manager", "bootstrap", "--agent", self.name, "--state-dir"].map(str::to_owned);
-        let rest = [
-            self.state().display().to_string(),
-            "--xds".to_owned(),
-            format!("https://{MANAGER}"),
-        ];
-        let Command::Bootstrap(args) = Cli::try_parse_from(flags.into_iter().chain(rest)).unwrap().command else {
-            unreachable!("the command is `bootstrap`")
-        };
-        let mut printed = Vec::new();
-        #[expect(clippy::disallowed_methods, reason = "a certificate starts to be valid now")]
-        let now = SystemTime::now();
-        bootstrap::run(&args, now, &mut printed).unwrap();
-        let printed = String::from_utf8(printed).unwrap();
-        printed.split_whitespace().map(str::to_owned).collect()
-    }
-
     pub(crate) fn agent(&self, mode: &str) -> Agent<'_> {
         let mut setup = Setup::new(&[INTERFACE], mode);
-        setup.managers = self.issue();
+        setup.managers = manager::agent_flags(self.name, [MANAGER[0]], &self.state()).unwrap();
         Agent::start(&self.host.namespace, setup, "").unwrap()
     }
 
@@ -177,7 +117,7 @@ impl World {
         let servers =
             [Kind::Tcp, Kind::Udp].map(|kind| Server::start(&server.namespace, kind, "server", NODE_PORT).unwrap());
         for node in &nodes {
-            node.write("tenant.yaml", &tenant(&server));
+            node.write("tenant.yaml", &manager::tenant(server.addresses()));
             node.write("web.yaml", &load_balancer("web", PORT, ""));
             node.start_manager();
         }
@@ -303,27 +243,9 @@ pub(crate) fn addresses() -> [SocketAddr; 2] {
     vips().map(|vip| SocketAddr::new(vip, PORT))
 }
 
-fn tenant(server: &Host) -> String {
-    let mut text = "apiVersion: kubelb.k8c.io/v1alpha1\nkind: Tenant\nmetadata: {name: x}\nspec: {}\n---\n\
-         apiVersion: kubelb.k8c.io/v1alpha1\nkind: Addresses\nmetadata: {name: default, namespace: tenant-x}\n\
-         spec:\n  addresses:\n"
-        .to_owned();
-    for address in server.addresses() {
-        writeln!(text, "  - ip: \"{address}\"").unwrap();
-    }
-    text
-}
-
 /// TCP and UDP in front of the servers; `more` are further lines of its metadata.
 pub(crate) fn load_balancer(name: &str, port: u16, more: &str) -> String {
-    let [v4, v6] = vips();
-    format!(
-        "apiVersion: kubelb.k8c.io/v1alpha1\nkind: LoadBalancer\nmetadata:\n  name: {name}\n  namespace: tenant-x\n{more}spec:\n\
-         \x20 type: LoadBalancer\n  endpoints:\n  - addressesReference: {{name: default}}\n    ports:\n\
-         \x20   - {{name: t, port: {NODE_PORT}, protocol: TCP}}\n    - {{name: u, port: {NODE_PORT}, protocol: UDP}}\n\
-         \x20 ports:\n  - {{name: t, port: {port}, protocol: TCP}}\n  - {{name: u, port: {port}, protocol: UDP}}\n\
-         status:\n  loadBalancer:\n    ingress:\n    - ip: \"{v4}\"\n    - ip: \"{v6}\"\n"
-    )
+    manager::load_balancer(name, [port, NODE_PORT], vips(), [more, ""])
 }
 
 fn owners(node: &str, epoch: u64) -> String {

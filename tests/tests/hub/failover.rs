@@ -1,11 +1,16 @@
 //! An agent and several managers: it moves between them, is sent nothing again, forwards all the time, and says what it stands in.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use anyhow::Context as _;
+use clap::Parser as _;
+use kubelb_manager::args::{Cli, Command};
 use kubelb_manager::identity::token::{Review, Reviewed, TokenReviewer};
+use kubelb_manager::run;
 use kubelb_manager::serve::{self, XdsArgs};
 use kubelb_tests::traffic::http_get;
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 
@@ -25,7 +30,7 @@ impl Hub<'_> {
     }
 
     fn second(&self) -> Manager {
-        Manager::start(&self.world.net.node, SECOND, &self.second_state(), &self.manifests())
+        Manager::start(&self.world.net.node, SECOND, &self.second_state(), &self.manifests()).unwrap()
     }
 
     fn serves_web(&self) {
@@ -193,7 +198,7 @@ fn a_manager_of_another_authority_is_refused_and_the_status_says_so() {
     hub.serves_web();
     let flags = hub.issue_for(&[MANAGER, SECOND], &hub.state());
     let stranger = hub.directory.path().join("stranger");
-    let _first = Manager::start(&world.net.node, MANAGER, &stranger, &hub.manifests());
+    let _first = Manager::start(&world.net.node, MANAGER, &stranger, &hub.manifests()).unwrap();
     let _second = hub.second();
     let agent = hub.agent_with(flags);
     until_served_by(&world, 3);
@@ -257,8 +262,6 @@ fn base64(text: &str) -> String {
 
 /// A manager that has an API server to ask about tokens.
 fn token_manager(hub: &Hub<'_>, good: &Path) -> Manager {
-    let stop = CancellationToken::new();
-    let token = stop.clone();
     let (state, good) = (hub.second_state(), good.to_owned());
     let flags = ["kubelb-manager", "run", "--source"].map(str::to_owned);
     let rest = [
@@ -274,21 +277,13 @@ fn token_manager(hub: &Hub<'_>, good: &Path) -> Manager {
         agent_service_accounts: vec!["kubelb/agent".to_owned()],
         ..XdsArgs::default()
     };
-    let serve = move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async {
-            let (snapshots, ended) = run::start(args, token.clone()).await?;
-            let bound = serve::bind(&serving, &state, Some(Arc::new(Reviewer(good)))).await?;
-            let serving = bound.context("nothing is served")?;
-            let (ended, ()) = tokio::join!(ended, serving.run(snapshots, token));
-            ended
-        })
-    };
-    Manager {
-        stop,
-        kill: CancellationToken::new(),
-        thread: Some(hub.world.net.node.spawn(serve).unwrap()),
-    }
+    let started = Manager::start_with(&hub.world.net.node, async move |stop: CancellationToken| {
+        let (snapshots, ended) = run::start(args, stop.clone()).await?;
+        let bound = serve::bind(&serving, &state, Some(Arc::new(Reviewer(good)))).await?;
+        let serving = bound.context("nothing is served")?.run(snapshots.clone(), stop);
+        Ok((snapshots, async { tokio::join!(ended, serving).0 }))
+    });
+    started.unwrap()
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::process::{Child, ChildStdin, Stdio};
 use std::sync::mpsc::{self, Receiver};
 
 use anyhow::{Context as _, bail};
+use kubelb_tests::netns::Namespace;
 use kubelb_tests::tool;
 use serde_json::{Value, json};
 

@@ -6,97 +6,24 @@ mod failover;
 mod go;
 mod reports;
 
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::ensure;
-use clap::Parser;
-use kubelb_manager::args::{Cli, Command};
-use kubelb_manager::{bootstrap, run};
 use kubelb_tests::agent::{Agent, Setup, Status};
-use kubelb_tests::netns::Namespace;
+use kubelb_tests::manager::{self, Manager};
 use kubelb_tests::scratch::Scratch;
 use kubelb_tests::topology::{VIP4, VIP6};
 use kubelb_tests::traffic::{Conversations, Transport, ask, ask_many, client};
 use kubelb_tests::wait;
 use kubelb_tests::world::{Mode, NODE_PORT, VIP_PORT, Way, World, ensure_round_robin};
-use tokio_util::sync::CancellationToken;
 
 /// Of managers, in the node's own namespace: where they serve, and where they tell of it.
 const MANAGER: [&str; 2] = ["127.0.0.1:18000", "127.0.0.1:19000"];
 const SECOND: [&str; 2] = ["127.0.0.1:18001", "127.0.0.1:19001"];
 const SOON: Duration = Duration::from_secs(20);
 const FLOWS: usize = 12;
-
-/// A manager on a thread in the node's namespace. Stops in good order on drop.
-struct Manager {
-    stop: CancellationToken,
-    kill: CancellationToken,
-    thread: Option<JoinHandle<anyhow::Result<anyhow::Result<()>>>>,
-}
-
-impl Manager {
-    fn start(node: &Namespace, [listen, admin]: [&str; 2], state: &Path, manifests: &Path) -> Self {
-        let flags = [
-            "kubelb-manager",
-            "run",
-            "--listen-xds",
-            listen,
-            "--admin-address",
-            admin,
-        ]
-        .map(str::to_owned);
-        // Without an API server, managers cannot agree on who announces an address.
-        let rest = [
-            "--announce=false".to_owned(),
-            "--source".to_owned(),
-            format!("file://{}", manifests.display()),
-            "--state-dir".to_owned(),
-            state.display().to_string(),
-        ];
-        let Command::Run(args) = Cli::try_parse_from(flags.into_iter().chain(rest)).unwrap().command else {
-            unreachable!("the command is `run`")
-        };
-        let (stop, kill) = (CancellationToken::new(), CancellationToken::new());
-        let (token, killed) = (stop.clone(), kill.clone());
-        let serve = move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(async {
-                let run = async {
-                    let (_snapshots, ended) = run::start(args, token).await?;
-                    ended.await
-                };
-                tokio::select! {
-                    ended = run => ended,
-                    () = killed.cancelled() => Ok(()),
-                }
-            })
-        };
-        Self {
-            stop,
-            kill,
-            thread: Some(node.spawn(serve).unwrap()),
-        }
-    }
-
-    /// As SIGKILL would: its connections break off in the middle of whatever.
-    fn kill(self) {
-        self.kill.cancel();
-    }
-}
-
-impl Drop for Manager {
-    fn drop(&mut self) {
-        self.stop.cancel();
-        let ended = self.thread.take().map(JoinHandle::join);
-        if !std::thread::panicking() {
-            ended.unwrap().unwrap().unwrap().unwrap();
-        }
-    }
-}
 
 /// The world with a hub's directories.
 struct Hub<'a> {
@@ -129,7 +56,7 @@ impl<'a> Hub<'a> {
     }
 
     fn manager(&self) -> Manager {
-        Manager::start(&self.world.net.node, MANAGER, &self.state(), &self.manifests())
+        Manager::start(&self.world.net.node, MANAGER, &self.state(), &self.manifests()).unwrap()
     }
 
     /// The flags that `kubelb-manager bootstrap` prints for the agent.
@@ -139,20 +66,7 @@ impl<'a> Hub<'a> {
 
     /// The same for these managers, by the authority of a state directory.
     fn issue_for(&self, managers: &[[&str; 2]], state: &Path) -> Vec<String> {
-        let flags = ["kubelb-manager", "bootstrap", "--agent", "node-1", "--state-dir"].map(str::to_owned);
-        let urls = managers
-            .iter()
-            .flat_map(|[listen, _]| ["--xds".to_owned(), format!("https://{listen}")]);
-        let rest = [state.display().to_string()].into_iter().chain(urls);
-        let Command::Bootstrap(args) = Cli::try_parse_from(flags.into_iter().chain(rest)).unwrap().command else {
-            unreachable!("the command is `bootstrap`")
-        };
-        let mut printed = Vec::new();
-        #[expect(clippy::disallowed_methods, reason = "a certificate starts to be valid now")]
-        let now = SystemTime::now();
-        bootstrap::run(&args, now, &mut printed).unwrap();
-        let printed = String::from_utf8(printed).unwrap();
-        printed.split_whitespace().map(str::to_owned).collect()
+        manager::agent_flags("node-1", managers.iter().map(|[listen, _]| listen), state).unwrap()
     }
 
     fn agent(&self) -> Agent<'a> {
@@ -167,29 +81,15 @@ impl<'a> Hub<'a> {
 
     /// A tenant whose nodes are all but the last `without` tenants of the world.
     fn tenant(&self, without: usize) -> String {
-        let mut text = "apiVersion: kubelb.k8c.io/v1alpha1\nkind: Tenant\nmetadata: {name: x}\nspec: {}\n---\n\
-             apiVersion: kubelb.k8c.io/v1alpha1\nkind: Addresses\nmetadata: {name: default, namespace: tenant-x}\n\
-             spec:\n  addresses:\n"
-            .to_owned();
         let tenants = &self.world.net.tenants;
-        for tenant in &tenants[..tenants.len() - without] {
-            for address in [tenant.v4, tenant.v6] {
-                writeln!(text, "  - ip: \"{address}\"").unwrap();
-            }
-        }
-        text
+        let nodes = &tenants[..tenants.len() - without];
+        manager::tenant(nodes.iter().flat_map(|node| [node.v4, node.v6]))
     }
 }
 
 /// A LoadBalancer in front of the tenant's servers, TCP and UDP.
 fn load_balancer(name: &str, port: u16, more: &str) -> String {
-    format!(
-        "apiVersion: kubelb.k8c.io/v1alpha1\nkind: LoadBalancer\nmetadata: {{name: {name}, namespace: tenant-x}}\nspec:\n\
-         {more}  type: LoadBalancer\n  endpoints:\n  - addressesReference: {{name: default}}\n    ports:\n\
-         \x20   - {{name: t, port: {NODE_PORT}, protocol: TCP}}\n    - {{name: u, port: {NODE_PORT}, protocol: UDP}}\n\
-         \x20 ports:\n  - {{name: t, port: {port}, protocol: TCP}}\n  - {{name: u, port: {port}, protocol: UDP}}\n\
-         status:\n  loadBalancer:\n    ingress:\n    - ip: \"{VIP4}\"\n    - ip: \"{VIP6}\"\n"
-    )
+    manager::load_balancer(name, [port, NODE_PORT], [VIP4, VIP6], ["", more])
 }
 
 /// That all ways go round over this many backends.

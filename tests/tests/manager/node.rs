@@ -2,17 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
-use std::time::SystemTime;
 
-use clap::Parser as _;
 use kubelb_agent::feedback::Feedback;
 use kubelb_agent::model::Snat;
 use kubelb_agent::source::xds::stream::{Credential, Manager, Settings, watch};
-use kubelb_manager::args::{Cli, Command};
-use kubelb_manager::bootstrap;
+use kubelb_tests::manager;
 use tokio_util::sync::CancellationToken;
 
 /// An agent of a node. It ends in good order when it is dropped.
@@ -25,22 +22,8 @@ pub(crate) struct Node {
 impl Node {
     /// Starts one for managers at these addresses, with a certificate of the authority whose copy is in `state`.
     pub(crate) fn start(name: &str, managers: &[SocketAddr], state: &Path) -> Self {
-        let flags = ["kubelb-manager", "bootstrap", "--agent", name, "--state-dir"];
-        let rest = [state.display().to_string()];
-        let flags = flags.into_iter().map(str::to_owned).chain(rest);
-        let urls = managers
-            .iter()
-            .flat_map(|address| ["--xds".to_owned(), format!("https://{address}")]);
-        let Command::Bootstrap(args) = Cli::parse_from(flags.chain(urls)).command else {
-            panic!("another command");
-        };
-        #[expect(clippy::disallowed_methods, reason = "a certificate starts to be valid now")]
-        let now = SystemTime::now();
-        let mut printed = Vec::new();
-        bootstrap::run(&args, now, &mut printed).unwrap();
-        let printed = String::from_utf8(printed).unwrap();
-        let words: Vec<&str> = printed.split_whitespace().collect();
-        let file = |flag: &str| words[words.iter().position(|word| *word == flag).unwrap() + 1].into();
+        let words = manager::agent_flags(name, managers, state).unwrap();
+        let file = |flag: &str| PathBuf::from(&words[words.iter().position(|word| word == flag).unwrap() + 1]);
         let managers = managers.iter().map(|address| Manager {
             url: format!("https://{address}"),
             ca: Some(file("--xds-ca")),

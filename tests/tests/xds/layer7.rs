@@ -14,13 +14,14 @@ mod soak;
 use std::collections::BTreeMap;
 
 use kubelb_manager::xds::server::Count;
+use kubelb_tests::traffic::exchange::{Answer, ask};
 use kubelb_tests::traffic::{self, Trust};
 use kubelb_tests::wait;
 use serde_json::{Value, json};
 
 use crate::hub::Hub;
 use crate::world::{SOON, World};
-use backend::{Answer, ask, call};
+use backend::call;
 use site::{Site, certificate, http, https, of_a, path, secret, to, vip};
 
 /// Asks the VIP.
@@ -33,7 +34,7 @@ impl Client<'_> {
 
     fn backend(&self, request: &str, headers: &[(&str, &str)]) -> String {
         let answer = self.ask(request, headers);
-        match answer.backend() {
+        match answer.text("backend") {
             "" => answer.status.to_string(),
             name => name.to_owned(),
         }
@@ -223,7 +224,7 @@ fn shares_are_kept_also_by_backends_that_are_not_there() {
             let key = format!(
                 "{} {} {} {}",
                 answer.status,
-                answer.backend(),
+                answer.text("backend"),
                 answer.body["path"],
                 answer.seen("x-set")
             );

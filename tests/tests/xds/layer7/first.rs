@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use kubelb_tests::traffic::exchange::{ask, ask_here};
 use kubelb_tests::wait;
 use serde_json::json;
 
@@ -32,7 +33,7 @@ fn the_first_request_to_a_new_route_is_never_answered_with_a_failure() {
             world.namespace.spawn(move || {
                 let mut statuses = Vec::new();
                 while !stop.load(Ordering::Relaxed) {
-                    let status = backend::ask_here(vip(80), &request, &[]).unwrap().status;
+                    let status = ask_here(vip(80), &request, &[]).unwrap().status;
                     statuses.push(status);
                 }
                 statuses
@@ -47,7 +48,7 @@ fn the_first_request_to_a_new_route_is_never_answered_with_a_failure() {
         );
         hub.push(site.resources());
         wait::until(SOON, || {
-            let answer = backend::ask(&world.namespace, vip(80), &format!("GET {host}/"), &[])?;
+            let answer = ask(&world.namespace, vip(80), &format!("GET {host}/"), &[])?;
             anyhow::ensure!(answer.status == 200, "{answer:?}");
             Ok(())
         })

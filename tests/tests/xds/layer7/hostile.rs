@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use kubelb_manager::ir;
 use kubelb_manager::ir::http::Outcome;
 use kubelb_tests::manager::Manager;
+use kubelb_tests::traffic::exchange::ask;
 use kubelb_tests::traffic::{HttpLoad, Trust, https_get};
 use kubelb_tests::wait;
 use kubelb_xds::{Owner, ResourceType};
@@ -168,7 +169,7 @@ fn what_a_hostile_tenant_tries_changes_no_byte_of_anothers() {
     live.put(&route("b", VICTIM, rule));
     let other_http = format!("{OTHER_VIP}:80").parse().unwrap();
     wait::until(SOON, || {
-        let answer = backend::ask(&live.namespace, other_http, &format!("GET {VICTIM}/env"), &[])?;
+        let answer = ask(&live.namespace, other_http, &format!("GET {VICTIM}/env"), &[])?;
         anyhow::ensure!(
             answer.status == 200 && answer.headers.contains_key("x-told"),
             "{answer:?}"

@@ -70,7 +70,7 @@ impl Live {
 
     /// An Envoy of these tenants; `change` is made to its bootstrap.
     pub(crate) fn envoy(&self, tenants: &str, managers: &[&str], change: impl FnOnce(String) -> String) -> Envoy<'_> {
-        let bootstrap = manager::bootstrap_for(["--fleet", tenants], managers, &self.state(0)).unwrap();
+        let bootstrap = manager::bootstrap_for(&["--fleet", tenants], managers, &self.state(0)).unwrap();
         let envoy = Envoy::start(&self.namespace, Setup::default(), &change(bootstrap)).unwrap();
         envoy.until_serving(SOON).unwrap();
         envoy

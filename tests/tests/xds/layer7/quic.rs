@@ -1,6 +1,7 @@
 //! HTTP/3, with another Envoy as its client; and what is logged of requests.
 
 use kubelb_tests::envoy::{Envoy, Setup};
+use kubelb_tests::traffic::exchange::ask;
 use kubelb_tests::wait;
 use serde_json::{Value, json};
 
@@ -70,14 +71,14 @@ fn https_is_to_be_had_by_http3_and_says_so() {
     let client = Envoy::start(&world.namespace, Setup::default(), &client(&made.cert.pem())).unwrap();
     client.until_serving(SOON).unwrap();
     let request = format!("GET {HOST}/over-quic");
-    let ask = || backend::ask(&world.namespace, port(CLIENT), &request, &[]);
+    let ask = || ask(&world.namespace, port(CLIENT), &request, &[]);
     let (answer, _) = wait::until(SOON, || {
         let answer = ask()?;
         anyhow::ensure!(answer.status == 200, "{answer:?}");
         Ok(answer)
     })
     .unwrap();
-    assert_eq!(answer.backend(), "web");
+    assert_eq!(answer.text("backend"), "web");
     assert_eq!(answer.headers["alt-svc"], "h3=\":443\"; ma=86400");
     assert_eq!(answer.seen("x-forwarded-proto"), "https");
     let logged = logged(&envoy, "over-quic");
@@ -169,9 +170,7 @@ fn requests_are_logged_as_the_config_says() {
     until("loud");
     assert!(!envoy.printed().contains("silent"), "{}", envoy.printed());
     assert_eq!(
-        super::ask(&world.namespace, vip(80), "GET a.example/", &[])
-            .unwrap()
-            .status,
+        ask(&world.namespace, vip(80), "GET a.example/", &[]).unwrap().status,
         200
     );
     assert_nothing_refused(&hub);

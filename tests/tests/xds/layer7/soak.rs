@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use kubelb_tests::traffic::exchange::ask;
 use kubelb_tests::traffic::{HttpLoad, Kind, Server, Trust, https_get};
 use kubelb_tests::wait;
 use serde_json::{Value, json};
 
-use super::backend;
 use super::live::{Live, MANAGERS};
 use super::site::{base, certificate, gateway, of_a, path, secret, vip};
 
@@ -95,7 +95,7 @@ fn no_request_fails_while_everything_is_edited_and_managers_are_killed() {
     let envoy = live.envoy("a", &addresses, |bootstrap| bootstrap);
     let until_edited = |number: u32| {
         wait::until(TAKEN_WITHIN, || {
-            let answer = backend::ask(&live.namespace, vip(80), &format!("GET {HOST}/edit"), &[])?;
+            let answer = ask(&live.namespace, vip(80), &format!("GET {HOST}/edit"), &[])?;
             let edit = answer.headers.get("x-edit").cloned().unwrap_or_default();
             anyhow::ensure!(
                 edit == number.to_string(),
