@@ -18,10 +18,12 @@ use crate::model::{
 };
 
 mod maglev;
+mod read_back;
 mod rows;
 mod sources;
 mod turn;
 
+pub use read_back::{Kept, read_back};
 pub use rows::Room;
 use rows::Rows;
 pub use sources::{SourceSet, Span};

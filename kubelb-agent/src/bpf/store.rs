@@ -4,31 +4,31 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use aya::maps::{MapData, PerCpuArray, PerCpuValues};
 use kubelb_common::addr::{Addr, ICMP, ICMPV6};
-use kubelb_common::backend::flag;
+use kubelb_common::backend::Backend;
 use kubelb_common::control::{FILTER_BYTES, FILTER_VIP};
 use kubelb_common::flow_table::FlowTables as _;
-use kubelb_common::frontend::{ECHO_ONLY, Frontend, FrontendKey, timeout};
+use kubelb_common::frontend::{ECHO_ONLY, Frontend, FrontendKey};
 use kubelb_common::hash;
 use kubelb_common::maps::{self as names, NAME_BYTES, Name};
-use kubelb_common::next_hop::NextHopView;
+use kubelb_common::next_hop::{NextHop, NextHopView};
 use kubelb_common::shared::Line;
 use kubelb_common::snat::SnatView;
 use kubelb_common::source::SourceRange;
 
 use super::BpfError;
-use super::announced::Kept;
+use super::announced;
 use super::mapped::Mapped;
 use super::maps::Maps;
 use crate::diff::MapOp;
 use crate::snat::SnatOp;
-use crate::tables::{BackendRow, FrontendRow, SourceSet, Tables};
+use crate::tables::{Kept, SourceSet, Tables, read_back};
 
 /// The maps, with what cannot be read from mapped rows kept beside them: this process is the only writer.
 pub struct Store {
     /// The maps.
     pub maps: Maps,
     keys: BTreeMap<FrontendKey, u32>,
-    pub(super) announced: Kept,
+    pub(super) announced: announced::Kept,
     /// CPUs that counters are kept for.
     cpus: usize,
 }
@@ -54,95 +54,16 @@ impl Store {
         })
     }
 
-    /// What the maps hold. Keys and rows that contradict each other, as after a death between two operations, come out
-    /// such that the next round of operations mends them.
+    /// What the maps hold.
     #[must_use]
     pub fn read_back(&self) -> Tables {
-        let mut tables = Tables::default();
-        for (key, number) in &self.keys {
-            if *number == ECHO_ONLY {
-                tables.vips.insert(key.vip());
-            } else if let Some(row) = self.read_frontend(key, *number) {
-                tables.frontends.insert(*key, row);
-            }
-        }
-        let serving: BTreeSet<u32> = tables.frontends.values().map(|row| row.number).collect();
-        for (number, row) in numbered(&self.maps.frontends).skip(1) {
-            if serving.contains(&number) {
-                continue;
-            }
-            if row.is_active() {
-                tables.stray.insert(number);
-            } else if row.flows().load() > 0 {
-                tables.leaving.insert(number);
-            }
-        }
-        for (number, row) in numbered(&self.maps.backends).skip(1) {
-            let view = row.view();
-            if view.flags & flag::IN_USE != 0 {
-                let snat = row.snat().and_then(|row| u8::try_from(row).ok());
-                let row = BackendRow {
-                    frontend: row.frontend(),
-                    address: view.address,
-                    port: view.port,
-                    flags: view.flags,
-                    weight: row.weight(),
-                    snat,
-                    next_hop: view.next_hop,
-                };
-                tables.backends.insert(number, row);
-            }
-        }
-        for (number, row) in numbered(&self.maps.hops).skip(1) {
-            let view = row.view();
-            if view != NextHopView::default() {
-                tables.hops.insert(number, view);
-            }
-        }
-        tables
+        read_back(self)
     }
 
     /// Addresses that answer echo requests: those of all frontends in service.
     #[must_use]
     pub fn vips(&self) -> BTreeSet<Addr> {
         self.keys.keys().map(FrontendKey::vip).collect()
-    }
-
-    fn read_frontend(&self, key: &FrontendKey, number: u32) -> Option<FrontendRow> {
-        let row = self
-            .maps
-            .frontend(number)
-            .filter(|row| row.is(key.vip(), key.port(), key.protocol()))?;
-        let (offset, length) = row.set();
-        let mut timeouts = [0; timeout::COUNT];
-        timeouts
-            .iter_mut()
-            .enumerate()
-            .for_each(|(class, value)| *value = row.timeout(class));
-        Some(FrontendRow {
-            number,
-            name: self.name(number),
-            timeouts,
-            max_flows: row.max_flows(),
-            half_open_budget: row.half_open_budget(),
-            policy: row.policy(),
-            sources: source_set_of(&self.maps, row),
-            turn: (offset..offset.saturating_add(length))
-                .filter_map(|slot| self.slot(slot))
-                .collect(),
-            offset,
-        })
-    }
-
-    fn slot(&self, index: u32) -> Option<u32> {
-        let line = self.maps.slots.get(usize::try_from(Line::of(index)).ok()?)?;
-        Some(line.word(index).load())
-    }
-
-    /// The name in a frontend's row.
-    #[must_use]
-    pub fn name(&self, number: u32) -> String {
-        name_of(&self.maps.names, number)
     }
 
     /// Carries one operation out.
@@ -348,6 +269,34 @@ impl Store {
             }
         }
         tracing::error!("no seed keeps the SNAT addresses apart in the destination filter; the old filter stays");
+    }
+}
+
+impl Kept for Store {
+    fn keys(&self) -> &BTreeMap<FrontendKey, u32> {
+        &self.keys
+    }
+    fn frontends(&self) -> impl Iterator<Item = (u32, &Frontend)> {
+        numbered(&self.maps.frontends).skip(1)
+    }
+    fn backends(&self) -> impl Iterator<Item = (u32, &Backend)> {
+        numbered(&self.maps.backends).skip(1)
+    }
+    fn hops(&self) -> impl Iterator<Item = (u32, &NextHop)> {
+        numbered(&self.maps.hops).skip(1)
+    }
+    fn frontend(&self, number: u32) -> Option<&Frontend> {
+        self.maps.frontend(number)
+    }
+    fn name(&self, number: u32) -> String {
+        name_of(&self.maps.names, number)
+    }
+    fn slot(&self, index: u32) -> Option<u32> {
+        let line = self.maps.slots.get(usize::try_from(Line::of(index)).ok()?)?;
+        Some(line.word(index).load())
+    }
+    fn sources(&self, frontend: &Frontend) -> Option<SourceSet> {
+        source_set_of(&self.maps, frontend)
     }
 }
 

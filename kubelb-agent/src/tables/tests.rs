@@ -10,7 +10,7 @@ use kubelb_common::frontend::timeout;
 
 use super::*;
 use crate::diff::{MapOp, diff};
-use crate::model::{Algorithm, CheckTarget, HealthCheck, Probe};
+use crate::model::{Algorithm, CheckTarget, HealthCheck};
 use image::Image;
 
 /// Rows of the maps.
@@ -314,14 +314,7 @@ fn a_name_longer_than_its_row_is_cut_once_and_not_in_each_round() {
 
 fn checked(health: &[(&str, Health)]) -> Inputs {
     let mut inputs = web(&[(A, 1), (B, 1)]);
-    let check = HealthCheck {
-        probe: Probe::Tcp,
-        port: None,
-        interval: Duration::from_secs(5),
-        timeout: Duration::from_secs(5),
-        healthy_threshold: 2,
-        unhealthy_threshold: 3,
-    };
+    let check = HealthCheck::tcp();
     inputs.desired.frontends.get_mut("web").unwrap().health_check = Some(check.clone());
     for (address, health) in health {
         let target = CheckTarget {

@@ -1,15 +1,15 @@
-//! The maps in memory: the same rows, read back and changed as `bpf::store` does it, and what must hold of them at any
+//! The maps in memory: the same rows, changed as `bpf::store` does it, and what must hold of them at any
 //! moment.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use kubelb_common::addr::{Addr, ICMP, ICMPV6};
 use kubelb_common::backend::{Backend, flag};
-use kubelb_common::frontend::{ECHO_ONLY, Frontend, FrontendKey, timeout};
+use kubelb_common::frontend::{ECHO_ONLY, Frontend, FrontendKey};
 use kubelb_common::next_hop::{NextHop, NextHopView};
 
 use crate::diff::MapOp;
-use crate::tables::{BackendRow, FrontendRow, SourceSet, Span, Tables};
+use crate::tables::{Kept, SourceSet, Span, Tables, read_back};
 
 #[derive(Default)]
 pub(crate) struct Image {
@@ -42,30 +42,30 @@ impl Image {
                 port,
                 frontend,
                 next_hop,
-            } => self.backend(row).occupy(address, port, frontend, next_hop),
-            MapOp::SetBackendHop { row, next_hop } => self.backend(row).set_next_hop(next_hop),
-            MapOp::SetBackendShare { row, weight, snat } => self.backend(row).set_share(weight, snat),
-            MapOp::ChangeBackendFlags { row, set, clear } => self.backend(row).change_flags(set, clear),
-            MapOp::EndBackendFlows { row } => self.backend(row).renew(),
-            MapOp::VacateBackend { row } => self.backend(row).vacate(),
+            } => self.backend_row(row).occupy(address, port, frontend, next_hop),
+            MapOp::SetBackendHop { row, next_hop } => self.backend_row(row).set_next_hop(next_hop),
+            MapOp::SetBackendShare { row, weight, snat } => self.backend_row(row).set_share(weight, snat),
+            MapOp::ChangeBackendFlags { row, set, clear } => self.backend_row(row).change_flags(set, clear),
+            MapOp::EndBackendFlows { row } => self.backend_row(row).renew(),
+            MapOp::VacateBackend { row } => self.backend_row(row).vacate(),
             MapOp::ActivateFrontend { row, key } => {
-                let frontend = self.frontend(row);
+                let frontend = self.frontend_row(row);
                 assert_eq!(frontend.flows().load(), 0, "row {row} still has flows");
                 frontend.publish_set(0, 0);
                 frontend.activate(key.vip(), key.port(), key.protocol());
             }
             MapOp::NameFrontend { row, name } => drop(self.names.insert(row, name)),
-            MapOp::SetTimeouts { row, jiffies } => self.frontend(row).set_timeouts(jiffies),
-            MapOp::SetMaxFlows { row, flows } => self.frontend(row).set_max_flows(flows),
-            MapOp::SetHalfOpenBudget { row, flows } => self.frontend(row).set_half_open_budget(flows),
-            MapOp::SetPolicy { row, policy } => self.frontend(row).set_policy(policy),
+            MapOp::SetTimeouts { row, jiffies } => self.frontend_row(row).set_timeouts(jiffies),
+            MapOp::SetMaxFlows { row, flows } => self.frontend_row(row).set_max_flows(flows),
+            MapOp::SetHalfOpenBudget { row, flows } => self.frontend_row(row).set_half_open_budget(flows),
+            MapOp::SetPolicy { row, policy } => self.frontend_row(row).set_policy(policy),
             MapOp::PublishSources { row, sources } => {
                 let spans = sources.as_ref().map(|set| set.spans.clone());
                 if let Some(set) = &sources {
                     self.ranges.extend((set.offset..).zip(set.spans.iter().copied()));
                 }
                 let place = sources.map(|set| (set.offset, u32::try_from(set.spans.len()).unwrap()));
-                self.frontend(row).publish_sources(place);
+                self.frontend_row(row).publish_sources(place);
                 self.asked.insert(row, spans);
             }
             MapOp::PublishTurn { row, offset, turn } => {
@@ -73,88 +73,31 @@ impl Image {
                     self.slots.insert(slot, *backend);
                 }
                 let length = u32::try_from(turn.len()).unwrap();
-                self.frontend(row).publish_set(offset, length);
+                self.frontend_row(row).publish_set(offset, length);
             }
             MapOp::InsertKey { key, row } => drop(self.keys.insert(key, row)),
             MapOp::RemoveKey { key } => drop(self.keys.remove(&key)),
             MapOp::InsertVip { vip } => drop(self.keys.insert(echo_key(vip), ECHO_ONLY)),
             MapOp::RemoveVip { vip } => drop(self.keys.remove(&echo_key(vip))),
-            MapOp::DeactivateFrontend { row } => self.frontend(row).deactivate(),
+            MapOp::DeactivateFrontend { row } => self.frontend_row(row).deactivate(),
         }
     }
 
-    fn frontend(&mut self, row: u32) -> &Frontend {
+    fn frontend_row(&mut self, row: u32) -> &Frontend {
         self.frontends.entry(row).or_default()
     }
 
-    fn backend(&mut self, row: u32) -> &Backend {
+    fn backend_row(&mut self, row: u32) -> &Backend {
         self.backends.entry(row).or_default()
     }
 
     /// Says how many flows a frontend row has.
     pub(crate) fn set_flows(&mut self, row: u32, flows: u32) {
-        self.frontend(row).flows().store(flows);
+        self.frontend_row(row).flows().store(flows);
     }
 
     pub(crate) fn read_back(&self) -> Tables {
-        let mut tables = Tables::default();
-        for (key, number) in &self.keys {
-            if *number == ECHO_ONLY {
-                tables.vips.insert(key.vip());
-            } else if let Some(row) = self.read_frontend(key, *number) {
-                tables.frontends.insert(*key, row);
-            }
-        }
-        let serving: BTreeSet<u32> = tables.frontends.values().map(|row| row.number).collect();
-        for (number, row) in self.frontends.iter().filter(|(number, _)| !serving.contains(number)) {
-            if row.is_active() {
-                tables.stray.insert(*number);
-            } else if row.flows().load() > 0 {
-                tables.leaving.insert(*number);
-            }
-        }
-        for (number, row) in &self.backends {
-            let view = row.view();
-            if view.flags & flag::IN_USE != 0 {
-                let row = BackendRow {
-                    frontend: row.frontend(),
-                    address: view.address,
-                    port: view.port,
-                    flags: view.flags,
-                    weight: row.weight(),
-                    snat: row.snat().map(|row| u8::try_from(row).unwrap()),
-                    next_hop: view.next_hop,
-                };
-                tables.backends.insert(*number, row);
-            }
-        }
-        let hops = self.hops.iter().map(|(number, row)| (*number, row.view()));
-        tables.hops = hops.filter(|(_, view)| *view != NextHopView::default()).collect();
-        tables
-    }
-
-    fn read_frontend(&self, key: &FrontendKey, number: u32) -> Option<FrontendRow> {
-        let row = self
-            .frontends
-            .get(&number)
-            .filter(|row| row.is(key.vip(), key.port(), key.protocol()))?;
-        let (offset, length) = row.set();
-        Some(FrontendRow {
-            number,
-            name: self.names.get(&number).cloned().unwrap_or_default(),
-            timeouts: std::array::from_fn::<u32, { timeout::COUNT }, _>(|class| row.timeout(class)),
-            max_flows: row.max_flows(),
-            half_open_budget: row.half_open_budget(),
-            policy: row.policy(),
-            sources: row.sources().map(|(offset, length)| SourceSet {
-                offset,
-                spans: self.spans(offset, length),
-            }),
-            turn: (offset..offset + length)
-                .map(|slot| self.slots.get(&slot).copied().unwrap_or_default())
-                .collect(),
-            offset,
-        })
+        read_back(self)
     }
 
     fn spans(&self, offset: u32, length: u32) -> Vec<Span> {
@@ -204,6 +147,35 @@ impl Image {
                 "backend row {number} has an empty next hop"
             );
         }
+    }
+}
+
+impl Kept for Image {
+    fn keys(&self) -> &BTreeMap<FrontendKey, u32> {
+        &self.keys
+    }
+    fn frontends(&self) -> impl Iterator<Item = (u32, &Frontend)> {
+        self.frontends.iter().map(|(number, row)| (*number, row))
+    }
+    fn backends(&self) -> impl Iterator<Item = (u32, &Backend)> {
+        self.backends.iter().map(|(number, row)| (*number, row))
+    }
+    fn hops(&self) -> impl Iterator<Item = (u32, &NextHop)> {
+        self.hops.iter().map(|(number, row)| (*number, row))
+    }
+    fn frontend(&self, number: u32) -> Option<&Frontend> {
+        self.frontends.get(&number)
+    }
+    fn name(&self, number: u32) -> String {
+        self.names.get(&number).cloned().unwrap_or_default()
+    }
+    fn slot(&self, index: u32) -> Option<u32> {
+        Some(self.slots.get(&index).copied().unwrap_or_default())
+    }
+    fn sources(&self, frontend: &Frontend) -> Option<SourceSet> {
+        let (offset, length) = frontend.sources()?;
+        let spans = self.spans(offset, length);
+        Some(SourceSet { offset, spans })
     }
 }
 
