@@ -90,10 +90,9 @@ impl State {
 #[cfg(test)]
 mod tests {
     use std::num::NonZeroU16;
-    use std::time::Duration;
 
     use super::*;
-    use crate::model::{Algorithm, Backend, HealthCheck, OnUnhealthy, Probe, Protocol, Timeouts};
+    use crate::model::{Algorithm, Backend, HealthCheck, OnUnhealthy, Protocol, Timeouts};
 
     #[test]
     fn only_what_is_out_of_the_ordinary_is_told() {
@@ -108,14 +107,7 @@ mod tests {
             port: NonZeroU16::new(80).unwrap(),
             protocol: Protocol::Tcp,
             algorithm: Algorithm::RoundRobin,
-            health_check: Some(HealthCheck {
-                probe: Probe::Tcp,
-                port: None,
-                interval: Duration::from_secs(5),
-                timeout: Duration::from_secs(5),
-                healthy_threshold: 2,
-                unhealthy_threshold: 3,
-            }),
+            health_check: Some(HealthCheck::tcp()),
             timeouts: Timeouts::default(),
             half_open_budget: None,
             affinity: None,

@@ -69,8 +69,6 @@ async fn agent(args: RunArgs) -> anyhow::Result<()> {
         let listener = admin::bind(address)
             .await
             .with_context(|| format!("--admin-address {address}"))?;
-        let address = listener.local_addr()?;
-        tracing::info!(%address, "admin server listening");
         let answers = Arc::new(Desk::new(args.bpffs.clone(), Arc::clone(&shared)));
         let token = shutdown.clone();
         tasks.spawn(async move {

@@ -43,17 +43,17 @@ pub fn all() -> Vec<CustomResourceDefinition> {
 fn definition<K: CustomResourceExt>(spec: Spec) -> CustomResourceDefinition {
     let mut crd = K::crd();
     crd.spec.names.list_kind = Some(format!("{}List", crd.spec.names.kind));
-    for version in &mut crd.spec.versions {
-        let root = version
-            .schema
-            .as_mut()
-            .and_then(|schema| schema.open_api_v3_schema.as_mut());
-        if let Some(root) = root {
-            finish(root);
-            finish_root(root, spec);
-        }
+    for root in roots(&mut crd) {
+        finish(root);
+        finish_root(root, spec);
     }
     crd
+}
+
+/// The schema of each version.
+pub(crate) fn roots(crd: &mut CustomResourceDefinition) -> impl Iterator<Item = &mut JSONSchemaProps> {
+    let versions = crd.spec.versions.iter_mut();
+    versions.filter_map(|version| version.schema.as_mut()?.open_api_v3_schema.as_mut())
 }
 
 /// What `kubectl explain` shows of every object, and `spec` where it may be left out.

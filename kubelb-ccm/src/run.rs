@@ -76,7 +76,6 @@ pub async fn start(cli: Cli, shutdown: CancellationToken) -> anyhow::Result<()> 
         let listener = admin::bind(address)
             .await
             .with_context(|| format!("listening at {address}"))?;
-        tracing::info!(address = %listener.local_addr()?, "admin server listening");
         let answers: Arc<dyn admin::Answers> = desk.clone();
         tasks.spawn(admin::serve(listener, answers, shutdown.clone()));
     }

@@ -80,8 +80,6 @@ pub async fn start(
         let listener = admin::bind(address)
             .await
             .with_context(|| format!("--admin-address {address}"))?;
-        let address = listener.local_addr()?;
-        tracing::info!(%address, "admin server listening");
         let (answers, token) = (Arc::clone(&desk), shutdown.clone());
         tasks.spawn(async move {
             admin::serve(listener, answers, token).await;

@@ -69,12 +69,14 @@ pub trait Answers: Send + Sync + 'static {
     }
 }
 
-/// Opens the listening socket, so that a wrong address fails at start. Port 0 takes a free one.
+/// Opens the listening socket, so that a wrong address fails at start. Port 0 takes a free one; the log has which.
 ///
 /// # Errors
 /// When the address cannot be bound.
 pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(address).await
+    let listener = TcpListener::bind(address).await?;
+    tracing::info!(address = %listener.local_addr()?, "admin server listening");
+    Ok(listener)
 }
 
 /// Serves until `shutdown`, then lets open requests finish for a short, bounded time.

@@ -11,6 +11,7 @@ use kube::{CustomResource, CustomResourceExt, Resource};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::crds::roots;
 use crate::{API_VERSION, schema};
 
 /// A tenant's Secret.
@@ -129,15 +130,7 @@ impl Serialize for SyncSecret {
 impl CustomResourceExt for SyncSecret {
     fn crd() -> CustomResourceDefinition {
         let mut crd = SyncSecretWithSpec::crd();
-        for version in &mut crd.spec.versions {
-            let root = version
-                .schema
-                .as_mut()
-                .and_then(|schema| schema.open_api_v3_schema.as_mut());
-            if let Some(root) = root {
-                move_spec_to_the_top(root);
-            }
-        }
+        roots(&mut crd).for_each(move_spec_to_the_top);
         crd
     }
 

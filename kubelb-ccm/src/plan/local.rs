@@ -118,14 +118,14 @@ fn is_leaving(endpoint: &Endpoint) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use k8s_openapi::api::core::v1::Node;
     use serde_json::json;
 
     use super::*;
     use crate::plan::AddressType;
 
-    fn nodes(names: &[&str]) -> Nodes {
+    pub(in crate::plan) fn nodes(names: &[&str]) -> Nodes {
         let list = names.iter().enumerate().map(|(index, name)| {
             serde_json::from_value::<Node>(json!({
                 "metadata": {"name": name},

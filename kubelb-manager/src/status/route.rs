@@ -136,22 +136,12 @@ pub(super) fn status(view: &View<'_>, problems: &[Problem], name: &ObjectName, n
             let whole = sentences(problems.iter(), "the object is not served");
             let reason = problems.first().map_or("Invalid", |problem| problem.reason.as_str());
             own.tell(ConditionType::Accepted, ConditionStatus::False, reason, &whole);
-            own.tell(
-                ConditionType::Programmed,
-                ConditionStatus::False,
-                "NothingToServe",
-                "nothing of it is served",
-            );
+            own.set(ConditionType::Programmed, &nothing());
             Map::new()
         }
         Some(Outcome::Refused(verdict)) => {
             own.set(ConditionType::Accepted, verdict);
-            own.tell(
-                ConditionType::Programmed,
-                ConditionStatus::False,
-                "NothingToServe",
-                "nothing of it is served",
-            );
+            own.set(ConditionType::Programmed, &nothing());
             Map::new()
         }
         Some(Outcome::Gateway(gateway)) => of_gateway(gateway, problems, &served, &before, &mut own),
@@ -166,6 +156,10 @@ pub(super) fn status(view: &View<'_>, problems: &[Problem], name: &ObjectName, n
         return None;
     }
     serde_json::to_value(status).ok()
+}
+
+fn nothing() -> Verdict {
+    Verdict::no("NothingToServe", "nothing of it is served")
 }
 
 /// What data planes say of a tenant.
@@ -357,7 +351,6 @@ fn of_route(
         let answer = programmed(parent, served);
         all.entry(answer.holds).or_insert(answer);
     }
-    let nothing = || Verdict::no("NothingToServe", "nothing of it is served");
     own.set(
         ConditionType::Programmed,
         &all.into_values().next().unwrap_or_else(nothing),

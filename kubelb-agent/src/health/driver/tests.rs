@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use super::*;
-use crate::model::{HealthCheck, PortRange, Probe};
+use crate::model::{HealthCheck, PortRange};
 
 /// Ports that are down; each check takes `latency`.
 #[derive(Clone, Default)]
@@ -45,14 +45,7 @@ impl Prober for Fake {
 fn target(port: u16) -> CheckTarget {
     CheckTarget {
         address: SocketAddr::from(([10, 0, 0, 1], port)),
-        check: Arc::new(HealthCheck {
-            probe: Probe::Tcp,
-            port: None,
-            interval: Duration::from_secs(5),
-            timeout: Duration::from_secs(5),
-            healthy_threshold: 2,
-            unhealthy_threshold: 3,
-        }),
+        check: Arc::new(HealthCheck::tcp()),
     }
 }
 

@@ -26,18 +26,6 @@ const CHECK_KEYS: [&str; 8] = [
     "unhealthyThreshold",
 ];
 
-/// A TCP connect with the default times.
-pub(super) fn default_check() -> HealthCheck {
-    HealthCheck {
-        probe: Probe::Tcp,
-        port: None,
-        interval: Duration::from_secs(5),
-        timeout: Duration::from_secs(5),
-        healthy_threshold: 2,
-        unhealthy_threshold: 3,
-    }
-}
-
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Tcp,
@@ -63,7 +51,7 @@ pub(super) fn health_check(
         }
         return Some(None);
     }
-    let mut check = default_check();
+    let mut check = HealthCheck::tcp();
     check.port = keys
         .optional("port", field, errors)
         .and_then(|node| port(node, &field.key("port"), errors));

@@ -10,12 +10,12 @@ use std::num::{NonZeroU16, NonZeroU32};
 use ipnet::IpNet;
 
 use super::address::{address, network};
-use super::check::{default_check, health_check, timeouts};
+use super::check::{health_check, timeouts};
 use super::node::{Errors, Field, duration, list, map, number, shown, text, word};
 use super::tree::Node;
 use super::{MAX_BACKENDS, MAX_FRONTENDS, MAX_NAME, MAX_SNAT_ADDRESSES, MAX_WEIGHT};
 use crate::model::{
-    Algorithm, Backend, Desired, Frontend, OnUnhealthy, Owner, PortRange, Protocol, Snat, Timeouts, VirtualAddress,
+    Algorithm, Backend, Desired, Frontend, HealthCheck, OnUnhealthy, Owner, PortRange, Protocol, Snat, Timeouts, VirtualAddress,
 };
 use crate::source::limits::{AFFINITY, MAX_HALF_OPEN, MAX_SOURCE_RANGES};
 
@@ -205,7 +205,7 @@ fn frontend(
         source_ranges.and_then(|node| self::source_ranges(node, &field.key("sourceRanges"), vip, errors));
     let health_check = match keys.optional("healthCheck", field, errors) {
         Some(node) => health_check(node, &field.key("healthCheck"), protocol, errors).flatten(),
-        None => (protocol == Some(Protocol::Tcp)).then(default_check),
+        None => (protocol == Some(Protocol::Tcp)).then(HealthCheck::tcp),
     };
     let timeouts = match keys.optional("timeouts", field, errors) {
         Some(node) => timeouts(node, &field.key("timeouts"), errors).unwrap_or_default(),

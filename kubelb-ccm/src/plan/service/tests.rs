@@ -1,11 +1,10 @@
 //! What becomes of each field of a Service.
 
-use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::plan::AddressType;
+use crate::plan::local;
 
 fn settings() -> Settings {
     Settings {
@@ -29,17 +28,7 @@ fn service(change: impl FnOnce(&mut Value)) -> Service {
 }
 
 fn nodes() -> Nodes {
-    let list = ["a", "b"].iter().enumerate().map(|(index, name)| {
-        serde_json::from_value::<Node>(json!({
-            "metadata": {"name": name},
-            "status": {
-                "conditions": [{"type": "Ready", "status": "True"}],
-                "addresses": [{"type": "InternalIP", "address": format!("10.0.0.{}", index + 1)}],
-            },
-        }))
-        .unwrap()
-    });
-    Nodes::choose(list, AddressType::InternalIp)
+    local::tests::nodes(&["a", "b"])
 }
 
 fn on(node: &str) -> Local {
