@@ -10,6 +10,7 @@ pub mod http_load;
 pub mod iperf;
 pub mod server;
 pub mod tls;
+pub(crate) mod unverified;
 
 pub use client::{ask, ask_many, http_get};
 pub use conversation::Conversations;

@@ -128,21 +128,24 @@ fn udp_leaves_a_dead_backend_within_an_interval_of_its_threshold_and_comes_back(
     dead_and_back(Transport::Udp);
 }
 
+/// That so many backends of each way are healthy.
+fn until_healthy(agent: &Agent<'_>, count: usize, within: Duration) -> anyhow::Result<Duration> {
+    agent.until_status(within, |status| {
+        for way in Way::ALL {
+            let healths = status.frontend(&way.name())?.healths();
+            let found = healths.values().filter(|health| *health == "healthy").count();
+            ensure!(found == count, "{}: {healths:?}", way.name());
+        }
+        Ok(())
+    })
+}
+
 #[test]
 fn a_dead_machine_is_left_too_and_nobody_else_notices() {
     for mode in Mode::ALL {
         let world = World::new(mode).expect("a world");
         let agent = world.agent(&checked(&world, QUICK_CHECK)).expect("an agent");
-        let healthy = |count: usize| {
-            agent.until_status(Duration::from_secs(10), |status| {
-                for way in Way::ALL {
-                    let healths = status.frontend(&way.name())?.healths();
-                    let found = healths.values().filter(|health| *health == "healthy").count();
-                    ensure!(found == count, "{}: {healths:?}", way.name());
-                }
-                Ok(())
-            })
-        };
+        let healthy = |count| until_healthy(&agent, count, Duration::from_secs(10));
         healthy(3).expect("all are well");
         let flows =
             Way::ALL.map(|way| Conversations::open(&world.net.client, way.transport, way.address(), 6).expect("flows"));
@@ -201,16 +204,7 @@ fn connections_to_a_dead_machine_are_reset_where_that_is_asked_for_and_datagrams
             .map(|frontend| frontend.checked(QUICK_CHECK).with("onUnhealthy: Reset"))
             .collect();
         let agent = world.agent(&Config::new(frontends)).expect("an agent");
-        let healthy = |count: usize| {
-            agent.until_status(Duration::from_secs(20), |status| {
-                for way in Way::ALL {
-                    let healths = status.frontend(&way.name())?.healths();
-                    let found = healths.values().filter(|health| *health == "healthy").count();
-                    ensure!(found == count, "{}: {healths:?}", way.name());
-                }
-                Ok(())
-            })
-        };
+        let healthy = |count| until_healthy(&agent, count, Duration::from_secs(20));
         healthy(3).expect("all are well");
         let on_client = |work: &mut (dyn FnMut() + Send)| world.net.client.run(work).expect("the namespace is entered");
         let mut connections: Vec<(String, TcpStream)> = Vec::new();

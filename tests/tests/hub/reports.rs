@@ -55,6 +55,12 @@ impl Hub<'_> {
         taken
     }
 
+    /// That of all backends, three tenants over two families, so many are healthy. UDP ports are not checked.
+    fn has_healthy(&self, count: usize) -> Duration {
+        let message = format!("{count} of 6 are healthy");
+        self.until("web", "BackendsHealthy", "True", "BackendsHealthy", &message)
+    }
+
     fn is_served(&self, object: &str) {
         self.until(object, "Programmed", "True", "Programmed", "1 data planes serve it");
     }
@@ -77,23 +83,10 @@ fn statuses_follow_backends_and_the_agent() {
     hub.until("web", "BackendsHealthy", "Unknown", "NoReports", "");
     let mut agent = hub.agent();
     hub.is_served("web");
-    // Three tenants over two families; UDP ports are not checked.
-    hub.until(
-        "web",
-        "BackendsHealthy",
-        "True",
-        "BackendsHealthy",
-        "6 of 6 are healthy",
-    );
+    hub.has_healthy(6);
 
     world.kill(2).unwrap();
-    let taken = hub.until(
-        "web",
-        "BackendsHealthy",
-        "True",
-        "BackendsHealthy",
-        "4 of 6 are healthy",
-    );
+    let taken = hub.has_healthy(4);
     eprintln!("a dead backend is in the status after {taken:?}");
     world.kill(0).unwrap();
     world.kill(1).unwrap();
@@ -101,26 +94,14 @@ fn statuses_follow_backends_and_the_agent() {
     for tenant in 0..3 {
         world.revive(tenant).unwrap();
     }
-    hub.until(
-        "web",
-        "BackendsHealthy",
-        "True",
-        "BackendsHealthy",
-        "6 of 6 are healthy",
-    );
+    hub.has_healthy(6);
 
     agent.kill().unwrap();
     let taken = hub.until("web", "Programmed", "False", "NoNodeAgent", "no node agent");
     eprintln!("a killed agent is in the status after {taken:?}");
     agent.restart().unwrap();
     hub.is_served("web");
-    hub.until(
-        "web",
-        "BackendsHealthy",
-        "True",
-        "BackendsHealthy",
-        "6 of 6 are healthy",
-    );
+    hub.has_healthy(6);
 
     // A manager that starts again says nothing else meanwhile: the agent is about to come back.
     drop(manager);

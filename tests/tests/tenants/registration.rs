@@ -1,5 +1,6 @@
 //! How a tenant is registered, and stays so.
 
+use std::fmt::Debug;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Namespace, Secret, ServiceAccount};
@@ -8,6 +9,7 @@ use kube::Api;
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::config::Kubeconfig;
 use kubelb_api::v1alpha1::{Config, LoadBalancer, TenantState};
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::world::{MANAGER, World, client, kubeconfig_of, load_balancer, merge, revoked, until};
@@ -172,6 +174,10 @@ async fn a_token_is_replaced_long_before_it_ends() {
     }
 }
 
+async fn is_absent<K: Clone + Debug + DeserializeOwned>(api: &Api<K>, name: &str) -> bool {
+    api.get_opt(name).await.unwrap().is_none()
+}
+
 #[tokio::test]
 async fn a_namespace_of_somebody_else_is_used_when_it_is_given() {
     let world = World::start().await;
@@ -181,14 +187,7 @@ async fn a_namespace_of_somebody_else_is_used_when_it_is_given() {
     world.create_tenant("a").await;
     let message = world.told("a", "NamespaceTaken").await;
     assert!(message.contains("metadata.labels[kubelb.k8c.io/tenant]"), "{message}");
-    assert!(
-        world
-            .api::<Role>("tenant-a")
-            .get_opt("kubelb-ccm")
-            .await
-            .unwrap()
-            .is_none()
-    );
+    assert!(is_absent(&world.api::<Role>("tenant-a"), "kubelb-ccm").await);
     let events = world.events().await;
     assert!(
         events.iter().any(|event| event.starts_with("Warning NamespaceTaken")),
@@ -204,30 +203,9 @@ async fn a_namespace_of_somebody_else_is_used_when_it_is_given() {
     until(&world.tenants(), "a", "the Tenant is gone", |tenant| tenant.is_none()).await;
     let namespace = world.namespaces().get("tenant-a").await.unwrap();
     assert!(namespace.metadata.deletion_timestamp.is_none());
-    assert!(
-        world
-            .api::<ServiceAccount>("tenant-a")
-            .get_opt("kubelb-ccm")
-            .await
-            .unwrap()
-            .is_none()
-    );
-    assert!(
-        world
-            .api::<RoleBinding>("tenant-a")
-            .get_opt("kubelb-ccm")
-            .await
-            .unwrap()
-            .is_none()
-    );
-    assert!(
-        world
-            .api::<Secret>("tenant-a")
-            .get_opt("kubelb-ccm-kubeconfig")
-            .await
-            .unwrap()
-            .is_none()
-    );
+    assert!(is_absent(&world.api::<ServiceAccount>("tenant-a"), "kubelb-ccm").await);
+    assert!(is_absent(&world.api::<RoleBinding>("tenant-a"), "kubelb-ccm").await);
+    assert!(is_absent(&world.api::<Secret>("tenant-a"), "kubelb-ccm-kubeconfig").await);
 }
 
 #[tokio::test]

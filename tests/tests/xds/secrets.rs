@@ -57,6 +57,13 @@ fn a_cluster_whose_secret_is_missing_is_not_sent_and_keeps_nobody_waiting() {
     };
     let hub = Hub::start(&world.namespace, world.state(), base("first", one));
     let envoy = world.envoy(&hub, "a");
+    let is_absent = || {
+        envoy
+            .clusters()
+            .unwrap()
+            .iter()
+            .all(|cluster| cluster.name != "secured")
+    };
     let load = world.load();
     load.until_more(20).unwrap();
 
@@ -66,13 +73,7 @@ fn a_cluster_whose_secret_is_missing_is_not_sent_and_keeps_nobody_waiting() {
     hub.publish_incomplete(resources.clone());
     hub.until_synced();
     envoy.until_cluster(AT_ONCE, "second").unwrap();
-    assert!(
-        envoy
-            .clusters()
-            .unwrap()
-            .iter()
-            .all(|cluster| cluster.name != "secured")
-    );
+    assert!(is_absent());
     load.until_more(20).unwrap();
     hub.assert_no_stall();
 
@@ -87,13 +88,7 @@ fn a_cluster_whose_secret_is_missing_is_not_sent_and_keeps_nobody_waiting() {
     hub.publish_incomplete(resources);
     hub.until_synced();
     envoy.until_cluster(AT_ONCE, "third").unwrap();
-    assert!(
-        envoy
-            .clusters()
-            .unwrap()
-            .iter()
-            .all(|cluster| cluster.name != "secured")
-    );
+    assert!(is_absent());
     load.until_more(20).unwrap();
     load.finish().unwrap().all_good().unwrap();
     hub.assert_no_stall();

@@ -1,6 +1,5 @@
 //! One request to another server over a connection of its own, in TLS or not.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -12,12 +11,11 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use tokio_rustls::rustls::crypto::ring::default_provider;
-use tokio_rustls::rustls::pki_types::{CertificateDer, IpAddr, ServerName, UnixTime};
-use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error as TlsError, SignatureScheme};
+use tokio_rustls::rustls::Error as TlsError;
+use tokio_rustls::rustls::pki_types::{IpAddr, ServerName};
 
 use super::location::Location;
+use crate::traffic::unverified;
 
 /// Until the other server has accepted the connection.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
@@ -67,7 +65,9 @@ pub(super) async fn send(
             return Ok::<Either, SendError>(Either::Plain(stream));
         }
         let name = server_name(authority).ok_or_else(|| SendError::Name(authority.clone()))?;
-        let stream = TlsConnector::from(unverified()?).connect(name, stream).await;
+        // Kubelets sign their certificates themselves; a real server without `--kubelet-certificate-authority` does not look at
+        // them either.
+        let stream = TlsConnector::from(unverified::client()?).connect(name, stream).await;
         Ok(Either::Tls(Box::new(stream.map_err(connect)?)))
     };
     let reached = tokio::time::timeout(CONNECT_WITHIN, reach).await;
@@ -98,54 +98,5 @@ fn server_name(authority: &str) -> Option<ServerName<'static>> {
     match host.parse::<std::net::IpAddr>() {
         Ok(address) => Some(ServerName::IpAddress(IpAddr::from(address))),
         Err(_) => ServerName::try_from(host.to_owned()).ok(),
-    }
-}
-
-/// Kubelets sign their certificates themselves; a real server without `--kubelet-certificate-authority` does not look at
-/// them either.
-fn unverified() -> Result<Arc<ClientConfig>, TlsError> {
-    let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
-        .with_safe_default_protocol_versions()?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate))
-        .with_no_client_auth();
-    Ok(Arc::new(config))
-}
-
-#[derive(Debug)]
-struct AnyCertificate;
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, TlsError> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        default_provider().signature_verification_algorithms.supported_schemes()
     }
 }
