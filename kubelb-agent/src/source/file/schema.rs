@@ -15,7 +15,8 @@ use super::node::{Errors, Field, duration, list, map, number, shown, text, word}
 use super::tree::Node;
 use super::{MAX_BACKENDS, MAX_FRONTENDS, MAX_NAME, MAX_SNAT_ADDRESSES, MAX_WEIGHT};
 use crate::model::{
-    Algorithm, Backend, Desired, Frontend, HealthCheck, OnUnhealthy, Owner, PortRange, Protocol, Snat, Timeouts, VirtualAddress,
+    Algorithm, Backend, Desired, Frontend, HealthCheck, OnUnhealthy, Owner, PortRange, Protocol, Snat, Timeouts,
+    VirtualAddress,
 };
 use crate::source::limits::{AFFINITY, MAX_HALF_OPEN, MAX_SOURCE_RANGES};
 
