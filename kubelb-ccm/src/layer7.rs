@@ -23,7 +23,9 @@ pub(crate) mod writing;
 
 use std::sync::Arc;
 
+use kube::ResourceExt as _;
 use kube::core::PartialObjectMeta;
+use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
 use kubelb_api::v1alpha1::SyncSecret;
 use tokio::task::JoinSet;
@@ -44,8 +46,13 @@ pub(crate) fn spawn(
         watcher::Config::default(),
         Arc::clone(hub),
     );
-    let rung = Arc::clone(world);
-    tasks.spawn(drain(news, move |_| rung.orphans_changed.notify_one()));
+    let (rung, store) = (Arc::clone(world), secrets.store.clone());
+    tasks.spawn(drain(news, move |copy: PartialObjectMeta<SyncSecret>| {
+        if store.get(&ObjectRef::from_obj(&copy)).is_none() {
+            rung.copy_gone(&copy.name_any());
+        }
+        rung.orphans_changed.notify_one();
+    }));
     for kind in object::Kind::ALL {
         tasks.spawn(discovery::follow_kind(kind, Arc::clone(world), again.clone()));
     }

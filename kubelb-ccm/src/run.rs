@@ -242,6 +242,7 @@ fn work(cli: &Cli, tenant: &Client, keeper: Keeper, desk: &Arc<Desk>, tasks: &mu
             bells: World::bells(),
             service_bell: Default::default(),
             secrets_changed: Default::default(),
+            lost_copies: Default::default(),
             orphans_changed: Default::default(),
             copies: Default::default(),
             recorder: recorder.clone(),

@@ -66,6 +66,14 @@ impl Copies {
         Some(names.collect())
     }
 
+    /// The Secret that has a copy of this name.
+    pub(crate) fn original(&self, copy: &str) -> Option<Name> {
+        let copies = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let mut all = copies.iter();
+        let found = all.find(|(_, known)| matches!(known, Copy::There(name) if name == copy));
+        found.map(|(name, _)| name.clone())
+    }
+
     fn set(&self, name: &Name, copy: Option<Copy>) -> bool {
         let mut copies = self.0.write().unwrap_or_else(PoisonError::into_inner);
         match copy {
@@ -119,6 +127,12 @@ pub(crate) async fn follow(world: Arc<World>) {
         }
         tokio::select! {
             () = world.secrets_changed.notified() => {}
+            names = world.lost_copies.taken() => {
+                // Somebody has deleted them in the management cluster: read again, they are written again.
+                for name in names {
+                    watched.remove(&name);
+                }
+            }
             Some(name) = leaving.next() => {
                 // Nothing has referred to it for a while; its copy is an orphan now.
                 if watched.get(&name).is_some_and(|watch| watch.is_leaving) {

@@ -64,6 +64,8 @@ pub(crate) struct World {
     pub(crate) service_bell: Bell,
     /// Rung when other Secrets may be wanted.
     pub(crate) secrets_changed: Notify,
+    /// Secrets whose copy is gone, and not by us.
+    pub(crate) lost_copies: Bell,
     /// Rung when something may have been left behind.
     pub(crate) orphans_changed: Notify,
     pub(crate) copies: Copies,
@@ -319,6 +321,13 @@ impl World {
         {
             self.service_bell.ring((namespace.to_owned(), name.to_owned()));
             self.orphans_changed.notify_one();
+        }
+    }
+
+    /// A copy of a Secret is gone from the management cluster.
+    pub(crate) fn copy_gone(&self, name: &str) {
+        if let Some(secret) = self.copies.original(name) {
+            self.lost_copies.ring(secret);
         }
     }
 

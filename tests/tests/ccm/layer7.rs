@@ -273,6 +273,12 @@ async fn certificates_that_are_referred_to_are_copied_and_no_others() {
         copy.is_some_and(|copy| copy.content.data["tls.crt"].0 == b"second")
     })
     .await;
+    // Somebody deletes the copy.
+    copies.delete(&secret, &DeleteParams::default()).await.unwrap();
+    until(&copies, &secret, "written again", |copy| {
+        copy.is_some_and(|copy| copy.content.data["tls.crt"].0 == b"second")
+    })
+    .await;
     // Another one of the same name.
     world
         .secrets("default")
