@@ -36,6 +36,8 @@ pub struct Setup {
     pub log_level: String,
     /// Levels of single components, `name:level,…`; empty for none.
     pub component_log_level: String,
+    /// Extensions that it does as if it did not have, `category/name`.
+    pub without: &'static [&'static str],
 }
 
 impl Default for Setup {
@@ -44,6 +46,7 @@ impl Default for Setup {
             concurrency: 1,
             log_level: "warn".to_owned(),
             component_log_level: "upstream:info,config:info".to_owned(),
+            without: &[],
         }
     }
 }
@@ -99,6 +102,9 @@ impl<'a> Envoy<'a> {
             // What it logs of requests is there soon.
             .args(["--file-flush-interval-msec", "100"])
             .args(["--log-level", &self.setup.log_level]);
+        if !self.setup.without.is_empty() {
+            command.args(["--disable-extensions", &self.setup.without.join(",")]);
+        }
         if !self.setup.component_log_level.is_empty() {
             command.args(["--component-log-level", &self.setup.component_log_level]);
         }

@@ -488,6 +488,9 @@ pub struct RouteOutcome {
     pub generation: Option<i64>,
     /// For each parent that is a Gateway of ours, in its order.
     pub parents: Vec<ParentOutcome>,
+    /// Clusters that it leads to, wherever it is attached.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub clusters: Vec<Arc<str>>,
 }
 
 /// What became of a route at one parent.

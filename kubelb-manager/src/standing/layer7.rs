@@ -38,14 +38,15 @@ impl Told {
             ours.map(|(_, name)| Arc::clone(name)).collect()
         });
         let refused = rejections.iter().filter(|((_, name), _)| is_ours(name));
-        let rejected = refused.map(|((kind, name), rejection)| {
+        let mut rejected: BTreeMap<Arc<str>, String> = BTreeMap::new();
+        for ((kind, name), rejection) in refused {
             let kind = kind.type_url().rsplit('.').next().unwrap_or_default();
-            (Arc::clone(name), format!("{kind} {name}: {}", rejection.reason))
-        });
-        Self {
-            pending,
-            rejected: rejected.collect(),
+            // A cluster and its endpoints have one name.
+            let text = rejected.entry(Arc::clone(name)).or_default();
+            let separator = if text.is_empty() { "" } else { "; " };
+            text.push_str(&format!("{separator}{kind} {name}: {}", rejection.reason));
         }
+        Self { pending, rejected }
     }
 
     /// As somebody else told of it: names that are behind, unless all may be, and texts by name. Those of objects are left out.

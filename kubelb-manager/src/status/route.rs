@@ -58,17 +58,32 @@ impl<'a> Conditions<'a> {
 /// Whether there will be another answer in a moment. Until then nothing is told, so that a change is told of once.
 pub(super) fn is_early(view: &View<'_>, name: &ObjectName) -> bool {
     let (outcome, served) = known(view, name);
-    outcome.is_some_and(|outcome| resources(outcome).any(|resources| served.programmed(resources).1))
+    outcome.is_some_and(|outcome| resources(outcome).any(|used| served.programmed(used).1))
 }
 
 /// Whether something else is to be told of an outcome than before these reports. What is answered later is of no concern.
 pub(super) fn is_concerned(outcome: &Outcome, before: Option<&HttpReport>, now: Option<&HttpReport>) -> bool {
-    resources(outcome).any(|resources| told(before, resources) != told(now, resources))
+    resources(outcome).any(|used| told(before, used) != told(now, used))
+}
+
+/// Resources that something is served by.
+#[derive(Clone, Copy)]
+struct Used<'a> {
+    /// Listeners, tables and certificates.
+    own: &'a [Arc<str>],
+    /// Where they lead to. Only what is refused of these is told: they change with every Pod.
+    clusters: &'a [Arc<str>],
+}
+
+impl<'a> Used<'a> {
+    const fn by_listener(own: &'a [Arc<str>]) -> Self {
+        Self { own, clusters: &[] }
+    }
 }
 
 /// What is or will be told of resources.
-fn told<'a>(report: Option<&'a HttpReport>, resources: &[Arc<str>]) -> Standing<'a> {
-    match report.map(|report| report.standing(resources)) {
+fn told<'a>(report: Option<&'a HttpReport>, used: Used<'_>) -> Standing<'a> {
+    match report.map(|report| report.standing(used)) {
         None => Standing::Pending,
         Some(Standing::Awaited) => Standing::Served,
         Some(other) => other,
@@ -76,18 +91,21 @@ fn told<'a>(report: Option<&'a HttpReport>, resources: &[Arc<str>]) -> Standing<
 }
 
 /// What an outcome is served by, listener by listener and parent by parent.
-fn resources(outcome: &Outcome) -> impl Iterator<Item = &[Arc<str>]> {
-    let (listeners, parents) = match outcome {
-        Outcome::Refused(_) => (&[][..], &[][..]),
-        Outcome::Gateway(gateway) => (gateway.listeners.as_slice(), &[][..]),
-        Outcome::Route(route) => (&[][..], route.parents.as_slice()),
+fn resources(outcome: &Outcome) -> impl Iterator<Item = Used<'_>> {
+    let (listeners, parents, clusters) = match outcome {
+        Outcome::Refused(_) => (&[][..], &[][..], &[][..]),
+        Outcome::Gateway(gateway) => (gateway.listeners.as_slice(), &[][..], &[][..]),
+        Outcome::Route(route) => (&[][..], route.parents.as_slice(), route.clusters.as_slice()),
     };
     let listeners = listeners.iter().filter(|listener| listener.accepted.holds);
     let parents = parents.iter().filter(|parent| parent.accepted.holds);
     let all = listeners
-        .map(|listener| listener.resources.as_slice())
-        .chain(parents.map(|parent| parent.tables.as_slice()));
-    all.filter(|resources| !resources.is_empty())
+        .map(|listener| Used::by_listener(&listener.resources))
+        .chain(parents.map(move |parent| Used {
+            own: &parent.tables,
+            clusters,
+        }));
+    all.filter(|used| !used.own.is_empty())
 }
 
 fn known<'a>(view: &View<'a>, name: &ObjectName) -> (Option<&'a Outcome>, Served<'a>) {
@@ -171,7 +189,7 @@ struct Served<'a> {
 
 impl Served<'_> {
     /// Whether all of these resources are served; early: it may be another answer in a moment.
-    fn programmed(&self, resources: &[Arc<str>]) -> (Verdict, bool) {
+    fn programmed(&self, used: Used<'_>) -> (Verdict, bool) {
         if !self.has_fleet {
             let message = "no Envoy of the tenant is connected";
             return (Verdict::no("NoEnvoyFleet", message), self.awaits);
@@ -179,7 +197,7 @@ impl Served<'_> {
         let Some(report) = self.report else {
             return (Verdict::no("Pending", "Envoy has not answered yet"), true);
         };
-        match report.standing(resources) {
+        match report.standing(used) {
             Standing::Rejected(texts) => {
                 let texts: Vec<String> = texts.into_iter().map(str::to_owned).collect();
                 (Verdict::no("Invalid", joined(&texts)), false)
@@ -202,13 +220,14 @@ enum Standing<'a> {
 }
 
 impl HttpReport {
-    fn standing(&self, resources: &[Arc<str>]) -> Standing<'_> {
-        let rejected = resources.iter().filter_map(|name| self.rejected.get(name));
+    fn standing(&self, used: Used<'_>) -> Standing<'_> {
+        let all = used.own.iter().chain(used.clusters);
+        let rejected = all.filter_map(|name| self.rejected.get(name));
         let rejected: Vec<&str> = rejected.map(String::as_str).collect();
         if !rejected.is_empty() {
             return Standing::Rejected(rejected);
         }
-        let is_among = |names: &BTreeSet<Arc<str>>| resources.iter().any(|name| names.contains(name));
+        let is_among = |names: &BTreeSet<Arc<str>>| used.own.iter().any(|name| names.contains(name));
         let is_overdue = is_among(&self.overdue) || (self.everything_pending && !self.awaited);
         match self.everything_pending || is_among(&self.pending) {
             true if is_overdue => Standing::Pending,
@@ -263,7 +282,7 @@ fn of_gateway(
         };
         Verdict::no(reason, sentences(ours(), "no address has been given yet"))
     } else {
-        served.programmed(&all).0
+        served.programmed(Used::by_listener(&all)).0
     };
     conditions.set(ConditionType::Programmed, &programmed);
     own.set(ConditionType::Programmed, &programmed);
@@ -282,7 +301,7 @@ fn of_gateway(
         } else if gateway.addresses.is_empty() {
             Verdict::no("Pending", "the Gateway has no address")
         } else {
-            served.programmed(&listener.resources).0
+            served.programmed(Used::by_listener(&listener.resources)).0
         };
         conditions.set(ConditionType::Programmed, &programmed);
         json!({
@@ -327,7 +346,7 @@ fn of_route(
             Some(partial) => conditions.set(ConditionType::PartiallyInvalid, partial),
             None => conditions.remove(ConditionType::PartiallyInvalid),
         }
-        conditions.set(ConditionType::Programmed, &programmed(parent, served));
+        conditions.set(ConditionType::Programmed, &programmed(route, parent, served));
         json!({"parentRef": reference, "controllerName": CONTROLLER_NAME, "conditions": conditions.list})
     });
     let parents: Vec<Value> = parents.collect();
@@ -348,7 +367,7 @@ fn of_route(
     }
     let mut all: BTreeMap<bool, Verdict> = BTreeMap::new();
     for parent in &attached {
-        let answer = programmed(parent, served);
+        let answer = programmed(route, parent, served);
         all.entry(answer.holds).or_insert(answer);
     }
     own.set(
@@ -361,12 +380,16 @@ fn of_route(
     Map::from_iter([("parents".to_owned(), parents.into())])
 }
 
-fn programmed(parent: &ParentOutcome, served: &Served<'_>) -> Verdict {
+fn programmed(route: &RouteOutcome, parent: &ParentOutcome, served: &Served<'_>) -> Verdict {
     if !parent.accepted.holds {
         Verdict::no("Invalid", parent.accepted.message.clone())
     } else if parent.tables.is_empty() {
         Verdict::no("Pending", "the Gateway serves nothing yet")
     } else {
-        served.programmed(&parent.tables).0
+        let used = Used {
+            own: &parent.tables,
+            clusters: &route.clusters,
+        };
+        served.programmed(used).0
     }
 }

@@ -250,14 +250,19 @@ impl Session {
         }
     }
 
+    /// For routes one that is refused is none that they wait for: a proxy answers for it with an error, and the others of the same configuration go on.
     fn has_clusters(&self, resource: &Resource, snapshot: &Snapshot) -> bool {
-        let clusters = resource
+        let mut clusters = resource
             .references()
             .iter()
             .filter(|needs| needs.kind == ResourceType::Cluster);
-        clusters
-            .into_iter()
-            .all(|needs| self.has_cluster(&needs.name, snapshot))
+        clusters.all(|needs| self.has_cluster(&needs.name, snapshot) || self.refuses_cluster(&needs.name, snapshot))
+    }
+
+    fn refuses_cluster(&self, name: &str, snapshot: &Snapshot) -> bool {
+        let wanted = snapshot.visible(&self.scope, ResourceType::Cluster, name);
+        let refused = self.types.get(ResourceType::Cluster).quarantine.get(name);
+        wanted.is_some_and(|wanted| refused == Some(&wanted.version()))
     }
 
     fn has_cluster(&self, name: &str, snapshot: &Snapshot) -> bool {
@@ -265,7 +270,7 @@ impl Session {
         let Some(wanted) = snapshot.visible(&self.scope, ResourceType::Cluster, name) else {
             return true;
         };
-        let last_good = peer.quarantine.get(name) == Some(&wanted.version()) && peer.keeps_some(name);
+        let last_good = self.refuses_cluster(name, snapshot) && peer.keeps_some(name);
         !peer.requested || !peer.covers(name) || peer.has(wanted) || last_good
     }
 

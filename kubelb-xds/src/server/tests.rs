@@ -450,6 +450,34 @@ fn the_rejected_keeps_its_last_good_version_and_what_leads_to_it() {
 }
 
 #[test]
+fn routes_do_not_wait_for_a_cluster_that_is_refused() {
+    let mut stream = Stream::fleet([]);
+    for kind in [CDS, LDS] {
+        stream.ask(kind, &[]);
+    }
+    stream.ask(RDS, &["a/r"]);
+    stream.rest();
+    let through = |to: &str| {
+        of(
+            &Listener {
+                name: "a/l".to_owned(),
+                ..Listener::default()
+            },
+            &[(RDS, to)],
+        )
+    };
+    let resources = |contents: &str| [cluster("a/1", contents), route("a/r", "a/1"), through("a/r")];
+    assert_eq!(stream.publish(resources("bad")), ["cds +a/1"]);
+    assert_eq!(
+        stream.nack(CDS, "no"),
+        ["lds +a/l", "rds +a/r"],
+        "the other routes of the configuration are not to suffer"
+    );
+    stream.rest();
+    assert_eq!(stream.publish(resources("good")), ["cds +a/1"]);
+}
+
+#[test]
 fn a_cluster_that_is_asked_for_again_counts_as_lost_until_it_is_acknowledged() {
     let mut stream = Stream::fleet([cluster("a/1", "good")]);
     stream.ask(CDS, &[]);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kubelb_xds::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
-use kubelb_xds::server::{Config, Output, Response, Session, Variant};
+use kubelb_xds::server::{Config, Event, Output, Response, Session, Variant};
 use kubelb_xds::{ResourceType, Scope, Snapshot, Version};
 
 use crate::peer::{Answer, Manner, Peer};
@@ -36,6 +36,8 @@ pub(crate) struct Run {
     opened: Instant,
     hates: BTreeSet<(ResourceType, u8, u8)>,
     offered: BTreeSet<(ResourceType, String, Version)>,
+    /// Clusters that are kept back from the peer on this stream.
+    kept_back: BTreeSet<(String, Version)>,
     messages: usize,
 }
 
@@ -56,6 +58,7 @@ impl Run {
             opened: now,
             hates: BTreeSet::new(),
             offered: BTreeSet::new(),
+            kept_back: BTreeSet::new(),
             messages: 0,
         }
     }
@@ -207,6 +210,7 @@ impl Run {
 
     fn reconnect(&mut self) {
         self.peer.inbox.clear();
+        self.kept_back.clear();
         self.opened = self.now;
         self.session = Session::new(self.peer.variant, self.scope.clone(), config(), self.now);
         if let Some(snapshot) = &self.snapshot {
@@ -290,6 +294,17 @@ impl Run {
 
     /// What the server has sent is on its way.
     fn sent(&mut self, output: Output) {
+        for event in output.events {
+            if let Event::Quarantined {
+                kind: ResourceType::Cluster,
+                name,
+                version,
+                ..
+            } = event
+            {
+                self.kept_back.insert((name.to_string(), version));
+            }
+        }
         for response in output.responses {
             self.messages += 1;
             assert!(self.messages < MESSAGES, "no end of messages");
@@ -326,7 +341,7 @@ impl Run {
                     .iter()
                     .filter(|needs| needs.kind == ResourceType::Cluster)
                 {
-                    self.check_named_cluster(&needs.name, snapshot);
+                    self.check_named_cluster(kind, &needs.name, snapshot);
                 }
             }
         }
@@ -347,9 +362,15 @@ impl Run {
         }
     }
 
-    fn check_named_cluster(&self, name: &str, snapshot: &Snapshot) {
+    fn check_named_cluster(&self, by: ResourceType, name: &str, snapshot: &Snapshot) {
         let clusters = &self.peer.types[&ResourceType::Cluster];
-        let exists = snapshot.visible(&self.scope, ResourceType::Cluster, name).is_some();
+        let wanted = snapshot.visible(&self.scope, ResourceType::Cluster, name);
+        let is_kept_back = |version| self.kept_back.contains(&(name.to_owned(), version));
+        if by == ResourceType::Route && wanted.is_some_and(|wanted| is_kept_back(wanted.version())) {
+            // The peer answers for it with an error.
+            return;
+        }
+        let exists = wanted.is_some();
         // A change of subscription under an old nonce does not count; it comes again with the answer to what is on its way.
         let heard = self.peer.variant == Variant::Delta
             || self
@@ -452,6 +473,8 @@ impl Run {
             return false;
         };
         resource.references().iter().any(|needs| match needs.kind {
+            // Routes go without it.
+            ResourceType::Cluster if kind == ResourceType::Route => false,
             ResourceType::Cluster => self
                 .peer
                 .hates

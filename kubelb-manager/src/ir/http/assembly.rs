@@ -156,6 +156,7 @@ pub(super) fn assemble(drafts: &[(&ObjectName, &Draft)], context: &Context<'_>) 
         let outcome = RouteOutcome {
             generation: route.generation,
             parents: parents.collect(),
+            clusters: route.clusters.keys().cloned().collect(),
         };
         (Arc::clone(&name.name), Arc::new(Outcome::Route(outcome)))
     });

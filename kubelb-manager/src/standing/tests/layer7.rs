@@ -157,6 +157,103 @@ fn layer_7_of_another_manager_s_envoy_counts_where_both_serve_the_same() {
     assert!(matches!(&View::relayed(&told).behind, BehindObjects::Objects(objects) if objects.is_empty()));
 }
 
+/// With two routes at the second port, each to a Service of its own.
+fn hub_with_services() -> Hub {
+    let mut hub = hub("/none");
+    for (name, port) in [("one", 30_001), ("two", 30_002)] {
+        let rules = json!([{"matches": [{"path": {"type": "PathPrefix", "value": format!("/{name}")}}],
+            "backendRefs": [{"name": name, "port": 8080}]}]);
+        let resource = json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+            "metadata": {"name": name, "namespace": "default"},
+            "spec": {"parentRefs": [{"name": "gateway", "sectionName": "b"}], "rules": rules},
+        });
+        let service = json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "default"},
+            "spec": {"ports": [{"port": 8080, "nodePort": port}]},
+        });
+        let object = json!({
+            "apiVersion": "kubelb.k8c.io/v1alpha1", "kind": "Route",
+            "metadata": {"name": name, "namespace": "tenant-x"},
+            "spec": {
+                "endpoints": [{"addresses": [{"ip": "10.0.0.1"}]}],
+                "source": {"kubernetes": {"resource": resource, "services": [service]}},
+            },
+        });
+        hub.apply(Ok(decode(object).unwrap()));
+    }
+    hub
+}
+
+/// What is told of each Route: status, reason and message of whether its parent serves it.
+fn told_of_routes(hub: &mut Hub, board: &mut Board, views: &[View], now: Instant) -> BTreeMap<String, [String; 3]> {
+    let time = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time("2026-01-01T00:00:00Z".parse().unwrap());
+    let (reports, about) = board.look(hub.ir(), views, &Concerned::default(), &BTreeSet::new(), now);
+    let patches = hub.report(reports, &about, &time).into_iter();
+    let routes = patches.filter_map(|patch| {
+        let parent = patch.status.pointer("/resources/route/status/parents/0")?.clone();
+        let conditions = parent["conditions"].as_array().unwrap();
+        let found = conditions.iter().find(|one| one["type"] == "Programmed").unwrap();
+        let texts = ["status", "reason", "message"].map(|field| found[field].as_str().unwrap().to_owned());
+        Some((patch.object.name.name.to_string(), texts))
+    });
+    routes.collect()
+}
+
+#[test]
+fn a_cluster_that_an_envoy_refuses_is_told_of_the_routes_that_lead_to_it() {
+    const CLUSTER: &str = "http/x/default/one/8080-http1";
+    let time = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time("2026-01-01T00:00:00Z".parse().unwrap());
+    for is_relayed in [false, true] {
+        let mut hub = hub_with_services();
+        hub.settle(&time);
+        let snapshot = Arc::new(hub.snapshot().clone());
+        for kind in [ResourceType::Cluster, ResourceType::Endpoints] {
+            assert!(snapshot.get(kind, CLUSTER).is_some(), "{kind}");
+        }
+        let mut peer = envoy("e", &snapshot);
+        let views = |peer: &Peer, hub: &Hub| {
+            let view = View::new(peer, None, &snapshot).unwrap();
+            if is_relayed {
+                relayed(&view, hub, hub)
+            } else {
+                vec![view]
+            }
+        };
+        let mut board = Board::new(clock());
+        let now = clock();
+        let served = views(&peer, &hub);
+        let told = told_of_routes(&mut hub, &mut board, &served, now);
+        assert!(told.values().all(|condition| condition[0] == "True"), "{told:?}");
+        assert!(told.contains_key("one") && told.contains_key("two"), "{told:?}");
+
+        let rejection = |reason: &str| PeerRejection {
+            version: "1".to_owned(),
+            reason: reason.to_owned(),
+        };
+        let rejections = [
+            ((ResourceType::Cluster, CLUSTER.into()), rejection("no such thing")),
+            ((ResourceType::Endpoints, CLUSTER.into()), rejection("too heavy")),
+        ];
+        peer.rejections = Arc::new(rejections.into());
+        let refused = views(&peer, &hub);
+        let told = told_of_routes(&mut hub, &mut board, &refused, now);
+        assert_eq!(told.keys().collect::<Vec<_>>(), ["one"], "nothing else changes");
+        let [status, reason, message] = &told["one"];
+        assert_eq!((status.as_str(), reason.as_str()), ("False", "Invalid"));
+        for text in ["no such thing", "too heavy", CLUSTER] {
+            assert!(message.contains(text), "{message}");
+        }
+        assert!(told_of_routes(&mut hub, &mut board, &refused, now).is_empty(), "once");
+
+        peer.rejections = Arc::default();
+        let fixed = views(&peer, &hub);
+        let told = told_of_routes(&mut hub, &mut board, &fixed, now);
+        assert_eq!(told.keys().collect::<Vec<_>>(), ["one"]);
+        assert_eq!(told["one"][0], "True", "{told:?}");
+    }
+}
+
 #[test]
 fn what_follows_the_configuration_says_what_is_another_one() {
     let mut digests = digests(&hub("/a"));

@@ -70,7 +70,7 @@ fn what_a_hostile_tenant_tries_changes_no_byte_of_anothers() {
     let live = Live::new("l7-hostile", &objects);
     backend::http1(&live.namespace, "web", 30_001);
     let manager = live.manager(0);
-    let _envoy = live.envoy("a,b", &[MANAGERS[0][0]], |bootstrap| bootstrap);
+    let _envoy = live.envoy("a,b", &[MANAGERS[0][0]]);
     let gateway_uid = "gateway-default-my-gateway";
     live.until_told("a", gateway_uid, is_programmed);
     let before = served(&manager, "a");

@@ -68,10 +68,21 @@ impl Live {
         started
     }
 
-    /// An Envoy of these tenants; `change` is made to its bootstrap.
-    pub(crate) fn envoy(&self, tenants: &str, managers: &[&str], change: impl FnOnce(String) -> String) -> Envoy<'_> {
+    /// An Envoy of these tenants.
+    pub(crate) fn envoy(&self, tenants: &str, managers: &[&str]) -> Envoy<'_> {
+        self.envoy_with(Setup::default(), tenants, managers, |bootstrap| bootstrap)
+    }
+
+    /// The same with a setup; `change` is made to its bootstrap.
+    pub(crate) fn envoy_with(
+        &self,
+        setup: Setup,
+        tenants: &str,
+        managers: &[&str],
+        change: impl FnOnce(String) -> String,
+    ) -> Envoy<'_> {
         let bootstrap = manager::bootstrap_for(&["--fleet", tenants], managers, &self.state(0)).unwrap();
-        let envoy = Envoy::start(&self.namespace, Setup::default(), &change(bootstrap)).unwrap();
+        let envoy = Envoy::start(&self.namespace, setup, &change(bootstrap)).unwrap();
         envoy.until_serving(SOON).unwrap();
         envoy
     }

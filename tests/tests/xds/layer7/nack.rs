@@ -3,13 +3,15 @@
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use kubelb_tests::traffic::HttpLoad;
+use kubelb_tests::envoy::Setup;
+use kubelb_tests::traffic::{HttpLoad, http_get};
 use kubelb_tests::wait;
 use serde_json::{Value, json};
 
 use super::backend;
 use super::live::{Live, MANAGERS, condition, is_programmed, own};
 use super::site::{Origin, base, gateway, path, to, vip};
+use crate::world::SOON;
 
 /// From a fix until the object says so.
 const CLEARED_WITHIN: Duration = Duration::from_secs(2);
@@ -31,6 +33,25 @@ fn web(tenant: &str, section: &str, regex: &str) -> Value {
         json!([{"backendRefs": to("web")}, {"matches": [path("RegularExpression", regex)], "backendRefs": to("web")}]);
     let spec = json!({"parentRefs": [{"name": "my-gateway", "sectionName": section}], "rules": rules});
     origin.route(spec, &[("web", 30_001)])
+}
+
+/// As the other one, and what is below `/named` goes to a host that only a name is known of.
+fn named(tenant: &str, section: &str) -> Value {
+    let origin = Origin {
+        tenant,
+        kind: "HTTPRoute",
+        namespace: "default",
+        name: section,
+    };
+    let rules =
+        json!([{"backendRefs": to("web")}, {"matches": [path("PathPrefix", "/named")], "backendRefs": to("named")}]);
+    let spec = json!({"parentRefs": [{"name": "my-gateway", "sectionName": section}], "rules": rules});
+    let mut object = origin.route(spec, &[("web", 30_001), ("named", 30_002)]);
+    let group =
+        json!({"name": "default/named", "addresses": [{"hostname": "named.example"}], "ports": [{"port": 30_002}]});
+    let groups = object["spec"]["endpoints"].as_array_mut();
+    groups.unwrap().push(group);
+    object
 }
 
 /// Of one listener of a Gateway's own status, or of the first parent of a route's.
@@ -68,8 +89,12 @@ fn the_words_of_envoy_are_on_the_object_and_a_fix_takes_them_away() {
         .unwrap()
         .unwrap();
     let _manager = live.manager(0);
-    // It allows smaller programs of regular expressions than the manager knows.
-    let envoy = live.envoy("a,b", &[MANAGERS[0][0]], |bootstrap| {
+    // It allows smaller programs of regular expressions than the manager knows, and was built without clusters of hosts that have names.
+    let setup = Setup {
+        without: &["envoy.clusters/envoy.cluster.strict_dns"],
+        ..Setup::default()
+    };
+    let envoy = live.envoy_with(setup, "a,b", &[MANAGERS[0][0]], |bootstrap| {
         assert!(bootstrap.contains("error_level"), "{bootstrap}");
         bootstrap.replace(": 1000", ": 60")
     });
@@ -118,6 +143,28 @@ fn the_words_of_envoy_are_on_the_object_and_a_fix_takes_them_away() {
         message.contains("regex") && message.contains("program size"),
         "{message}"
     );
+    assert_eq!(others(), before);
+    let fixed = wait::now();
+    live.put(&web("a", "other", "/[a-z]{2}"));
+    cleared(&live, route_uid, fixed, |status| programmed(status, None).0 == "True");
+
+    // A cluster of a kind that it does not have. The route's other rules work.
+    live.put(&named("a", "other"));
+    let told = live.until_told("a", route_uid, |status| programmed(status, None).1 == "Invalid");
+    let (_, _, message) = programmed(&told, None);
+    assert!(
+        message.contains("Cluster http/a/default/named/8080-http1") && message.contains("envoy.cluster.strict_dns"),
+        "{message}"
+    );
+    let ((), _) = wait::until(SOON, || {
+        let [named, rest] = ["/named", "/"].map(|path| http_get(&live.namespace, vip(82), path));
+        let statuses = (named?.0, rest?.0);
+        anyhow::ensure!(statuses == (503, 200), "{statuses:?}");
+        Ok(())
+    })
+    .unwrap();
+    let told = live.status("a", gateway_uid).unwrap();
+    assert!(is_programmed(&told), "{told:#}");
     assert_eq!(others(), before);
     let fixed = wait::now();
     live.put(&web("a", "other", "/[a-z]{2}"));

@@ -92,7 +92,7 @@ fn no_request_fails_while_everything_is_edited_and_managers_are_killed() {
     std::fs::copy(live.state(0).join("xds-ca.pem"), live.state(1).join("xds-ca.pem")).unwrap();
     let mut managers = [Some(first), Some(live.manager(1))];
     let addresses = MANAGERS.map(|[listen, _]| listen);
-    let envoy = live.envoy("a", &addresses, |bootstrap| bootstrap);
+    let envoy = live.envoy("a", &addresses);
     let until_edited = |number: u32| {
         wait::until(TAKEN_WITHIN, || {
             let answer = ask(&live.namespace, vip(80), &format!("GET {HOST}/edit"), &[])?;
