@@ -13,6 +13,7 @@ use std::net::IpAddr;
 use kubelb_api::names::AddressName;
 use kubelb_api::v1alpha1::{AddressClaim, AddressClaimSpec, Holder};
 
+pub(crate) use gateway::RESOURCE;
 pub use gateway::{GatewayWant, gateway_want};
 pub use pool::{Pools, Range};
 use want::wants;
@@ -83,7 +84,7 @@ pub fn plan(store: &Store, namespace: &str, given: Given) -> Plan {
     // Who finds no pools at all gets an address elsewhere, and keeps what it has.
     let delegates =
         |want: &Want| given == Given::Wished && want.object.kind == Kind::LoadBalancer && pools.are_absent();
-    for want in wants.values().filter(|want| !delegates(want)) {
+    for want in wants.values().filter(|want| !delegates(want) && !want.only_keeps) {
         serve(&mut book, &pools, want, &mut problems);
     }
     let mut plan = book.close(&wants);
@@ -113,6 +114,9 @@ fn serve(book: &mut Book<'_>, pools: &Pools, want: &Want, problems: &mut Vec<Pro
                 missing.push((want.field(*family), reason, message));
             }
         }
+    }
+    if missing.is_empty() {
+        book.release_others(want);
     }
     // Who prefers two families is content with one.
     if served < want.at_least || !want.requested.is_empty() {
@@ -207,9 +211,11 @@ impl<'a> Book<'a> {
                 want.uid.as_str(),
             );
             let mut kept = BTreeSet::new();
+            // Who asks for an address of the other family keeps what it has until it has that one.
+            let keeps_all = want.only_keeps || !want.requested.is_empty();
             for address in claims.get(&key).into_iter().flatten() {
                 let family = IpFamily::of(*address);
-                let is_wanted = want.families.contains(&family) && !kept.contains(&family);
+                let is_wanted = (keeps_all || want.families.contains(&family)) && !kept.contains(&family);
                 if is_wanted && self.may_hold(want, *address).is_ok() {
                     kept.insert(family);
                     self.hold(want, *address);
@@ -274,6 +280,15 @@ impl<'a> Book<'a> {
         }
         if let Some(held) = self.held.get_mut(name) {
             held.remove(&address);
+        }
+    }
+
+    /// Gives back what is of no family that is wanted.
+    fn release_others(&mut self, want: &Want) {
+        let held = self.held.get(&want.object).into_iter().flatten();
+        let others = held.filter(|address| !want.families.contains(&IpFamily::of(**address)));
+        for address in others.copied().collect::<Vec<_>>() {
+            self.release(&want.object, address);
         }
     }
 

@@ -31,6 +31,14 @@ pub struct GatewayAddress {
     pub value: String,
 }
 
+impl GatewayAddress {
+    /// Whether its type says that it is an IP address.
+    #[must_use]
+    pub fn is_ip(&self) -> bool {
+        self.type_.as_deref().unwrap_or("IPAddress") == "IPAddress"
+    }
+}
+
 /// A port with a protocol, and for which hostnames.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

@@ -20,7 +20,7 @@ use crate::problem::{Problem, Reason};
 use crate::store::Store;
 
 /// Where the tenant's object is in a Route.
-const RESOURCE: &str = "spec.source.kubernetes.resource";
+pub(crate) const RESOURCE: &str = "spec.source.kubernetes.resource";
 
 /// What decides which address a Gateway gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +30,8 @@ pub struct GatewayWant {
     ports: BTreeSet<Port>,
     /// Texts, with the field that they are from.
     asked: Vec<(String, String)>,
+    /// It asks for something that is no address.
+    asks_for_others: bool,
     pool: Option<String>,
     sharing: Option<String>,
     /// Addresses that its status has.
@@ -54,8 +56,7 @@ pub fn gateway_want(route: &Route) -> Option<GatewayWant> {
         ),
         None => {
             for (index, address) in view.spec.addresses.iter().enumerate() {
-                let is_address = address.type_.as_deref().unwrap_or("IPAddress") == "IPAddress";
-                if is_address && !address.value.is_empty() {
+                if address.is_ip() && !address.value.is_empty() {
                     asked.push((
                         format!("{RESOURCE}.spec.addresses[{index}].value"),
                         address.value.clone(),
@@ -78,6 +79,7 @@ pub fn gateway_want(route: &Route) -> Option<GatewayWant> {
         created: route.metadata.creation_timestamp.as_ref().map(|time| time.0),
         ports: view.spec.listeners.iter().flat_map(ports).collect(),
         asked,
+        asks_for_others: !view.spec.addresses.iter().all(gateway::GatewayAddress::is_ip),
         pool: text(Annotation::ADDRESS_POOL),
         sharing: text(Annotation::ALLOW_SHARED_IP),
         given: given.collect(),
@@ -126,17 +128,18 @@ fn want(name: &ObjectName, found: GatewayWant, tenant: TenantName, pools: &Pools
         name: name.clone(),
     };
     let mut requested = BTreeMap::new();
-    let asks_by = found.asked.first().map(|(field, _)| field.clone()).unwrap_or_default();
+    let mut asks_by = BTreeMap::new();
     for (field, text) in found.asked {
         let reason = match text.parse::<IpAddr>() {
             Ok(address) if !requested.contains_key(&IpFamily::of(address)) => {
                 requested.insert(IpFamily::of(address), address);
+                asks_by.insert(IpFamily::of(address), field);
                 continue;
             }
             Ok(address) => format!("{address} is the second of its family; one of each can be asked for"),
             Err(_) => format!("{text:?} is not an IP address"),
         };
-        problems.push(Problem::new(&object, field, Reason::InvalidValue, reason));
+        problems.push(Problem::new(&object, field, Reason::AddressNotInPool, reason));
     }
     let mut want = Want {
         object,
@@ -150,6 +153,7 @@ fn want(name: &ObjectName, found: GatewayWant, tenant: TenantName, pools: &Pools
         ports: found.ports,
         unclaimed: BTreeSet::new(),
         asks_by,
+        only_keeps: found.asks_for_others,
     };
     want.unclaimed = found
         .given

@@ -197,6 +197,55 @@ fn an_address_given_otherwise_is_left_alone_and_not_given_out() {
     );
 }
 
+fn gateway(name: &str, addresses: &serde_json::Value) -> serde_json::Value {
+    let resource = json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": {"name": name, "namespace": "default"},
+        "spec": {"gatewayClassName": "kubelb", "listeners": [{"name": "a", "port": 80, "protocol": "HTTP"}], "addresses": addresses}});
+    json!({"apiVersion": "kubelb.k8c.io/v1alpha1", "kind": "Route",
+        "metadata": {"name": name, "namespace": "tenant-x", "uid": format!("uid-{name}")},
+        "spec": {"endpoints": [], "source": {"kubernetes": {"resource": resource}}}})
+}
+
+#[test]
+fn a_gateway_keeps_its_address_until_it_can_have_the_one_that_it_asks_for() {
+    let pools = json!([{"name": "a", "ranges": ["203.0.113.0/30", "2001:db8::/126"]}]);
+    let mut store = store(pools, &[gateway("g", &json!([]))]);
+    assert_eq!(settle(&mut store).0, ["203.0.113.0 g"]);
+    store.apply(Ok(decode(plain("y", "other")).unwrap()));
+    assert_eq!(settle(&mut store).0, ["203.0.113.0 g", "203.0.113.1 other"]);
+    let asks = |store: &mut Store, addresses: serde_json::Value| {
+        store.apply(Ok(decode(gateway("g", &addresses)).unwrap()));
+        settle(store)
+    };
+    for (value, why) in [
+        ("192.0.2.9", "192.0.2.9 is in no address pool that the tenant may use"),
+        ("203.0.113.1", "203.0.113.1 belongs to another tenant"),
+        (
+            "2001:db9::1",
+            "2001:db9::1 is in no address pool that the tenant may use",
+        ),
+        ("here", "\"here\" is not an IP address"),
+    ] {
+        let (held, problems) = asks(&mut store, json!([{"type": "IPAddress", "value": value}]));
+        assert_eq!(held, ["203.0.113.0 g", "203.0.113.1 other"], "{value}");
+        assert!(problems.len() == 1 && problems[0].contains(why), "{problems:?}");
+        assert!(problems[0].contains("spec.addresses[0].value"), "{problems:?}");
+    }
+    let name = json!([{"type": "Hostname", "value": "a.example"}]);
+    let (held, problems) = asks(&mut store, name.clone());
+    assert_eq!((held.len(), problems.len()), (2, 0), "{held:?}");
+    store.apply(Ok(decode(gateway("h", &name)).unwrap()));
+    assert_eq!(settle(&mut store).0.len(), 2, "what asks for no address gets none");
+    let (held, problems) = asks(&mut store, json!([{"value": "2001:db8::1"}]));
+    assert_eq!(held, ["203.0.113.1 other", "2001:db8::1 g"]);
+    assert_eq!(problems, Vec::<String>::new());
+    let (held, problems) = asks(&mut store, json!([{"value": "2001:db8::2"}, {"value": "192.0.2.9"}]));
+    assert_eq!(held, ["203.0.113.1 other", "2001:db8::2 g"]);
+    assert!(
+        problems.len() == 1 && problems[0].contains("spec.addresses[1].value"),
+        "{problems:?}"
+    );
+}
+
 #[test]
 fn ten_thousand_are_planned_at_once() {
     let objects: Vec<_> = (0..10_000).map(|number| plain("x", &format!("lb-{number}"))).collect();

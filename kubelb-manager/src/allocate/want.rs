@@ -43,15 +43,16 @@ pub struct Want {
     pub(super) ports: BTreeSet<Port>,
     /// Addresses that its status has.
     pub unclaimed: BTreeSet<IpAddr>,
-    /// The field that asks for an address.
-    pub(super) asks_by: String,
+    /// The fields that ask for addresses.
+    pub(super) asks_by: BTreeMap<IpFamily, String>,
+    /// It keeps what it has, and gets nothing else.
+    pub(super) only_keeps: bool,
 }
 
 impl Want {
     /// The field to blame when there is no such address.
     pub(super) fn field(&self, family: IpFamily) -> String {
-        let asks = self.requested.contains_key(&family);
-        if asks { self.asks_by.clone() } else { String::new() }
+        self.asks_by.get(&family).cloned().unwrap_or_default()
     }
 }
 
@@ -148,11 +149,8 @@ fn read(
             .map(|port| (port.protocol.unwrap_or_default().as_str(), port.port))
             .collect(),
         unclaimed: ingress.filter_map(|entry| entry.ip.as_deref()?.parse().ok()).collect(),
-        asks_by: if text(Annotation::LOAD_BALANCER_IPS).is_some() {
-            requested_annotation()
-        } else {
-            "spec.loadBalancerIP".to_owned()
-        },
+        asks_by: BTreeMap::new(),
+        only_keeps: false,
     };
     let asked: Vec<(String, &str)> = match text(Annotation::LOAD_BALANCER_IPS) {
         Some(list) => list
@@ -170,6 +168,7 @@ fn read(
         let reason = match text.parse::<IpAddr>() {
             Ok(address) if !want.requested.contains_key(&IpFamily::of(address)) => {
                 want.requested.insert(IpFamily::of(address), address);
+                want.asks_by.insert(IpFamily::of(address), field);
                 continue;
             }
             Ok(address) => format!("{address} is the second of its family; one of each can be asked for"),

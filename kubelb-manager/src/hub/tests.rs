@@ -199,3 +199,76 @@ fn what_is_said_of_layer_7_stays_while_the_leader_changes() {
     assert_eq!(told(&mut hub, served(HttpReport::default())).unwrap(), "Programmed");
     assert_eq!(told(&mut hub, Reports::default()).unwrap(), "NoEnvoyFleet");
 }
+
+#[test]
+fn a_gateway_that_asks_for_what_it_cannot_have_is_told_so_and_served_where_it_is() {
+    let gateway = |addresses: Value| -> Seen {
+        let resource = json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": {"name": "g", "namespace": "default"},
+            "spec": {"gatewayClassName": "kubelb", "listeners": [{"name": "a", "port": 80, "protocol": "HTTP"}], "addresses": addresses},
+        });
+        Ok(decode(json!({
+            "apiVersion": "kubelb.k8c.io/v1alpha1", "kind": "Route", "metadata": {"name": "g", "namespace": "tenant-x"},
+            "spec": {"endpoints": [], "source": {"kubernetes": {"resource": resource}}},
+        }))
+        .unwrap())
+    };
+    let mut hub = hub();
+    hub.apply(gateway(json!([])));
+    hub.settle(&at("2026-01-01T00:00:00Z"));
+    let reports = Reports {
+        fleets: [TenantName::from_namespace("tenant-x").unwrap()].into(),
+        http: [(TenantName::from_namespace("tenant-x").unwrap(), HttpReport::default())].into(),
+        ..Reports::default()
+    };
+    let told = |hub: &mut Hub, addresses: Value| {
+        hub.apply(gateway(addresses));
+        let settled = hub.settle(&at("2026-01-02T00:00:00Z"));
+        let more = hub.report(reports.clone(), &BTreeSet::new(), &at("2026-01-02T00:00:00Z"));
+        let mut patches = settled.statuses.into_iter().chain(more);
+        let last = patches.rfind(|patch| patch.object.kind == Kind::Route).unwrap();
+        let own = last.status["resources"]["route"]["status"].clone();
+        let of = |name: &str| {
+            let all = own["conditions"].as_array().unwrap();
+            let found = all.iter().find(|one| one["type"] == name).unwrap();
+            ["status", "reason", "message"].map(|field| found[field].as_str().unwrap().to_owned())
+        };
+        (of("Accepted"), of("Programmed"), own["addresses"].clone())
+    };
+    let (_, programmed, addresses) = told(&mut hub, json!([{"value": "203.0.113.0"}]));
+    assert_eq!(programmed[0], "True", "{programmed:?}");
+    let before = hub.snapshot().clone();
+    assert_eq!(addresses, json!([{"type": "IPAddress", "value": "203.0.113.0"}]));
+
+    let (accepted, programmed, kept) = told(&mut hub, json!([{"type": "IPAddress", "value": "192.0.2.9"}]));
+    assert_eq!((accepted[0].as_str(), &kept), ("True", &addresses));
+    assert_eq!(programmed[..2], ["False", "AddressNotUsable"]);
+    assert_eq!(
+        programmed[2],
+        "spec.addresses[0].value: 192.0.2.9 is in no address pool that the tenant may use; ask for another address, or for none to get one of a pool; \
+         until then it is served at 203.0.113.0"
+    );
+    let (accepted, programmed, kept) = told(&mut hub, json!([{"type": "Hostname", "value": "a.example"}]));
+    assert_eq!(accepted[..2], ["False", "UnsupportedAddress"]);
+    assert!(
+        accepted[2].contains("\"a.example\" is of type \"Hostname\""),
+        "{accepted:?}"
+    );
+    assert_eq!(
+        (programmed[..2].join(" "), &kept),
+        ("False Invalid".to_owned(), &addresses)
+    );
+    let names = |snapshot: &Snapshot| {
+        let kinds = kubelb_xds::ResourceType::ALL.into_iter();
+        let all = kinds.flat_map(|kind| {
+            snapshot
+                .table(kind)
+                .iter()
+                .map(move |(name, one)| (kind, name.clone(), one.version()))
+        });
+        all.collect::<Vec<_>>()
+    };
+    assert_eq!(names(&before), names(hub.snapshot()), "traffic goes on");
+    let (_, programmed, _) = told(&mut hub, json!([{"value": "203.0.113.0"}]));
+    assert_eq!(programmed[0], "True", "{programmed:?}");
+}

@@ -3,6 +3,7 @@
 //! Must not know: how it was decided. The tenant's object is told about its own generation, the Route about the Route's.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -12,6 +13,7 @@ use kubelb_api::names::TenantName;
 use serde_json::{Map, Value, json};
 
 use super::{HttpReport, View, joined, of, sentences};
+use crate::allocate;
 use crate::ir::http::{GatewayOutcome, ListenerOutcome, Outcome, ParentOutcome, RouteOutcome, Verdict};
 use crate::object::ObjectName;
 use crate::problem::Problem;
@@ -270,17 +272,14 @@ fn of_gateway(
         .iter()
         .flat_map(|one| one.resources.iter().cloned())
         .collect();
+    let ours = || problems.iter().filter(of(ConditionType::AddressAssigned));
+    let asked = || ours().filter(|problem| !problem.field.is_empty());
     let programmed = if !accepted.holds {
         Verdict::no("Invalid", accepted.message.clone())
+    } else if asked().next().is_some() {
+        Verdict::no("AddressNotUsable", unusable(asked(), &gateway.addresses))
     } else if gateway.addresses.is_empty() {
-        let ours = || problems.iter().filter(of(ConditionType::AddressAssigned));
-        let is_asked = ours().any(|problem| !problem.field.is_empty());
-        let reason = if is_asked {
-            "AddressNotUsable"
-        } else {
-            "AddressNotAssigned"
-        };
-        Verdict::no(reason, sentences(ours(), "no address has been given yet"))
+        Verdict::no("AddressNotAssigned", sentences(ours(), "no address has been given yet"))
     } else {
         served.programmed(Used::by_listener(&all)).0
     };
@@ -322,6 +321,19 @@ fn of_gateway(
         ("listeners".to_owned(), listeners.into()),
         ("conditions".to_owned(), json!(conditions.list)),
     ])
+}
+
+/// What the tenant is told of addresses that its Gateway asks for and cannot have. It keeps the others.
+fn unusable<'a>(problems: impl Iterator<Item = &'a Problem>, kept: &[IpAddr]) -> String {
+    // The tenant knows its own object, not the Route around it.
+    let said = sentences(problems, "").replace(&format!("{}.", allocate::RESOURCE), "");
+    let kept: Vec<String> = kept.iter().map(ToString::to_string).collect();
+    let meanwhile = if kept.is_empty() {
+        String::new()
+    } else {
+        format!("; until then it is served at {}", kept.join(", "))
+    };
+    format!("{said}; ask for another address, or for none to get one of a pool{meanwhile}")
 }
 
 fn of_route(

@@ -309,11 +309,8 @@ fn serve(
     context: &Context<'_>,
     http: &mut Http,
 ) -> GatewayOutcome {
-    let addresses = if gateway.accepted.holds {
-        (context.addresses)(object)
-    } else {
-        BTreeSet::new()
-    };
+    // Also of one that asks for what there is not: what it has got before is served.
+    let addresses = (context.addresses)(object);
     let mut outcomes = Vec::new();
     let mut chains: BTreeMap<NonZeroU16, Vec<Certified>> = BTreeMap::new();
     for (place, listener) in gateway.listeners.iter().enumerate() {

@@ -14,6 +14,8 @@ use super::{Verdict, cluster, hostname};
 
 /// Most listeners of one Gateway, as the schema has it.
 const MAX_LISTENERS: usize = 64;
+/// Characters of a value that are said in a condition.
+const MAX_SHOWN: usize = 253;
 
 /// A Gateway.
 #[derive(Clone, Debug, PartialEq)]
@@ -87,21 +89,25 @@ pub(super) fn read(object: &api::Viewed<api::GatewaySpec>, source: &KubernetesSo
         .map(|listener| listener_draft(&namespace, listener, source))
         .collect();
     tell_apart(&mut listeners);
-    let strange = spec
-        .addresses
-        .iter()
-        .find(|address| address.type_.as_deref().unwrap_or("IPAddress") != "IPAddress");
+    let mut addresses = spec.addresses.iter().enumerate();
+    let strange = addresses.find(|(_, address)| !address.is_ip());
     GatewayDraft {
         namespace,
         name: object.metadata.name.clone().unwrap_or_default(),
         generation: object.metadata.generation,
         accepted: match strange {
-            Some(address) => {
-                let kind = address.type_.as_deref().unwrap_or_default();
-                Verdict::no(
-                    "UnsupportedAddress",
-                    format!("addresses of type {kind:?} are not supported"),
-                )
+            Some((index, address)) => {
+                let kind: String = address
+                    .type_
+                    .iter()
+                    .flat_map(|kind| kind.chars())
+                    .take(MAX_SHOWN)
+                    .collect();
+                let value: String = address.value.chars().take(MAX_SHOWN).collect();
+                let message = format!(
+                    "spec.addresses[{index}]: {value:?} is of type {kind:?}, which is not supported; ask for one of type IPAddress, or for none"
+                );
+                Verdict::no("UnsupportedAddress", message)
             }
             None => Verdict::yes("Accepted"),
         },
