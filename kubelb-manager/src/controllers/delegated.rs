@@ -24,10 +24,9 @@ use kubelb_runtime::error_chain::chain;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 
 use super::failure::{ControllerError, Failures, doing};
-use super::watch::{News, follow, ring, rings};
+use super::watch::{News, follow, rings};
 use super::{CONCURRENCY, DEBOUNCE, FIELD_MANAGER, LOOK_TIME, Settings};
 use crate::delegate::{Wanted, is_delegated, is_of, service_name, wanted};
 
@@ -109,12 +108,12 @@ async fn run(
     let (slices, slice_news) =
         follow::<EndpointSlice>(Api::all(client.clone()), any().labels(&ours()), "EndpointSlices");
     let (objects, news) = follow::<LoadBalancer>(Api::all(client.clone()), any(), "LoadBalancers");
-    let mut tasks = JoinSet::new();
-    tasks.spawn(ring(tenant_news, bell.clone()));
     let reporter = Reporter {
         controller: "kubelb-manager".to_owned(),
         instance: Some(settings.instance.clone()),
     };
+    let known = objects.clone();
+    let of_tenant = move |tenant: Tenant| of_tenant(&known, &tenant);
     let known = objects.clone();
     let referring = move |addresses: Addresses| {
         let (namespace, name) = (addresses.namespace(), addresses.name_any());
@@ -139,12 +138,24 @@ async fn run(
     });
     let controller = Controller::for_stream(news, objects)
         .with_config(ControllerConfig::default().concurrency(CONCURRENCY).debounce(DEBOUNCE))
+        .watches_stream(tenant_news, of_tenant)
         .watches_stream(address_news, referring)
         .owns_stream(service_news)
         .owns_stream(slice_news)
         .reconcile_all_on(rings(bell.subscribe()))
         .run(reconcile, retry, context);
     controller.for_each(|_| std::future::ready(())).await;
+}
+
+/// Those that a Tenant's change is about.
+fn of_tenant(all: &Store<LoadBalancer>, tenant: &Tenant) -> Vec<ObjectRef<LoadBalancer>> {
+    let name = tenant.name_any();
+    let is_its = |object: &LoadBalancer| {
+        let namespace = object.namespace().unwrap_or_default();
+        TenantName::from_namespace(&namespace).is_some_and(|tenant| tenant.as_str() == name)
+    };
+    let all = all.state().into_iter().filter(|object| is_its(object));
+    all.map(|object| ObjectRef::from_obj(&*object)).collect()
 }
 
 /// What LoadBalancers are looked at with.
@@ -323,5 +334,39 @@ where
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
         Err(error) => Err(doing(what)(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::runtime::reflector;
+    use kube::runtime::watcher::Event;
+    use kubelb_api::API_VERSION;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_tenant_s_change_is_about_its_own_load_balancers_only() {
+        let (store, mut writer) = reflector::store();
+        for (namespace, name) in [("tenant-x", "a"), ("tenant-x", "b"), ("tenant-y", "a"), ("x", "c")] {
+            let object = json!({
+                "apiVersion": API_VERSION, "kind": "LoadBalancer", "metadata": {"name": name, "namespace": namespace},
+                "spec": {"endpoints": [], "type": "LoadBalancer"},
+            });
+            writer.apply_watcher_event(&Event::Apply(serde_json::from_value::<LoadBalancer>(object).unwrap()));
+        }
+        let of = |name: &str| {
+            let tenant = json!({"apiVersion": API_VERSION, "kind": "Tenant", "metadata": {"name": name}, "spec": {}});
+            let found = of_tenant(&store, &serde_json::from_value(tenant).unwrap()).into_iter();
+            let mut names: Vec<String> = found
+                .map(|object| format!("{}/{}", object.namespace.unwrap(), object.name))
+                .collect();
+            names.sort();
+            names
+        };
+        assert_eq!(of("x"), ["tenant-x/a", "tenant-x/b"]);
+        assert_eq!(of("y"), ["tenant-y/a"]);
+        assert_eq!(of("z"), Vec::<String>::new());
     }
 }
