@@ -3,6 +3,7 @@
 //! Owns the command; what Envoy's bootstrap says is in [`envoy`]. The files are for the user who runs the peer, and nobody else.
 
 pub mod envoy;
+mod limits;
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -18,6 +19,7 @@ use crate::identity::spiffe::SpiffeIdError;
 use crate::identity::{Authority, SpiffeId, state_dir};
 
 pub use envoy::{Credentials, Endpoint, EndpointError};
+pub use limits::{EnvoyLimits, LimitFlags, Told, ask};
 
 /// Files of a peer.
 const CA_FILE: &str = "ca.crt";
@@ -62,7 +64,7 @@ pub struct BootstrapArgs {
     pub places: EnvoyPlaces,
     /// Envoy's own limits.
     #[command(flatten)]
-    pub limits: EnvoyLimits,
+    pub limits: LimitFlags,
 }
 
 /// Where an Envoy can be asked how it is.
@@ -83,17 +85,6 @@ impl Default for EnvoyPlaces {
             ready_address: None,
         }
     }
-}
-
-/// Limits that keep an Envoy alive when its clients ask too much.
-#[derive(Args, Clone, Copy, Debug)]
-pub struct EnvoyLimits {
-    /// Connections of clients that Envoy accepts.
-    #[arg(long, value_name = "N", default_value_t = 50_000)]
-    pub max_connections: u64,
-    /// Memory, in MiB, near which Envoy gives some back and then accepts nothing more.
-    #[arg(long, value_name = "MIB", default_value_t = 2_048)]
-    pub max_heap: u64,
 }
 
 /// Flags of `rotate-authority`.
@@ -137,33 +128,65 @@ pub enum BootstrapError {
     /// Standard output.
     #[error("cannot print")]
     Print(#[source] io::Error),
+    /// Nothing can be asked.
+    #[error("cannot start the runtime")]
+    Runtime(#[source] io::Error),
 }
 
-/// Issues what `args` ask for, and writes to `out` what the peer is to be started with.
+impl BootstrapArgs {
+    fn endpoints(&self) -> Result<Vec<Endpoint>, EndpointError> {
+        self.xds.iter().map(|url| url.parse()).collect()
+    }
+
+    fn id(&self) -> Result<SpiffeId, SpiffeIdError> {
+        match (&self.agent, &self.fleet) {
+            (Some(node), _) => SpiffeId::agent(node),
+            (None, tenants) => SpiffeId::fleet(tenants.as_deref().unwrap_or_default()),
+        }
+    }
+}
+
+/// Issues what `args` ask for, and writes to `out` what the peer is to be started with. Managers are not asked.
 ///
 /// # Errors
 /// When a name or address is none, or a file cannot be written.
 pub fn run(args: &BootstrapArgs, now: SystemTime, out: &mut impl io::Write) -> Result<(), BootstrapError> {
-    let endpoints: Vec<Endpoint> = args.xds.iter().map(|url| url.parse()).collect::<Result<_, _>>()?;
-    let id = match (&args.agent, &args.fleet) {
-        (Some(node), _) => SpiffeId::agent(node)?,
-        (None, tenants) => SpiffeId::fleet(tenants.as_deref().unwrap_or_default())?,
-    };
+    run_as_told(args, Told::default(), now, out)
+}
+
+/// The same for an Envoy of which managers were [asked](ask).
+///
+/// # Errors
+/// Those of [`run`].
+pub fn run_as_told(
+    args: &BootstrapArgs,
+    told: Told,
+    now: SystemTime,
+    out: &mut impl io::Write,
+) -> Result<(), BootstrapError> {
+    let endpoints = args.endpoints()?;
+    let id = args.id()?;
+    let limits = args.limits.with(told);
     if let (Some(authority), Some(token_file)) = (&args.xds_ca, &args.token_file) {
         let output = args.output.as_deref().ok_or(BootstrapError::TokenNeedsOutput)?;
         let trust = envoy::trust_in_file(&absolute(authority)?, &endpoints);
-        let text = envoy_files(
+        let peer = EnvoyPeer {
             args,
-            &id,
-            &endpoints,
-            output,
-            trust,
-            &Proof::Token(absolute(token_file)?),
-        )?;
+            id: &id,
+            endpoints: &endpoints,
+            limits,
+        };
+        let text = peer.files(output, trust, &Proof::Token(absolute(token_file)?))?;
         return out.write_all(text.as_bytes()).map_err(BootstrapError::Print);
     }
     let state_dir = args.state_dir.as_deref().ok_or(BootstrapError::NoState)?;
     let authority = Authority::open(state_dir, now)?;
+    let peer = EnvoyPeer {
+        args,
+        id: &id,
+        endpoints: &endpoints,
+        limits,
+    };
     let text = match &id {
         SpiffeId::Agent(node) => {
             let default = || state_dir.join("agents").join(node);
@@ -179,54 +202,57 @@ pub fn run(args: &BootstrapArgs, now: SystemTime, out: &mut impl io::Write) -> R
                     authority: authority.pem(),
                     issued: &issued,
                 };
-                envoy_text(args, &id, &endpoints, &credentials)?
+                peer.text(&credentials)?
             }
             (Some(directory), proof) => {
                 let trust = envoy::trust_secret(authority.pem(), &endpoints);
-                envoy_files(args, &id, &endpoints, directory, trust, &proof)?
+                peer.files(directory, trust, &proof)?
             }
         },
     };
     out.write_all(text.as_bytes()).map_err(BootstrapError::Print)
 }
 
-fn envoy_text(
-    args: &BootstrapArgs,
-    id: &SpiffeId,
-    endpoints: &[Endpoint],
-    credentials: &Credentials<'_>,
-) -> Result<String, BootstrapError> {
-    let value = envoy::bootstrap(&id.node_id(), endpoints, credentials, args.limits);
-    let value = envoy::placed(value, &args.places);
-    serde_saphyr::to_string(&value).map_err(BootstrapError::Yaml)
+/// An Envoy.
+struct EnvoyPeer<'a> {
+    args: &'a BootstrapArgs,
+    id: &'a SpiffeId,
+    endpoints: &'a [Endpoint],
+    limits: EnvoyLimits,
 }
 
-/// Writes all that an Envoy reads; the command that starts it.
-fn envoy_files(
-    args: &BootstrapArgs,
-    id: &SpiffeId,
-    endpoints: &[Endpoint],
-    directory: &Path,
-    (trust_file, trust): (&str, Value),
-    proof: &Proof,
-) -> Result<String, BootstrapError> {
-    let directory = &absolute(directory)?;
-    write(directory, trust_file, &trust.to_string())?;
-    let (file, secret) = match proof {
-        Proof::Certificate(issued) => envoy::client_secret(issued),
-        Proof::Token(token_file) => envoy::token_secret(token_file),
-    };
-    write(directory, file, &secret.to_string())?;
-    let credentials = match proof {
-        Proof::Certificate(_) => Credentials::Files(directory),
-        Proof::Token(token_file) => Credentials::Token { directory, token_file },
-    };
-    let text = envoy_text(args, id, endpoints, &credentials)?;
-    write(directory, BOOTSTRAP_FILE, &text)?;
-    Ok(format!(
-        "envoy --config-path {}\n",
-        directory.join(BOOTSTRAP_FILE).display()
-    ))
+impl EnvoyPeer<'_> {
+    fn text(&self, credentials: &Credentials<'_>) -> Result<String, BootstrapError> {
+        let value = envoy::bootstrap(&self.id.node_id(), self.endpoints, credentials, self.limits);
+        let value = envoy::placed(value, &self.args.places);
+        serde_saphyr::to_string(&value).map_err(BootstrapError::Yaml)
+    }
+
+    /// Writes all that it reads; the command that starts it.
+    fn files(
+        &self,
+        directory: &Path,
+        (trust_file, trust): (&str, Value),
+        proof: &Proof,
+    ) -> Result<String, BootstrapError> {
+        let directory = &absolute(directory)?;
+        write(directory, trust_file, &trust.to_string())?;
+        let (file, secret) = match proof {
+            Proof::Certificate(issued) => envoy::client_secret(issued),
+            Proof::Token(token_file) => envoy::token_secret(token_file),
+        };
+        write(directory, file, &secret.to_string())?;
+        let credentials = match proof {
+            Proof::Certificate(_) => Credentials::Files(directory),
+            Proof::Token(token_file) => Credentials::Token { directory, token_file },
+        };
+        let text = self.text(&credentials)?;
+        write(directory, BOOTSTRAP_FILE, &text)?;
+        Ok(format!(
+            "envoy --config-path {}\n",
+            directory.join(BOOTSTRAP_FILE).display()
+        ))
+    }
 }
 
 /// What a peer shows.
@@ -260,8 +286,9 @@ pub fn rotate_now(args: &RotateArgs) -> Result<(), BootstrapError> {
 pub fn run_now(args: &BootstrapArgs) -> Result<(), BootstrapError> {
     #[expect(clippy::disallowed_methods, reason = "a certificate starts to be valid now")]
     let now = SystemTime::now();
+    let told = ask(args, now, &mut io::stderr().lock())?;
     let mut out = io::stdout().lock();
-    run(args, now, &mut out)?;
+    run_as_told(args, told, now, &mut out)?;
     out.flush().map_err(BootstrapError::Print)
 }
 

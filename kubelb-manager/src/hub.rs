@@ -7,13 +7,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kubelb_api::names::{AddressName, TenantName};
+use kubelb_api::names::{AddressName, DEFAULT_CONFIG, TenantName};
 use kubelb_api::v1alpha1::{AddressClaim, VirtualAddressOwner};
 use kubelb_xds::Snapshot;
 use serde_json::Value;
 
 use crate::allocate::{self, Given};
 use crate::delegate;
+use crate::ir::http::ProcessSettings;
 use crate::ir::{Builder, Ir};
 use crate::object::{Kind, Object, ObjectKey, ObjectName};
 use crate::owners::{self, Nodes};
@@ -340,6 +341,16 @@ impl Hub {
     #[must_use]
     pub fn ir(&self) -> &Ir {
         self.builder.ir()
+    }
+
+    /// What the Config says of each Envoy as a whole.
+    #[must_use]
+    pub fn process_settings(&self) -> ProcessSettings {
+        let config = self
+            .store
+            .configs()
+            .get(&ObjectName::new(&self.namespace, DEFAULT_CONFIG));
+        ProcessSettings::read(config.and_then(|config| config.spec.envoy_proxy.as_ref()))
     }
 
     /// The objects.

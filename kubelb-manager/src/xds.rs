@@ -4,7 +4,9 @@
 //! manager that knows Envoy's messages. What each field is for is said in `docs/design/004-xds-sessions.md` and in the contract.
 
 mod cluster;
+mod dial;
 mod http;
+pub mod limits_client;
 mod listener;
 pub mod relay_client;
 pub mod server;

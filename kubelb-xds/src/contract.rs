@@ -3,6 +3,7 @@
 //!
 //! Must not know: sessions and snapshots.
 
+pub mod limits;
 pub mod messages;
 pub mod metadata;
 pub mod names;

@@ -1,6 +1,7 @@
 //! The messages in Rust and those in the .proto file that other implementations use are the same.
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
+use kubelb_xds::contract::limits::{self, LimitsRequest, ProcessLimits};
 use kubelb_xds::contract::messages::{LocalPort, LocalPortProtocol, Rejection, VirtualAddress};
 use kubelb_xds::contract::relay::{
     self, NodePresence, Relayed, RelayedNode, RelayedObject, RelayedPeer, RelayedRefusal, RelayedView,
@@ -11,7 +12,7 @@ use protox::prost_reflect::{DescriptorPool, DynamicMessage};
 
 fn pool() -> DescriptorPool {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/proto");
-    let files = ["xds", "reports", "relay"].map(|name| format!("kubelb/v1alpha1/{name}.proto"));
+    let files = ["xds", "reports", "relay", "limits"].map(|name| format!("kubelb/v1alpha1/{name}.proto"));
     let files = protox::compile(files, [root]).unwrap();
     DescriptorPool::from_file_descriptor_set(files).unwrap()
 }
@@ -183,4 +184,22 @@ fn what_managers_tell_each_other_and_its_method_read_the_same() {
     let method = service.methods().next().unwrap();
     assert_eq!(format!("/{}/{}", service.full_name(), method.name()), relay::METHOD);
     assert!(method.is_client_streaming() && method.is_server_streaming());
+}
+
+#[test]
+fn limits_and_their_method_read_the_same() {
+    let said = ProcessLimits {
+        max_connections: 1,
+        max_heap_bytes: 2,
+    };
+    assert_eq!(
+        read("kubelb.v1alpha1.ProcessLimits", &said),
+        "max_connections:1,max_heap_bytes:2"
+    );
+    assert_eq!(read("kubelb.v1alpha1.LimitsRequest", &LimitsRequest {}), "");
+    let pool = pool();
+    let service = pool.get_service_by_name("kubelb.v1alpha1.Limits").unwrap();
+    let method = service.methods().next().unwrap();
+    assert_eq!(format!("/{}/{}", service.full_name(), method.name()), limits::METHOD);
+    assert!(!method.is_client_streaming() && !method.is_server_streaming());
 }

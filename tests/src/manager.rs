@@ -5,10 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
+use std::time::SystemTime;
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::Parser as _;
 use kubelb_manager::args::{Cli, Command};
+use kubelb_manager::bootstrap::BootstrapArgs;
 use kubelb_manager::{bootstrap, run};
 use kubelb_xds::Snapshot;
 use tokio::sync::watch;
@@ -150,6 +152,38 @@ pub fn bootstrap_for(
     managers: impl IntoIterator<Item: Display>,
     state: &Path,
 ) -> anyhow::Result<String> {
+    let mut printed = Vec::new();
+    bootstrap::run(&bootstrap_args(peer, managers, state)?, now(), &mut printed)?;
+    String::from_utf8(printed).context("it prints text")
+}
+
+/// The same when the managers are asked, from `namespace`: what it prints, and of what it warns.
+///
+/// # Errors
+/// When there is no authority, or no such peer.
+pub fn bootstrap_as_told(
+    namespace: &Namespace,
+    peer: &[&str],
+    managers: impl IntoIterator<Item: Display>,
+    state: &Path,
+) -> anyhow::Result<(String, String)> {
+    let args = bootstrap_args(peer, managers, state)?;
+    let (mut printed, mut warnings) = (Vec::new(), Vec::new());
+    let told = namespace.run(|| bootstrap::ask(&args, now(), &mut warnings))??;
+    bootstrap::run_as_told(&args, told, now(), &mut printed)?;
+    Ok((String::from_utf8(printed)?, String::from_utf8(warnings)?))
+}
+
+#[expect(clippy::disallowed_methods, reason = "a certificate starts to be valid now")]
+fn now() -> SystemTime {
+    SystemTime::now()
+}
+
+fn bootstrap_args(
+    peer: &[&str],
+    managers: impl IntoIterator<Item: Display>,
+    state: &Path,
+) -> anyhow::Result<BootstrapArgs> {
     let urls: Vec<String> = managers
         .into_iter()
         .map(|address| format!("https://{address}"))
@@ -165,11 +199,7 @@ pub fn bootstrap_for(
     let Command::Bootstrap(args) = Cli::try_parse_from(flags.chain(rest))?.command else {
         bail!("the command is `bootstrap`");
     };
-    let mut printed = Vec::new();
-    #[expect(clippy::disallowed_methods, reason = "a certificate starts to be valid now")]
-    let now = std::time::SystemTime::now();
-    bootstrap::run(&args, now, &mut printed)?;
-    String::from_utf8(printed).context("it prints text")
+    Ok(args)
 }
 
 /// The flags of an agent on this node, with a certificate of the authority in `state`.

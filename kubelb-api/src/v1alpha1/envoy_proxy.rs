@@ -46,7 +46,7 @@ pub struct EnvoyProxy {
     /// How they stop.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub graceful_shutdown: Option<GracefulShutdown>,
-    /// When they refuse work.
+    /// When they refuse work. An Envoy asks for it before it starts: a change holds for each from its next start.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub overload_manager: Option<OverloadManager>,
     /// Whether Prometheus is told where they are.
@@ -106,17 +106,17 @@ pub struct GracefulShutdown {
     pub termination_grace_period_seconds: Option<i64>,
 }
 
-/// When an Envoy refuses work.
+/// When an Envoy refuses work. Flags of `kubelb-manager bootstrap`, and so the limits of the chart kubelb-envoy, win.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct OverloadManager {
-    /// Whether it does.
+    /// Whether these numbers count. Without them Envoys have limits all the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
-    /// Connections that one Envoy takes.
+    /// Connections of clients that one Envoy accepts; 50000 when left out or 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_active_downstream_connections: Option<i64>,
-    /// Bytes of memory that one Envoy takes.
+    /// Bytes of memory near which one Envoy gives some back, and then accepts nothing more; 2 GiB when left out or less than 64 MiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_heap_size_bytes: Option<i64>,
 }

@@ -2,6 +2,7 @@
 //!
 //! As data in protobuf's JSON form. Nothing of the load balancing itself is in it: all that comes by the stream.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::str::FromStr;
@@ -27,15 +28,23 @@ const READY: &str = "kubelb-ready";
 /// What it is asked for.
 const READY_PATH: &str = "/ready";
 
-const MIB: u64 = 1 << 20;
-
-/// Where a manager listens.
+/// Where a manager listens; shown as `HOST:PORT`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// DNS name or address, without brackets.
     pub host: String,
     /// TCP port.
     pub port: u16,
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(formatter, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(formatter, "{}:{}", self.host, self.port)
+        }
+    }
 }
 
 /// The text is no such URL.
@@ -327,7 +336,7 @@ fn overload_manager(limits: EnvoyLimits) -> Value {
         "resource_monitors": [
             { "name": HEAP, "typed_config": {
                 "@type": "type.googleapis.com/envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig",
-                "max_heap_size_bytes": (limits.max_heap * MIB).to_string(),
+                "max_heap_size_bytes": limits.max_heap_bytes.to_string(),
             } },
             { "name": "envoy.resource_monitors.global_downstream_max_connections", "typed_config": {
                 "@type": "type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",

@@ -27,7 +27,7 @@ use serde::{Serialize, Serializer};
 
 pub(super) use book::Book;
 pub(crate) use regex::quote;
-pub use settings::{AccessLog, ClusterSettings, ListenerSettings, Outliers, Settings};
+pub use settings::{AccessLog, ClusterSettings, ListenerSettings, Outliers, ProcessSettings, Settings};
 
 use super::Host;
 

@@ -33,6 +33,7 @@ impl Output {
             settled: self.settled,
         });
         if let Some(telling) = &mut self.telling {
+            telling.limit(hub.process_settings());
             telling.published(&snapshot, load_balancers, http);
         }
         self.publish.send_replace(Some(snapshot));

@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 use kubelb_api::names::TenantName;
 use kubelb_runtime::lease::Vacated;
 use kubelb_xds::Snapshot;
+use kubelb_xds::contract::limits::ProcessLimits;
 use tokio::sync::watch;
 
 use crate::ir::Ir;
+use crate::ir::http::ProcessSettings;
 use crate::object::ObjectName;
 use crate::owners::Nodes;
 use crate::relay::sighting::{self, Arrival, How, Sighting};
@@ -114,6 +116,14 @@ impl Telling {
         self.not_before = arrival.until;
         self.server.registry().concern_everything();
         self.counted = now.checked_sub(LISTEN).unwrap_or(now);
+    }
+
+    /// What Envoys are told that start from now on.
+    pub(super) fn limit(&self, settings: ProcessSettings) {
+        self.server.limit(ProcessLimits {
+            max_connections: settings.connections.unwrap_or_default(),
+            max_heap_bytes: settings.heap.unwrap_or_default(),
+        });
     }
 
     /// There is another configuration, which differs in these objects, and in layer 7 of these tenants.

@@ -6,15 +6,15 @@ use futures_util::stream;
 use kubelb_xds::contract::relay::{METHOD, RelayEnd, Relayed};
 use tokio::sync::mpsc;
 use tonic::codegen::http::uri::PathAndQuery;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
+use super::dial::{endpoint, failed, shown};
 use crate::identity::authority::Issued;
 
 /// Longest time from the first packet to the end of the handshakes.
 const CONNECT_TIME: Duration = Duration::from_secs(3);
-const TCP_TIME: Duration = Duration::from_secs(1);
 /// Time until a silent connection is asked whether it lives, and until it is given up.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_millis(750), Duration::from_secs(1));
 
@@ -42,20 +42,10 @@ pub async fn open(
     issued: &Issued,
     mut messages: mpsc::Receiver<Relayed>,
 ) -> Result<Accepted, String> {
-    let failed = |error: tonic::transport::Error| Status::from_error(Box::new(error));
-    let said = |error| shown(&failed(error));
-    let tls = ClientTlsConfig::new()
-        .ca_certificate(Certificate::from_pem(authority))
-        .identity(Identity::from_pem(&issued.certificate, &issued.key));
-    let endpoint = Endpoint::from_shared(format!("https://{address}"))
-        .map_err(said)?
-        .connect_timeout(TCP_TIME)
+    let endpoint = endpoint(address, authority, Some(issued))?
         .http2_keep_alive_interval(KEEP_ALIVE.0)
         .keep_alive_timeout(KEEP_ALIVE.1)
-        .keep_alive_while_idle(true)
-        .tcp_nodelay(true)
-        .tls_config(tls)
-        .map_err(said)?;
+        .keep_alive_while_idle(true);
     let opened = async move {
         let channel: Channel = endpoint.connect().await.map_err(failed)?;
         let mut grpc = tonic::client::Grpc::new(channel);
@@ -71,10 +61,4 @@ pub async fn open(
         Ok(opened) => opened.map_err(|status: Status| shown(&status)),
         Err(_elapsed) => Err(format!("no answer within {CONNECT_TIME:?}")),
     }
-}
-
-fn shown(status: &Status) -> String {
-    let source = std::error::Error::source(status);
-    let source = source.map(|source| format!(" ({})", kubelb_runtime::error_chain::chain(source)));
-    format!("{}: {}{}", status.code(), status.message(), source.unwrap_or_default())
 }

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use kubelb_xds::Snapshot;
+use kubelb_xds::contract::limits::ProcessLimits;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -72,6 +73,7 @@ pub struct Server {
     tls: ServerTls,
     authenticator: Authenticator,
     snapshots: watch::Receiver<Arc<Snapshot>>,
+    limits: watch::Sender<ProcessLimits>,
     registry: Registry,
     agents: Agents,
     relays: Relays,
@@ -94,6 +96,7 @@ impl Server {
             tls,
             authenticator,
             snapshots,
+            limits: watch::Sender::default(),
             agents: Agents::new(registry.clone()),
             relays: Relays::new(registry.clone()),
             registry,
@@ -125,6 +128,11 @@ impl Server {
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.snapshots.borrow())
+    }
+
+    /// What Envoys are told that ask before they start. It is to be known before the first snapshot.
+    pub fn limit(&self, limits: ProcessLimits) {
+        self.limits.send_replace(limits);
     }
 
     /// What happened.

@@ -124,6 +124,19 @@ fn our_charts_are_clean_and_the_server_takes_what_they_render() {
 #[test]
 fn what_our_charts_are_not_told_or_do_not_know_is_said() {
     let running = start();
+    for (values, said) in [
+        ("", [false, false]),
+        ("--set limits.connections=7", [true, false]),
+        ("--set limits.connections=7,limits.heapMiB=64", [true, true]),
+    ] {
+        let rendered = running.helm_says(&format!("template r {} {VERSION} {values}", path("kubelb-envoy")));
+        let flags = ["- --max-connections=7\n", "- --max-heap=64\n"].map(|flag| rendered.contains(flag));
+        assert_eq!(flags, said, "the others are left to the Config: {rendered}");
+        assert_eq!(
+            rendered.matches("--max-").count(),
+            said.iter().filter(|said| **said).count()
+        );
+    }
     for (chart, values, said) in [
         ("kubelb-agent", "", "interfaces={eth0}"),
         ("kubelb-ccm", "", "kubelb.tenantName"),

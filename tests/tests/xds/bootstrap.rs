@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use kubelb_manager::bootstrap::{self, BootstrapArgs, EnvoyLimits, EnvoyPlaces};
+use kubelb_manager::bootstrap::{self, BootstrapArgs, EnvoyPlaces, LimitFlags};
 use kubelb_tests::scratch::Scratch;
 
 use crate::hub::{Hub, now};
@@ -24,9 +24,9 @@ pub(crate) fn issue_with(hub: &Hub<'_>, state: &Path, output: &Path, token_file:
         output: Some(output.to_owned()),
         token_file: token_file.map(Path::to_owned),
         places: EnvoyPlaces::default(),
-        limits: EnvoyLimits {
-            max_connections: 1_000,
-            max_heap: 1_024,
+        limits: LimitFlags {
+            max_connections: Some(1_000),
+            max_heap: Some(1_024),
         },
     };
     let mut printed = Vec::new();

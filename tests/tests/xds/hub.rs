@@ -28,7 +28,7 @@ const NO_STALL: Duration = Duration::from_secs(1);
 const STALLED: Duration = Duration::from_secs(5);
 const LIMITS: EnvoyLimits = EnvoyLimits {
     max_connections: 1_000,
-    max_heap: 1_024,
+    max_heap_bytes: 1 << 30,
 };
 
 /// How it serves, other than a manager does without any flags.

@@ -3,6 +3,7 @@
 mod backend;
 mod first;
 mod hostile;
+mod limits;
 mod live;
 mod nack;
 mod quic;

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use kubelb_api::v1alpha1::{AccessLogFormat, EnvoyProxy, HeaderLimits as Headers};
+use kubelb_api::v1alpha1::{AccessLogFormat, EnvoyProxy, HeaderLimits as Headers, OverloadManager};
 use serde::Serialize;
 
 /// Of listeners and clusters.
@@ -93,6 +93,34 @@ pub struct Outliers {
     pub time: Duration,
     /// How many of the endpoints at a time.
     pub percent: u32,
+}
+
+/// Of an Envoy as a whole, which has them from its start on; `None`: nothing is said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProcessSettings {
+    /// Connections of clients.
+    pub connections: Option<u64>,
+    /// Memory in bytes.
+    pub heap: Option<u64>,
+}
+
+/// The least memory that an Envoy can do something with, in bytes.
+const LEAST_HEAP: u64 = 64 << 20;
+
+impl ProcessSettings {
+    /// Reads them. They count when they are switched on.
+    #[must_use]
+    pub fn read(proxy: Option<&EnvoyProxy>) -> Self {
+        let manager = proxy.and_then(|proxy| proxy.overload_manager.as_ref());
+        let Some(manager) = manager.filter(|manager: &&OverloadManager| manager.enabled == Some(true)) else {
+            return Self::default();
+        };
+        let number = |given: Option<i64>| given.and_then(|given| u64::try_from(given).ok());
+        Self {
+            connections: number(manager.max_active_downstream_connections).filter(|most| *most > 0),
+            heap: number(manager.max_heap_size_bytes).filter(|most| *most >= LEAST_HEAP),
+        }
+    }
 }
 
 /// What bounds connections and requests is the memory of the proxy, not one backend.
@@ -250,6 +278,30 @@ mod tests {
             "outlierDetection": {"maxEjectionPercent": 101, "ejectionTime": "0s"},
         });
         assert_eq!(read(strange), Settings::default());
+    }
+
+    #[test]
+    fn limits_of_the_process_count_when_they_are_switched_on() {
+        let read = |manager: serde_json::Value| {
+            let proxy = json!({"overloadManager": manager});
+            ProcessSettings::read(Some(&serde_json::from_value(proxy).unwrap()))
+        };
+        let numbers = |enabled: Option<bool>| json!({"enabled": enabled, "maxActiveDownstreamConnections": 7, "maxHeapSizeBytes": 1_u64 << 32});
+        let said = ProcessSettings {
+            connections: Some(7),
+            heap: Some(1 << 32),
+        };
+        assert_eq!(read(numbers(Some(true))), said);
+        for nothing in [
+            numbers(Some(false)),
+            numbers(None),
+            json!({"enabled": true}),
+            json!({"enabled": true, "maxActiveDownstreamConnections": 0, "maxHeapSizeBytes": 1024}),
+            json!({"enabled": true, "maxActiveDownstreamConnections": -1, "maxHeapSizeBytes": -1}),
+        ] {
+            assert_eq!(read(nothing.clone()), ProcessSettings::default(), "{nothing}");
+        }
+        assert_eq!(ProcessSettings::read(None), ProcessSettings::default());
     }
 
     #[test]

@@ -7,9 +7,11 @@ use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use hyper::{Request, Response};
 use kubelb_xds::Scope;
+use kubelb_xds::contract::limits;
 use kubelb_xds::contract::relay::{self as relayed, Relayed};
 use kubelb_xds::contract::reports::{self as contract, Report};
 use kubelb_xds::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
+use prost::Message as _;
 use tonic::codec::Streaming;
 use tonic::{Code, Status};
 use tonic_prost::ProstDecoder;
@@ -35,6 +37,8 @@ const MAX_PATH: usize = 256;
 const MAX_REQUEST: usize = 64 << 20;
 /// Largest report, in bytes: agents keep to a quarter of it, unless one listener alone has more to tell.
 const MAX_REPORT: usize = 1 << 20;
+/// Largest question about limits, in bytes: there is nothing in it.
+const MAX_QUESTION: usize = 1 << 10;
 /// Largest message of another manager, in bytes: they keep to a quarter of a megabyte, unless one peer alone has more to tell.
 const MAX_RELAYED: usize = 4 << 20;
 
@@ -59,6 +63,9 @@ async fn open(request: Request<Incoming>, connection: &Arc<Connection>) -> Resul
     }
     if request.uri().path() == relayed::METHOD {
         return open_relay(request, connection);
+    }
+    if request.uri().path() == limits::METHOD {
+        return tell_limits(request, connection).await;
     }
     let protocol = match request.uri().path().strip_prefix(SERVICE) {
         Some(DELTA) => Protocol::Delta,
@@ -170,6 +177,28 @@ fn open_relay(request: Request<Incoming>, connection: &Arc<Connection>) -> Resul
         responses,
     };
     connection.tasks.spawn(relay::run(open, messages));
+    Ok(body)
+}
+
+/// What an Envoy may take as a whole, for one that is about to start.
+async fn tell_limits(request: Request<Incoming>, connection: &Arc<Connection>) -> Result<ResponseBody, Status> {
+    let identity = authenticate(&request, connection).await?;
+    let server = &connection.server;
+    if !matches!(identity.scope, Scope::Fleet(_)) {
+        server.metrics.add(Count::Refused, "limits_scope");
+        tracing::warn!(address = %connection.address, peer = identity.subject, reason = "limits_scope", "limits refused");
+        return Err(Status::permission_denied("only Envoys have limits"));
+    }
+    let decoder = ProstDecoder::<limits::LimitsRequest>::default();
+    let mut request = Streaming::new_request(decoder, request.into_body(), None, Some(MAX_QUESTION));
+    request.message().await?;
+    let limits = *server.limits.borrow();
+    let (responses, body) = frame::channel();
+    if let Ok(slot) = responses.ready().await {
+        slot.send(vec![limits.encode_to_vec().into()]);
+    }
+    responses.end(Status::ok(""));
+    tracing::info!(address = %connection.address, peer = identity.subject, ?limits, "an Envoy that is about to start was told its limits");
     Ok(body)
 }
 

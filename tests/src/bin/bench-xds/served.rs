@@ -24,7 +24,7 @@ use crate::manager::wall_clock;
 
 const LIMITS: EnvoyLimits = EnvoyLimits {
     max_connections: 10_000,
-    max_heap: 4_096,
+    max_heap_bytes: 4_096 << 20,
 };
 
 /// Serves until it is dropped.
