@@ -25,6 +25,8 @@ pub enum ConditionType {
     Conflicted,
     /// Gateway API, of a route: some of its rules are not served.
     PartiallyInvalid,
+    /// Gateway API, of a Gateway: clients are let in without a certificate that can be verified.
+    InsecureFrontendValidationMode,
     /// KubeLB's only condition of a Route's resources: the copy in the management cluster was written.
     ResourceAppliedSuccessfully,
 }
@@ -43,6 +45,7 @@ impl ConditionType {
             Self::Synced => "Synced",
             Self::Conflicted => "Conflicted",
             Self::PartiallyInvalid => "PartiallyInvalid",
+            Self::InsecureFrontendValidationMode => "InsecureFrontendValidationMode",
             Self::ResourceAppliedSuccessfully => "ResourceAppliedSuccessfully",
         }
     }

@@ -9,7 +9,10 @@ mod route;
 use kube::core::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
-pub use gateway::{AllowedRoutes, GatewayAddress, GatewaySpec, Listener, ListenerTls, RouteGroupKind, RouteNamespaces};
+pub use gateway::{
+    AllowedRoutes, FrontendTls, FrontendTlsPort, FrontendTlsSettings, FrontendValidation, GatewayAddress, GatewaySpec,
+    GatewayTls, Listener, ListenerTls, RouteGroupKind, RouteNamespaces,
+};
 pub use route::{
     BackendReference, Cors, Filter, Fraction, GrpcMatch, GrpcMethodMatch, GrpcRouteSpec, GrpcRule, HeaderModifier,
     HeaderValue, HttpMatch, HttpRouteSpec, HttpRule, NamedMatch, ParentReference, PathMatch, PathModifier,

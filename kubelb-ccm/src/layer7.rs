@@ -4,7 +4,7 @@
 //! definitions ──► discovery ──► a store and a stream for each kind that is served ──► index: who has to look again
 //! Gateway, HTTPRoute, GRPCRoute ──► copy ──► Route; its status ──► the object's
 //! Services that routes of ours refer to ──► backends ──► shadow Service, Addresses
-//! Secrets that Gateways of ours refer to ──► secrets ──► SyncSecret
+//! Secrets and ConfigMaps that Gateways of ours refer to ──► materials ──► SyncSecret
 //! ```
 //!
 //! Decisions are [`crate::plan::layer7`]'s and [`crate::writeback::layer7`]'s; here they are carried out, level-triggered as for Services. Must not
@@ -14,10 +14,10 @@ mod backends;
 mod copy;
 mod discovery;
 mod index;
+mod materials;
 pub mod object;
 mod orphans;
 pub(crate) mod removal;
-mod secrets;
 mod world;
 pub(crate) mod writing;
 
@@ -41,12 +41,12 @@ pub(crate) fn spawn(
     again: &tokio::sync::watch::Receiver<()>,
     tasks: &mut JoinSet<()>,
 ) {
-    let (secrets, news) = follow::<PartialObjectMeta<SyncSecret>>(
+    let (copies, news) = follow::<PartialObjectMeta<SyncSecret>>(
         world.hub.copied_secrets.clone(),
         watcher::Config::default(),
         Arc::clone(hub),
     );
-    let (rung, store) = (Arc::clone(world), secrets.store.clone());
+    let (rung, store) = (Arc::clone(world), copies.store.clone());
     tasks.spawn(drain(news, move |copy: PartialObjectMeta<SyncSecret>| {
         if store.get(&ObjectRef::from_obj(&copy)).is_none() {
             rung.copy_gone(&copy.name_any());
@@ -57,6 +57,6 @@ pub(crate) fn spawn(
         tasks.spawn(discovery::follow_kind(kind, Arc::clone(world), again.clone()));
     }
     tasks.spawn(backends::follow(Arc::clone(world)));
-    tasks.spawn(secrets::follow(Arc::clone(world)));
-    tasks.spawn(orphans::follow(Arc::clone(world), secrets));
+    tasks.spawn(materials::follow(Arc::clone(world)));
+    tasks.spawn(orphans::follow(Arc::clone(world), copies));
 }

@@ -241,7 +241,7 @@ fn work(cli: &Cli, tenant: &Client, keeper: Keeper, desk: &Arc<Desk>, tasks: &mu
             index: Default::default(),
             bells: World::bells(),
             service_bell: Default::default(),
-            secrets_changed: Default::default(),
+            materials_changed: Default::default(),
             lost_copies: Default::default(),
             orphans_changed: Default::default(),
             copies: Default::default(),

@@ -20,8 +20,8 @@ use super::object::{Kind, Object};
 use super::world::World;
 use crate::hub::HubError;
 use crate::plan::layer7::{
-    Name, Planned, Reach, References, View as _, accepted, our_parents, permitted_secrets, permitted_services, reach,
-    read, route, shadow_name,
+    Material, Name, Planned, Reach, References, View as _, accepted, our_parents, permitted_materials,
+    permitted_services, reach, read, route, shadow_name,
 };
 use crate::writeback::DELETED;
 use crate::writeback::layer7::{class_status, parted, status};
@@ -111,7 +111,7 @@ impl Look<'_> {
             return self.part().await;
         }
         let references = read(self.kind, self.object);
-        let Some(missing) = self.missing_secrets(&references) else {
+        let Some(missing) = self.missing_materials(&references) else {
             // A Gateway whose certificates are not there yet would lose its listeners; it is looked at when they are.
             return Ok(());
         };
@@ -139,12 +139,12 @@ impl Look<'_> {
         objects.write_status(self.kind, self.object, wanted).await.map(drop)
     }
 
-    /// Secrets that are not there; `None` while it is not known of all of them.
-    fn missing_secrets(&self, references: &References) -> Option<BTreeSet<Name>> {
+    /// What TLS needs and is not there; `None` while it is not known of all of it.
+    fn missing_materials(&self, references: &References) -> Option<BTreeSet<Material>> {
         let mut missing = BTreeSet::new();
-        for name in permitted_secrets(self.object, references, self.world.as_ref()) {
-            if !self.world.copies.is_there(name)? {
-                missing.insert(name.clone());
+        for material in permitted_materials(self.object, references, self.world.as_ref()) {
+            if !self.world.copies.is_there(material)? {
+                missing.insert(material.clone());
             }
         }
         Some(missing)

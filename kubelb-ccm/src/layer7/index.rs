@@ -8,7 +8,7 @@ use kube::core::ObjectMeta;
 use tokio::sync::Notify;
 
 use super::object::{Kind, Object};
-use crate::plan::layer7::{Name, References, read};
+use crate::plan::layer7::{Material, Name, References, read};
 
 /// An object: its kind, namespace and name.
 pub(crate) type Key = (Kind, String, String);
@@ -19,7 +19,7 @@ pub(crate) enum Topic {
     Class(String),
     Gateway(Name),
     Service(Name),
-    Secret(Name),
+    Material(Material),
     /// The ReferenceGrants of a namespace.
     Grants(String),
     /// Labels of a namespace.
@@ -71,7 +71,7 @@ impl Index {
         topics.extend(references.class.iter().cloned().map(Topic::Class));
         topics.extend(references.gateways.iter().cloned().map(Topic::Gateway));
         topics.extend(references.services.keys().cloned().map(Topic::Service));
-        topics.extend(references.secrets.iter().cloned().map(Topic::Secret));
+        topics.extend(references.materials.iter().cloned().map(Topic::Material));
         topics.extend(
             references
                 .foreign(&key.1)
@@ -139,7 +139,7 @@ impl Index {
     pub(crate) fn services(&self) -> Vec<Name> {
         let services = self.objects.keys().filter_map(|topic| match topic {
             Topic::Service(name) => Some(name.clone()),
-            Topic::Class(_) | Topic::Gateway(_) | Topic::Secret(_) | Topic::Grants(_) | Topic::Namespace(_) => None,
+            Topic::Class(_) | Topic::Gateway(_) | Topic::Material(_) | Topic::Grants(_) | Topic::Namespace(_) => None,
         });
         services.collect()
     }
@@ -151,20 +151,29 @@ pub(crate) fn key_of(kind: Kind, object: &Object) -> Key {
 }
 
 /// Names that somebody has to look at: each once, however often it is rung for, so that there are never more than there are objects.
-#[derive(Debug, Default)]
-pub(crate) struct Bell {
-    names: RwLock<BTreeSet<Name>>,
+#[derive(Debug)]
+pub(crate) struct Bell<T = Name> {
+    names: RwLock<BTreeSet<T>>,
     rung: Notify,
 }
 
-impl Bell {
-    pub(crate) fn ring(&self, name: Name) {
+impl<T> Default for Bell<T> {
+    fn default() -> Self {
+        Self {
+            names: RwLock::default(),
+            rung: Notify::new(),
+        }
+    }
+}
+
+impl<T: Ord + Send + Sync + 'static> Bell<T> {
+    pub(crate) fn ring(&self, name: T) {
         self.names.write().unwrap_or_else(PoisonError::into_inner).insert(name);
         self.rung.notify_one();
     }
 
     /// Waits until there are any, and takes them.
-    pub(crate) async fn taken(&self) -> BTreeSet<Name> {
+    pub(crate) async fn taken(&self) -> BTreeSet<T> {
         loop {
             let names = std::mem::take(&mut *self.names.write().unwrap_or_else(PoisonError::into_inner));
             if !names.is_empty() {
@@ -175,7 +184,7 @@ impl Bell {
     }
 
     /// All of them, for ever.
-    pub(crate) fn stream(this: Arc<Self>) -> impl Stream<Item = Name> + Send + 'static {
+    pub(crate) fn stream(this: Arc<Self>) -> impl Stream<Item = T> + Send + 'static {
         stream::unfold(this, |bell| async move {
             let names = bell.taken().await;
             Some((stream::iter(names), bell))

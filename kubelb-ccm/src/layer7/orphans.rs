@@ -12,10 +12,10 @@ use tokio::time::sleep;
 
 use super::backends::SERVICE;
 use super::object::Kind;
-use super::secrets::SECRET;
 use super::world::World;
 use crate::hub::HubError;
 use crate::orphans::is_uid;
+use crate::plan::layer7::MaterialKind;
 use crate::watch::Followed;
 
 /// Pause after a failed removal.
@@ -24,12 +24,12 @@ const RETRY: Duration = Duration::from_secs(5);
 const DEBOUNCE: Duration = Duration::from_millis(500);
 
 /// Removes them for ever.
-pub(crate) async fn follow(world: Arc<World>, secrets: Followed<PartialObjectMeta<SyncSecret>>) {
+pub(crate) async fn follow(world: Arc<World>, copies: Followed<PartialObjectMeta<SyncSecret>>) {
     world.settled().await;
     world.routes.listed().await;
-    secrets.listed().await;
+    copies.listed().await;
     loop {
-        let failed = remove(&world, &secrets).await;
+        let failed = remove(&world, &copies).await;
         tokio::select! {
             () = world.orphans_changed.notified() => sleep(DEBOUNCE).await,
             () = or_never(failed.then(|| sleep(RETRY))) => {}
@@ -37,7 +37,7 @@ pub(crate) async fn follow(world: Arc<World>, secrets: Followed<PartialObjectMet
     }
 }
 
-async fn remove(world: &World, secrets: &Followed<PartialObjectMeta<SyncSecret>>) -> bool {
+async fn remove(world: &World, present: &Followed<PartialObjectMeta<SyncSecret>>) -> bool {
     let mut failed = false;
     if world.tenancy.is_over() {
         return failed;
@@ -56,9 +56,10 @@ async fn remove(world: &World, secrets: &Followed<PartialObjectMeta<SyncSecret>>
             removed("Route", &name, world.hub.delete_route(&name).await);
         }
     }
-    if let Some(copies) = world.copies.names(&world.wanted_secrets()) {
-        let present = secrets.store.state();
-        for name in orphans(present.iter().map(|secret| &secret.metadata), SECRET, &copies) {
+    if let Some(copies) = world.copies.names(&world.wanted_materials()) {
+        let present = present.store.state();
+        let of_kind = |kind: MaterialKind| orphans(present.iter().map(|copy| &copy.metadata), kind.as_str(), &copies);
+        for name in MaterialKind::ALL.into_iter().flat_map(of_kind) {
             removed("SyncSecret", &name, world.hub.delete_secret(&name).await);
         }
     }

@@ -14,10 +14,9 @@ use super::backends::{SERVICE, remove_shadow};
 use super::copy::CopyError;
 use super::object::{Kind, Object};
 use super::orphans::orphans;
-use super::secrets::SECRET;
 use super::writing::Objects;
 use crate::hub::{Hub, HubError};
-use crate::plan::layer7::{accepted, is_shadow_of};
+use crate::plan::layer7::{MaterialKind, accepted, is_shadow_of};
 use crate::writeback::layer7::status;
 
 /// Rounds over the objects: one finds those that changed during the one before.
@@ -35,7 +34,9 @@ pub(crate) async fn remove_copies(hub: &Hub) -> Result<usize, HubError> {
         hub.delete_route(&name).await?;
         removed = removed.saturating_add(1);
     }
-    for name in orphans(&hub.list_secrets().await?, SECRET, &none) {
+    let copies = hub.list_secrets().await?;
+    let of_kind = |kind: MaterialKind| orphans(&copies, kind.as_str(), &none);
+    for name in MaterialKind::ALL.into_iter().flat_map(of_kind) {
         hub.delete_secret(&name).await?;
         removed = removed.saturating_add(1);
     }

@@ -15,12 +15,12 @@ use kubelb_api::v1alpha1::{Addresses, Route};
 use tokio::sync::{Notify, watch};
 
 use super::index::{Bell, Index, Key, Topic, key_of};
+use super::materials::Copies;
 use super::object::{Kind, Object};
-use super::secrets::Copies;
 use super::writing::Objects;
 use crate::hub::Hub;
 use crate::plan::layer7::{
-    GatewaySettings, Name, View, is_our_gateway, is_our_route, permitted_secrets, permitted_services, read,
+    GatewaySettings, Material, Name, View, is_our_gateway, is_our_route, permitted_materials, permitted_services, read,
 };
 use crate::plan::{AddressType, Settings};
 use crate::tenancy::Tenancy;
@@ -62,10 +62,10 @@ pub(crate) struct World {
     pub(crate) bells: BTreeMap<Kind, Arc<Bell>>,
     /// Services whose shadow or nodes may have to change.
     pub(crate) service_bell: Bell,
-    /// Rung when other Secrets may be wanted.
-    pub(crate) secrets_changed: Notify,
-    /// Secrets whose copy is gone, and not by us.
-    pub(crate) lost_copies: Bell,
+    /// Rung when other Secrets or ConfigMaps may be wanted.
+    pub(crate) materials_changed: Notify,
+    /// Those whose copy is gone, and not by us.
+    pub(crate) lost_copies: Bell<Material>,
     /// Rung when something may have been left behind.
     pub(crate) orphans_changed: Notify,
     pub(crate) copies: Copies,
@@ -182,8 +182,8 @@ impl World {
         ports
     }
 
-    /// Secrets that Gateways of ours may have certificates from.
-    pub(crate) fn wanted_secrets(&self) -> BTreeSet<Name> {
+    /// What Gateways of ours may have certificates and authorities from.
+    pub(crate) fn wanted_materials(&self) -> BTreeSet<Material> {
         let mut wanted = BTreeSet::new();
         if self.tenancy.is_over() {
             return wanted;
@@ -191,7 +191,7 @@ impl World {
         for gateway in self.all(Kind::Gateway) {
             if self.is_ours(Kind::Gateway, &gateway) {
                 let references = read(Kind::Gateway, &gateway);
-                wanted.extend(permitted_secrets(&gateway, &references, self).cloned());
+                wanted.extend(permitted_materials(&gateway, &references, self).cloned());
             }
         }
         wanted
@@ -227,7 +227,7 @@ impl World {
     }
 
     fn gateway_changed(&self, (_, namespace, name): &Key) {
-        self.secrets_changed.notify_one();
+        self.materials_changed.notify_one();
         self.tell(&Topic::Gateway((namespace.clone(), name.clone())));
     }
 
@@ -276,14 +276,14 @@ impl World {
         for (_, namespace, name) in gone {
             self.tell(&Topic::Gateway((namespace, name)));
         }
-        self.secrets_changed.notify_one();
+        self.materials_changed.notify_one();
         self.orphans_changed.notify_one();
         self.ring_services();
     }
 
     /// The tenant is deleted, or there is one again. Its objects have to be looked at as well.
     pub(crate) fn tenancy_changed(&self) {
-        self.secrets_changed.notify_one();
+        self.materials_changed.notify_one();
         self.orphans_changed.notify_one();
         self.ring_services();
     }
@@ -324,10 +324,10 @@ impl World {
         }
     }
 
-    /// A copy of a Secret is gone from the management cluster.
+    /// A copy of a Secret or ConfigMap is gone from the management cluster.
     pub(crate) fn copy_gone(&self, name: &str) {
-        if let Some(secret) = self.copies.original(name) {
-            self.lost_copies.ring(secret);
+        if let Some(original) = self.copies.original(name) {
+            self.lost_copies.ring(original);
         }
     }
 

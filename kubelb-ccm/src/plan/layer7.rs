@@ -17,7 +17,7 @@ use crate::layer7::object::Object;
 
 pub use backend::{Carried, Reach, is_as_wanted, is_shadow_of, reach, shadow, shadow_name};
 pub use ours::{GatewaySettings, accepted, is_our_gateway, is_our_route, our_parents};
-pub use references::{References, permitted_secrets, permitted_services, read};
+pub use references::{Material, MaterialKind, References, permitted_materials, permitted_services, read};
 pub use route::{Planned, route};
 
 /// Namespace and name.

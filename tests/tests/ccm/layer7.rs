@@ -2,8 +2,11 @@
 
 mod removal;
 
+use std::collections::BTreeMap;
+
 use kube::ResourceExt as _;
 use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
+use kubelb_api::v1alpha1::SyncSecret;
 use kubelb_ccm::layer7::object::Kind;
 use serde_json::{Value, json};
 
@@ -300,6 +303,76 @@ async fn certificates_that_are_referred_to_are_copied_and_no_others() {
     world
         .route_until(&gateway, "the change", |route| route.metadata.generation == Some(2))
         .await;
+}
+
+#[tokio::test]
+async fn authorities_of_clients_are_copied_and_nothing_else_of_a_config_map() {
+    let world = World::start_layer7().await;
+    world.tenant.create_namespace("other").await;
+    // Both of one name: which is which is known by the kind.
+    let secret = world.create_secret("default", "edge", "certificate").await;
+    let own = world.create_config_map("default", "edge", "first").await;
+    let foreign = world.create_config_map("other", "clients", "foreign").await;
+    world.create_config_map("default", "unused", "nobody's").await;
+    let to = |namespace: &str, name: &str| {
+        let reference = json!({"group": "", "kind": "ConfigMap", "namespace": namespace, "name": name});
+        json!({"validation": {"caCertificateRefs": [reference]}})
+    };
+    let listener = |port: u16| json!({"name": format!("p{port}"), "port": port, "protocol": "HTTPS", "tls": {"certificateRefs": [{"name": "edge"}]}});
+    let frontend = json!({"default": to("default", "edge"), "perPort": [
+        {"port": 8443, "tls": to("other", "clients")}, {"port": 80, "tls": to("default", "unused")},
+    ]});
+    let plain = json!({"name": "plain", "port": 80, "protocol": "HTTP"});
+    let spec = json!({"gatewayClassName": "kubelb", "listeners": [listener(443), listener(8443), plain], "tls": {"frontend": frontend}});
+    let gateway = world.create(Kind::Gateway, "default", "edge", spec).await;
+    let refused = |reason: &str| vec![("ConfigMap".to_owned(), "clients".to_owned(), reason.to_owned())];
+    world
+        .route_until(&gateway, "refused", |route| {
+            refused_in(route) == refused("RefNotPermitted")
+        })
+        .await;
+    let copies = world.sync_secrets();
+    let all = copies.list(&ListParams::default()).await.unwrap().items;
+    let kind_of = |copy: &SyncSecret| copy.labels()["kubelb.k8c.io/origin-resource-kind"].clone();
+    let kinds: BTreeMap<String, String> = all.iter().map(|copy| (copy.name_any(), kind_of(copy))).collect();
+    let wanted = [(secret.as_str(), "Secret"), (own.as_str(), "ConfigMap")];
+    let wanted = wanted.map(|(name, kind)| (name.to_owned(), kind.to_owned()));
+    assert_eq!(kinds, BTreeMap::from(wanted));
+    let holds = |copy: Option<&SyncSecret>, value: &str| {
+        copy.is_some_and(|copy| {
+            let data = &copy.content.data;
+            data.len() == 1 && data["ca.crt"].0 == value.as_bytes()
+        })
+    };
+    until(&copies, &own, "copied", |copy| holds(copy, "first")).await;
+
+    let from = json!({"group": "gateway.networking.k8s.io", "kind": "Gateway", "namespace": "default"});
+    let grant = json!({"from": [from], "to": [{"group": "", "kind": "ConfigMap", "name": "clients"}]});
+    world.create(Kind::ReferenceGrant, "other", "clients", grant).await;
+    world
+        .route_until(&gateway, "granted", |route| refused_in(route).is_empty())
+        .await;
+    until(&copies, &foreign, "copied", |copy| holds(copy, "foreign")).await;
+    let patch = Patch::Merge(json!({"data": {"ca.crt": "second"}}));
+    let parameters = PatchParams::default();
+    world
+        .config_maps("default")
+        .patch("edge", &parameters, &patch)
+        .await
+        .unwrap();
+    until(&copies, &own, "renewed", |copy| holds(copy, "second")).await;
+    // Who is let in by it is let in no more.
+    let parameters = DeleteParams::default();
+    world.config_maps("default").delete("edge", &parameters).await.unwrap();
+    until(&copies, &own, "gone", |copy| copy.is_none()).await;
+    world.delete(Kind::ReferenceGrant, "other", "clients").await;
+    world
+        .route_until(&gateway, "refused again", |route| {
+            refused_in(route) == refused("RefNotPermitted")
+        })
+        .await;
+    until(&copies, &foreign, "gone", |copy| copy.is_none()).await;
+    until(&copies, &secret, "still there", |copy| copy.is_some()).await;
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! What a tenant's user writes of the Gateway API, and what there is of it in both clusters.
 
-use k8s_openapi::api::core::v1::{Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Resource as _;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
@@ -131,6 +131,21 @@ impl World {
         let created = self
             .secrets(namespace)
             .create(&PostParams::default(), &secret)
+            .await
+            .unwrap();
+        created.metadata.uid.unwrap()
+    }
+
+    pub(crate) fn config_maps(&self, namespace: &str) -> Api<ConfigMap> {
+        Api::namespaced(self.tenant.client.clone(), namespace)
+    }
+
+    pub(crate) async fn create_config_map(&self, namespace: &str, name: &str, authorities: &str) -> String {
+        let data = json!({"ca.crt": authorities, "settings": "not for others"});
+        let config_map = serde_json::from_value(json!({"metadata": {"name": name}, "data": data})).unwrap();
+        let created = self
+            .config_maps(namespace)
+            .create(&PostParams::default(), &config_map)
             .await
             .unwrap();
         created.metadata.uid.unwrap()

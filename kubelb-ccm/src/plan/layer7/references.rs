@@ -11,6 +11,38 @@ use super::ours::gateway_of;
 use super::{Name, View};
 use crate::layer7::object::{Kind, Object};
 
+/// What TLS needs of the core API.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Material {
+    /// What it is.
+    pub kind: MaterialKind,
+    /// Which.
+    pub name: Name,
+}
+
+/// What TLS needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum MaterialKind {
+    /// A certificate with its key.
+    Secret,
+    /// Authorities of clients' certificates.
+    ConfigMap,
+}
+
+impl MaterialKind {
+    /// Every kind.
+    pub const ALL: [Self; 2] = [Self::Secret, Self::ConfigMap];
+
+    /// `kind`, also in the label of copies.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Secret => "Secret",
+            Self::ConfigMap => "ConfigMap",
+        }
+    }
+}
+
 /// What an object refers to, by itself: whether it is there, and may be, is not looked at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct References {
@@ -18,8 +50,8 @@ pub struct References {
     pub gateways: BTreeSet<Name>,
     /// Services that a route sends requests to, with the ports.
     pub services: BTreeMap<Name, BTreeSet<i32>>,
-    /// Secrets that a Gateway has certificates from.
-    pub secrets: BTreeSet<Name>,
+    /// What a Gateway has certificates and authorities from.
+    pub materials: BTreeSet<Material>,
     /// Class of a Gateway.
     pub class: Option<String>,
 }
@@ -28,7 +60,7 @@ impl References {
     /// Namespaces of others that something is referred to in.
     pub fn foreign<'a>(&'a self, own: &'a str) -> impl Iterator<Item = &'a str> {
         let services = self.services.keys();
-        let all = services.chain(self.secrets.iter());
+        let all = services.chain(self.materials.iter().map(|material| &material.name));
         all.map(|(namespace, _)| namespace.as_str())
             .filter(move |namespace| *namespace != own)
     }
@@ -42,9 +74,7 @@ pub fn read(kind: Kind, object: &Object) -> References {
     match kind {
         Kind::Gateway => {
             if let Some(spec) = object.read::<GatewaySpec>() {
-                let tls = spec.listeners.iter().filter_map(|listener| listener.tls.as_ref());
-                let secrets = tls.flat_map(|tls| &tls.certificate_refs);
-                found.secrets = secrets.filter_map(|reference| secret(reference, namespace)).collect();
+                found.materials = materials(&spec, namespace).collect();
                 found.class = Some(spec.gateway_class_name);
             }
         }
@@ -101,10 +131,30 @@ impl References {
     }
 }
 
-fn secret(reference: &ObjectReference, namespace: &str) -> Option<Name> {
-    let group = reference.group.as_deref().unwrap_or_default();
-    let kind = reference.kind.as_deref().unwrap_or("Secret");
-    (group.is_empty() && kind == "Secret").then(|| name_of(reference.namespace.as_deref(), namespace, &reference.name))
+/// Certificates, and the authorities of clients' certificates, of the listeners that have a use for them.
+fn materials<'a>(spec: &'a GatewaySpec, namespace: &'a str) -> impl Iterator<Item = Material> + 'a {
+    spec.listeners.iter().flat_map(move |listener| {
+        let is_https = listener.protocol == "HTTPS";
+        let certificates = listener.tls.iter().flat_map(|tls| &tls.certificate_refs);
+        let validation = spec.frontend_validation(listener).filter(|_| is_https);
+        let authorities = validation
+            .into_iter()
+            .flat_map(|validation| &validation.ca_certificate_refs);
+        certificates
+            .filter_map(move |reference| material(MaterialKind::Secret, reference, namespace))
+            .chain(authorities.filter_map(move |reference| material(MaterialKind::ConfigMap, reference, namespace)))
+    })
+}
+
+fn material(kind: MaterialKind, reference: &ObjectReference, namespace: &str) -> Option<Material> {
+    let is_core = reference.group.as_deref().unwrap_or_default().is_empty();
+    // Only references to certificates may leave out what they are to.
+    let default = (kind == MaterialKind::Secret).then_some(kind.as_str());
+    let is_meant = is_core && reference.kind.as_deref().or(default) == Some(kind.as_str());
+    is_meant.then(|| Material {
+        kind,
+        name: name_of(reference.namespace.as_deref(), namespace, &reference.name),
+    })
 }
 
 fn name_of(given: Option<&str>, own: &str, name: &str) -> Name {
@@ -170,12 +220,12 @@ pub fn permitted_services<'a>(
     services.filter(move |(name, _)| may_refer(kind, object.namespace(), "Service", name, view))
 }
 
-/// Secrets that a Gateway may have certificates from.
-pub fn permitted_secrets<'a>(
+/// What a Gateway may have certificates and authorities from.
+pub fn permitted_materials<'a>(
     object: &'a Object,
     references: &'a References,
     view: &'a dyn View,
-) -> impl Iterator<Item = &'a Name> {
-    let secrets = references.secrets.iter();
-    secrets.filter(move |name| may_refer(Kind::Gateway, object.namespace(), "Secret", name, view))
+) -> impl Iterator<Item = &'a Material> {
+    let materials = references.materials.iter();
+    materials.filter(move |to| may_refer(Kind::Gateway, object.namespace(), to.kind.as_str(), &to.name, view))
 }

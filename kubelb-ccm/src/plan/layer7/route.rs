@@ -12,7 +12,7 @@ use kubelb_api::v1alpha1::{KubernetesSource, LoadBalancerEndpoints, RefusedRefer
 use serde_json::{Map, Value, json};
 
 use super::references::may_refer;
-use super::{Name, Reach, References, View};
+use super::{Material, MaterialKind, Name, Reach, References, View};
 use crate::layer7::object::{Kind, Object};
 use crate::plan::Notice;
 
@@ -34,8 +34,8 @@ pub struct Planned {
     pub notices: Vec<Notice>,
 }
 
-/// The Route of an object that is ours. `reaches`: of the Services that it may refer to and that are there; `missing`: Secrets that it may refer to and
-/// that are not there.
+/// The Route of an object that is ours. `reaches`: of the Services that it may refer to and that are there; `missing`: what it may refer to
+/// for TLS and is not there.
 ///
 /// # Errors
 /// When the object has no JSON form.
@@ -44,7 +44,7 @@ pub fn route(
     object: &Object,
     references: &References,
     reaches: &BTreeMap<Name, Reach>,
-    missing: &BTreeSet<Name>,
+    missing: &BTreeSet<Material>,
     tenant: &TenantName,
     view: &dyn View,
 ) -> Result<Planned, WriteError> {
@@ -147,7 +147,7 @@ fn refused(
     object: &Object,
     references: &References,
     reaches: &BTreeMap<Name, Reach>,
-    missing: &BTreeSet<Name>,
+    missing: &BTreeSet<Material>,
     view: &dyn View,
 ) -> Vec<RefusedReference> {
     let own = object.namespace();
@@ -192,16 +192,16 @@ fn refused(
             None => {}
         }
     }
-    for to in &references.secrets {
-        if !may_refer(kind, own, "Secret", to, view) {
-            refuse("Secret", to, "RefNotPermitted", no_grant("Secret", to));
-        } else if missing.contains(to) && to.0 != own {
-            refuse(
-                "Secret",
-                to,
-                "InvalidCertificateRef",
-                format!("there is no Secret {}/{}", to.0, to.1),
-            );
+    for material in &references.materials {
+        let (to_kind, to) = (material.kind.as_str(), &material.name);
+        if !may_refer(kind, own, to_kind, to, view) {
+            refuse(to_kind, to, "RefNotPermitted", no_grant(to_kind, to));
+        } else if missing.contains(material) && to.0 != own {
+            let reason = match material.kind {
+                MaterialKind::Secret => "InvalidCertificateRef",
+                MaterialKind::ConfigMap => "InvalidCACertificateRef",
+            };
+            refuse(to_kind, to, reason, format!("there is no {to_kind} {}/{}", to.0, to.1));
         }
     }
     all.truncate(MAX_REFUSED);
