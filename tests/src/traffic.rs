@@ -17,7 +17,7 @@ pub use conversation::Conversations;
 pub use http_load::HttpLoad;
 pub use iperf::Iperf;
 pub use server::{Kind, Server};
-pub use tls::{Trust, https_get};
+pub use tls::{ClientAuthority, Trust, https_get};
 
 /// Transport of a client's flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

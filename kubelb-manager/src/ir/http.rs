@@ -5,9 +5,11 @@
 
 mod assembly;
 mod book;
+mod clients;
 mod cluster;
 mod filters;
 mod gateway;
+mod gateways;
 mod hostname;
 mod matches;
 mod regex;
@@ -15,6 +17,7 @@ mod route;
 mod secret;
 mod settings;
 mod text;
+mod x509;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -42,6 +45,9 @@ pub struct Http {
     pub clusters: BTreeMap<Arc<str>, Arc<HttpCluster>>,
     /// By name.
     pub certificates: BTreeMap<Arc<str>, Arc<Certificate>>,
+    /// By name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub authorities: BTreeMap<Arc<str>, Arc<Authorities>>,
     /// Versions of the Services that clusters were made of.
     #[serde(skip)]
     versions: BTreeMap<Arc<str>, u64>,
@@ -86,8 +92,22 @@ pub struct TlsChain {
     pub server_name: Option<Arc<str>>,
     /// Certificates to show.
     pub certificates: Vec<Arc<str>>,
+    /// What clients have to show; `None`: nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clients: Option<Clients>,
     /// Their routes.
     pub table: Arc<str>,
+}
+
+/// Clients are asked for a certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Clients {
+    /// Who it must be of.
+    pub authorities: Arc<str>,
+    /// Who shows none, or another one, is let in as well.
+    #[serde(skip_serializing_if = "super::is_false")]
+    pub insecure_fallback: bool,
 }
 
 /// Routes of one listener.
@@ -389,6 +409,13 @@ pub struct Certificate {
     pub key: Hidden,
 }
 
+/// Authorities of clients' certificates.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Authorities {
+    /// PEM, certificates and nothing else.
+    pub bundle: String,
+}
+
 /// What is not shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Hidden(pub String);
@@ -457,6 +484,9 @@ pub struct GatewayOutcome {
     pub addresses: Vec<IpAddr>,
     /// Whether it is served at all.
     pub accepted: Verdict,
+    /// Somewhere it asks clients for certificates and lets those in that have none.
+    #[serde(skip_serializing_if = "super::is_false")]
+    pub insecure_fallback: bool,
     /// In its order.
     pub listeners: Vec<ListenerOutcome>,
 }
@@ -471,13 +501,13 @@ pub struct ListenerOutcome {
     pub accepted: Verdict,
     /// Whether it can be told from others; it holds when it cannot.
     pub conflicted: Verdict,
-    /// Certificates and kinds.
+    /// Certificates, authorities and kinds.
     pub resolved: Verdict,
     /// Kinds of routes that it takes.
     pub kinds: Vec<RouteGroupKind>,
     /// Routes that are attached.
     pub attached: i32,
-    /// Resources that serve it: listeners, tables and certificates.
+    /// Resources that serve it: listeners, tables, certificates and authorities.
     pub resources: Vec<Arc<str>>,
 }
 

@@ -71,7 +71,7 @@ pub(super) fn is_concerned(outcome: &Outcome, before: Option<&HttpReport>, now: 
 /// Resources that something is served by.
 #[derive(Clone, Copy)]
 struct Used<'a> {
-    /// Listeners, tables and certificates.
+    /// Listeners, tables, certificates and authorities.
     own: &'a [Arc<str>],
     /// Where they lead to. Only what is refused of these is told: they change with every Pod.
     clusters: &'a [Arc<str>],
@@ -285,6 +285,18 @@ fn of_gateway(
     };
     conditions.set(ConditionType::Programmed, &programmed);
     own.set(ConditionType::Programmed, &programmed);
+    if gateway.insecure_fallback {
+        let message = "clients are let in without a certificate that can be verified (mode AllowInsecureFallback)";
+        let holds = ConditionStatus::True;
+        conditions.tell(
+            ConditionType::InsecureFrontendValidationMode,
+            holds,
+            "ConfigurationChanged",
+            message,
+        );
+    } else {
+        conditions.remove(ConditionType::InsecureFrontendValidationMode);
+    }
     let known = before.get("listeners").and_then(Value::as_array);
     let listeners = gateway.listeners.iter().map(|listener| {
         let mut known = known.into_iter().flatten();

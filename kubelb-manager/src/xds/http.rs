@@ -13,7 +13,7 @@ use kubelb_xds::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
 use kubelb_xds::{Audience, Owner, Reference, Resource, ResourceType, Snapshot};
 
 use super::wire;
-use crate::ir::http::{Certificate, Http};
+use crate::ir::http::{Authorities, Certificate, Http};
 
 /// Resources that differ between two states of a tenant, and the names of those that are gone.
 #[derive(Default)]
@@ -39,6 +39,13 @@ pub(super) fn difference(
         ResourceType::Secret,
         &mut found,
         |name, value| vec![certificate(name, value, &owner)],
+    );
+    each(
+        &before.authorities,
+        &after.authorities,
+        ResourceType::Secret,
+        &mut found,
+        |name, value| vec![authorities(name, value, &owner)],
     );
     each(
         &before.clusters,
@@ -95,10 +102,6 @@ fn each<T: PartialEq>(
 }
 
 fn certificate(name: &str, certificate: &Certificate, owner: &Owner) -> Resource {
-    let inline = |text: &str| core::DataSource {
-        specifier: Some(core::data_source::Specifier::InlineString(text.to_owned())),
-        ..core::DataSource::default()
-    };
     let message = tls::Secret {
         name: name.to_owned(),
         r#type: Some(tls::secret::Type::TlsCertificate(tls::TlsCertificate {
@@ -108,6 +111,26 @@ fn certificate(name: &str, certificate: &Certificate, owner: &Owner) -> Resource
         })),
     };
     Resource::new(&message, owner.clone(), Audience::Fleets)
+}
+
+fn authorities(name: &str, authorities: &Authorities, owner: &Owner) -> Resource {
+    let message = tls::Secret {
+        name: name.to_owned(),
+        r#type: Some(tls::secret::Type::ValidationContext(
+            tls::CertificateValidationContext {
+                trusted_ca: Some(inline(&authorities.bundle)),
+                ..tls::CertificateValidationContext::default()
+            },
+        )),
+    };
+    Resource::new(&message, owner.clone(), Audience::Fleets)
+}
+
+fn inline(text: &str) -> core::DataSource {
+    core::DataSource {
+        specifier: Some(core::data_source::Specifier::InlineString(text.to_owned())),
+        ..core::DataSource::default()
+    }
 }
 
 fn needs(kind: ResourceType, name: &str) -> Reference {

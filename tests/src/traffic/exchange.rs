@@ -76,8 +76,14 @@ pub fn ask_here(to: SocketAddr, request: &str, headers: &[(&str, &str)]) -> anyh
 ///
 /// # Errors
 /// When it shows another one or none, does not answer in time, or not in HTTP.
-pub fn ask_over_tls(from: &Namespace, to: SocketAddr, request: &str, trust: &Trust) -> anyhow::Result<Answer> {
-    let (host, text) = written(request, &[])?;
+pub fn ask_over_tls(
+    from: &Namespace,
+    to: SocketAddr,
+    request: &str,
+    headers: &[(&str, &str)],
+    trust: &Trust,
+) -> anyhow::Result<Answer> {
+    let (host, text) = written(request, headers)?;
     from.run(|| answer(trust.connect(to, host)?, &text))?
 }
 

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Context as _, ensure};
 use kubelb_tests::system::{AGENT, SOON, World, get};
 use kubelb_tests::traffic::exchange::{Answer, ask, call};
-use kubelb_tests::traffic::{Trust, https_get};
+use kubelb_tests::traffic::{ClientAuthority, Trust, https_get};
 use kubelb_tests::wait;
 
 const GATEWAY: &str = include_str!("examples/layer7/gateway.yaml");
@@ -105,6 +105,11 @@ spec:
   listeners:
   - {name: http, protocol: HTTP, port: 80}
   - {name: https, protocol: HTTPS, port: 443, tls: {certificateRefs: [{name: hybrid}]}}
+  - {name: clients, protocol: HTTPS, port: 8443, tls: {certificateRefs: [{name: hybrid}]}}
+  tls:
+    frontend:
+      default: {}
+      perPort: [{port: 8443, tls: {validation: {caCertificateRefs: [{group: '', kind: ConfigMap, name: hybrid-clients}]}}}]
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
@@ -357,7 +362,7 @@ async fn calls(site: &Site<'_>) {
     world.delete(tenant, GRPC_METHODS).await;
 }
 
-/// Port 80 and 443 in Envoy, 5432 in the kernel, of one address.
+/// Port 80, 443 and 8443 in Envoy, 5432 in the kernel, of one address. At 8443 clients have to show who they are.
 async fn hybrid(world: &World) {
     let tenant = world.tenant();
     let made = rcgen::generate_simple_self_signed(vec!["hybrid.example".to_owned()]).unwrap();
@@ -366,7 +371,11 @@ async fn hybrid(world: &World) {
         "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "hybrid"}, "type": "kubernetes.io/tls",
         "stringData": {"tls.crt": certificate, "tls.key": key},
     });
-    let manifests = format!("---\n{secret}\n---\n{HYBRID}");
+    let authority = ClientAuthority::new("clients.example").unwrap();
+    let authorities = serde_json::json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "hybrid-clients"}, "data": {"ca.crt": &authority.pem},
+    });
+    let manifests = format!("---\n{secret}\n---\n{authorities}\n---\n{HYBRID}");
     world.apply(tenant, &manifests).await;
     let vip = address_of(world, "hybrid").await;
     let database = world.addresses_of(tenant, "database", 1).await;
@@ -383,6 +392,14 @@ async fn hybrid(world: &World) {
         Ok(())
     })
     .await;
+    let known = Trust::of_client(made.cert.der(), &authority).unwrap();
+    site.until("by who shows who it is", || {
+        let status = https_get(client, site.at(8443), "hybrid.example", &known)?;
+        ensure!(status == 200, "{status}");
+        Ok(())
+    })
+    .await;
+    https_get(client, site.at(8443), "hybrid.example", &trust).unwrap_err();
     site.until("the Service", || get(client, site.at(5432))).await;
     // The kernel has forwarded one of them, and only that.
     let mut frontends = Vec::new();

@@ -1,6 +1,7 @@
 //! Layer 7 from Routes to answers of the real Envoy: the examples of the documents, and where precedence and refusals are easily wrong.
 
 mod backend;
+mod clients;
 mod first;
 mod hostile;
 mod limits;

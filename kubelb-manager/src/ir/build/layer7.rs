@@ -48,6 +48,7 @@ fn put(
             share(&before.listeners, &mut http.listeners);
             share(&before.clusters, &mut http.clusters);
             share(&before.certificates, &mut http.certificates);
+            share(&before.authorities, &mut http.authorities);
             share(&before.outcomes, &mut http.outcomes);
         }
         http

@@ -10,13 +10,15 @@ use std::sync::Arc;
 use kubelb_api::gateway_api as api;
 use kubelb_api::names::TenantName;
 
+use super::clients::Find;
 use super::cluster::Found;
 use super::gateway::{GatewayDraft, ListenerDraft, Speaks};
+use super::gateways::{Gateway, Gateways, Listener};
 use super::matches::Order;
 use super::route::RouteDraft;
 use super::{
-    Certificate, Chains, GatewayOutcome, Http, HttpListener, HttpRoute, ListenerOutcome, ListenerSettings, Outcome,
-    ParentOutcome, RouteOutcome, RouteTable, TlsChain, Verdict, VirtualHost, hostname,
+    Authorities, Certificate, Chains, Clients, GatewayOutcome, Http, HttpListener, HttpRoute, ListenerOutcome,
+    ListenerSettings, Outcome, ParentOutcome, RouteOutcome, RouteTable, TlsChain, Verdict, VirtualHost, hostname,
 };
 use crate::object::ObjectName;
 
@@ -53,6 +55,8 @@ pub(super) struct Context<'a> {
     pub(super) addresses: &'a dyn Fn(&ObjectName) -> BTreeSet<IpAddr>,
     /// A certificate, by namespace and name of the Secret, with the SyncSecret's name.
     pub(super) certificate: &'a dyn Fn(&str, &str) -> Result<Named, String>,
+    /// Authorities of clients' certificates, by namespace and name of the ConfigMap.
+    pub(super) authorities: &'a Find<'a>,
     pub(super) settings: ListenerSettings,
 }
 
@@ -74,12 +78,12 @@ pub(super) fn assemble(drafts: &[(&ObjectName, &Draft)], context: &Context<'_>) 
         http.outcomes.insert(Arc::clone(&name.name), Arc::new(outcome));
     }
     let mut entries = 0_usize;
-    let gateways = Gateways::of(drafts);
+    let gateways = Gateways::of(drafts, context);
     // By the Gateway's place, then the listener's.
     let mut attached: Vec<Vec<Attached<'_>>> = gateways
         .all
         .iter()
-        .map(|(_, gateway)| gateway.listeners.iter().map(|_| Attached::default()).collect())
+        .map(|gateway| gateway.listeners.iter().map(|_| Attached::default()).collect())
         .collect();
     let mut routes: Vec<AtParents<'_>> = Vec::new();
     for (name, draft) in drafts {
@@ -135,8 +139,11 @@ pub(super) fn assemble(drafts: &[(&ObjectName, &Draft)], context: &Context<'_>) 
         let outcome = match draft {
             Draft::Refused(verdict) => Outcome::Refused(verdict.clone()),
             Draft::Route(_) => continue,
-            Draft::Gateway(gateway) => match gateways.place(name, gateway).and_then(|place| attached.get_mut(place)) {
-                Some(attached) => Outcome::Gateway(serve(name, gateway, attached, context, &mut http)),
+            Draft::Gateway(gateway) => match gateways.place(name, gateway) {
+                Some((place, gateway)) => {
+                    let attached = attached.get_mut(place).map(Vec::as_mut_slice).unwrap_or_default();
+                    Outcome::Gateway(serve(gateway, attached, context, &mut http))
+                }
                 None => {
                     let message = "another Route is about the same Gateway";
                     Outcome::Refused(Verdict::no("Invalid", message))
@@ -166,53 +173,8 @@ pub(super) fn assemble(drafts: &[(&ObjectName, &Draft)], context: &Context<'_>) 
     http
 }
 
-/// The Gateways of a tenant; of several Routes about the same one, the oldest is it.
-struct Gateways<'a> {
-    all: Vec<(&'a ObjectName, &'a GatewayDraft)>,
-    places: BTreeMap<(&'a str, &'a str), usize>,
-}
-
-impl<'a> Gateways<'a> {
-    fn of(drafts: &[(&'a ObjectName, &'a Draft)]) -> Self {
-        let mut gateways = Self {
-            all: Vec::new(),
-            places: BTreeMap::new(),
-        };
-        for (name, draft) in drafts {
-            if let Draft::Gateway(gateway) = draft {
-                let place = gateways.places.entry((&gateway.namespace, &gateway.name));
-                place.or_insert_with(|| {
-                    gateways.all.push((name, gateway));
-                    gateways.all.len() - 1
-                });
-            }
-        }
-        gateways
-    }
-
-    /// The place of a Gateway, when this Route is the one about it.
-    fn place(&self, route: &ObjectName, gateway: &GatewayDraft) -> Option<usize> {
-        let place = *self.places.get(&(&*gateway.namespace, &*gateway.name))?;
-        let (first, _) = self.all.get(place)?;
-        (*first == route).then_some(place)
-    }
-
-    fn find(&self, route: &RouteDraft, parent: &api::ParentReference) -> Option<(usize, &'a GatewayDraft)> {
-        let is_gateway = parent.group.as_deref().unwrap_or(api::GROUP) == api::GROUP
-            && parent.kind.as_deref().unwrap_or("Gateway") == "Gateway";
-        let namespace = parent
-            .namespace
-            .as_deref()
-            .filter(|text| !text.is_empty())
-            .unwrap_or(&route.namespace);
-        let place = *self.places.get(&(namespace, parent.name.as_str()))?;
-        let (_, gateway) = self.all.get(place).filter(|_| is_gateway)?;
-        Some((place, gateway))
-    }
-}
-
 /// The places of the listeners that a route is attached to by one of its parents, with its hostnames there.
-fn attach(route: &RouteDraft, parent: &api::ParentReference, gateway: &GatewayDraft) -> (Verdict, Vec<Hosts>) {
+fn attach(route: &RouteDraft, parent: &api::ParentReference, gateway: &Gateway<'_>) -> (Verdict, Vec<Hosts>) {
     if !route.accepted.holds {
         return (route.accepted.clone(), Vec::new());
     }
@@ -227,7 +189,7 @@ fn attach(route: &RouteDraft, parent: &api::ParentReference, gateway: &GatewayDr
         .listeners
         .iter()
         .enumerate()
-        .filter(|(_, listener)| named(listener))
+        .filter(|(_, listener)| named(listener.draft))
         .peekable();
     if candidates.peek().is_none() {
         return (
@@ -235,10 +197,10 @@ fn attach(route: &RouteDraft, parent: &api::ParentReference, gateway: &GatewayDr
             Vec::new(),
         );
     }
-    let allowed: Vec<(usize, &ListenerDraft)> = candidates
+    let allowed: Vec<(usize, &Listener<'_>)> = candidates
         .filter(|(_, listener)| {
-            listener.allows(
-                &gateway.namespace,
+            listener.draft.allows(
+                &gateway.draft.namespace,
                 route.kind,
                 &route.namespace,
                 &route.namespace_labels,
@@ -254,7 +216,7 @@ fn attach(route: &RouteDraft, parent: &api::ParentReference, gateway: &GatewayDr
     }
     let served = allowed.into_iter().filter(|(_, listener)| listener.is_served());
     let places: Vec<Hosts> = served
-        .map(|(place, listener)| (place, hosts(route, listener)))
+        .map(|(place, listener)| (place, hosts(route, listener.draft)))
         .filter(|(_, hosts)| !hosts.is_empty())
         .collect();
     if places.is_empty() {
@@ -303,27 +265,30 @@ fn http_versions(http: &Http, name: &str) -> u64 {
 
 /// Puts a Gateway's listeners and tables in.
 fn serve(
-    object: &ObjectName,
-    gateway: &GatewayDraft,
+    gateway: &Gateway<'_>,
     attached: &mut [Attached<'_>],
     context: &Context<'_>,
     http: &mut Http,
 ) -> GatewayOutcome {
     // Also of one that asks for what there is not: what it has got before is served.
-    let addresses = (context.addresses)(object);
+    let addresses = (context.addresses)(gateway.object);
     let mut outcomes = Vec::new();
     let mut chains: BTreeMap<NonZeroU16, Vec<Certified>> = BTreeMap::new();
     for (place, listener) in gateway.listeners.iter().enumerate() {
         let (certificates, resolved) = certificates(listener, context, http);
-        if listener.is_served() && (listener.speaks == Some(Speaks::Http) || !certificates.is_empty()) {
-            chains.entry(listener.port).or_default().push((place, certificates));
+        let needs_none = listener.draft.speaks == Some(Speaks::Http);
+        if listener.is_served() && (needs_none || !certificates.is_empty()) {
+            chains
+                .entry(listener.draft.port)
+                .or_default()
+                .push((place, certificates));
         }
         outcomes.push(ListenerOutcome {
-            name: listener.name.clone(),
+            name: listener.draft.name.clone(),
             accepted: listener.accepted.clone(),
-            conflicted: listener.conflicted.clone(),
+            conflicted: listener.draft.conflicted.clone(),
             resolved,
-            kinds: listener.kinds.clone(),
+            kinds: listener.draft.kinds.clone(),
             attached: attached.get(place).map_or(0, |at| at.count),
             resources: Vec::new(),
         });
@@ -336,7 +301,9 @@ fn serve(
                 http3: false,
             };
             let is_tls = served.iter().any(|(place, _)| at.speaks(*place) == Some(Speaks::Https));
-            at.http3 = is_tls && context.settings.http3;
+            // Envoy does not ask for certificates over QUIC; without one, nobody may come in there.
+            let asks = served.iter().any(|(place, _)| at.clients(*place).is_some());
+            at.http3 = is_tls && context.settings.http3 && !asks;
             let quic: Option<Arc<str>> = at.http3.then(|| format!("{}/quic", at.name).into());
             let chains = if is_tls {
                 at.tls(served, attached, http)
@@ -347,7 +314,9 @@ fn serve(
                 let table = at.table(*place, is_tls);
                 if let Some(outcome) = outcomes.get_mut(*place) {
                     outcome.resources.extend([Arc::clone(&at.name), Arc::clone(&table)]);
-                    outcome.resources.extend(certificates.iter().chain(&quic).cloned());
+                    let authorities = at.clients(*place).map(|(clients, _)| &clients.authorities);
+                    let more = certificates.iter().chain(&quic).chain(authorities);
+                    outcome.resources.extend(more.cloned());
                 }
                 if let Some(at) = attached.get_mut(*place) {
                     at.tables.push(table);
@@ -375,18 +344,19 @@ fn serve(
         outcome.resources.dedup();
     }
     GatewayOutcome {
-        generation: gateway.generation,
+        generation: gateway.draft.generation,
         addresses: addresses.into_iter().collect(),
-        accepted: gateway.accepted.clone(),
+        accepted: gateway.draft.accepted.clone(),
+        insecure_fallback: gateway.draft.insecure_fallback,
         listeners: outcomes,
     }
 }
 
 /// The certificates of a listener that can be shown, and whether that is all of them.
-fn certificates(listener: &ListenerDraft, context: &Context<'_>, http: &mut Http) -> (Vec<Arc<str>>, Verdict) {
+fn certificates(listener: &Listener<'_>, context: &Context<'_>, http: &mut Http) -> (Vec<Arc<str>>, Verdict) {
     let mut names = Vec::new();
     let mut resolved = listener.resolved.clone();
-    for (namespace, name) in &listener.certificates {
+    for (namespace, name) in &listener.draft.certificates {
         match (context.certificate)(namespace, name) {
             Ok((object, certificate)) => {
                 let resource: Arc<str> = format!("http/{}/{object}", context.tenant).into();
@@ -406,7 +376,7 @@ fn certificates(listener: &ListenerDraft, context: &Context<'_>, http: &mut Http
 
 /// One port of one address.
 struct At<'a> {
-    gateway: &'a GatewayDraft,
+    gateway: &'a Gateway<'a>,
     name: Arc<str>,
     /// Whether its TLS listeners are QUIC's as well.
     http3: bool,
@@ -416,7 +386,11 @@ type Listeners = [Certified];
 
 impl<'a> At<'a> {
     fn listener(&self, place: usize) -> Option<&'a ListenerDraft> {
-        self.gateway.listeners.get(place)
+        self.gateway.listeners.get(place).map(|listener| listener.draft)
+    }
+
+    fn clients(&self, place: usize) -> Option<&'a (Clients, Arc<Authorities>)> {
+        self.gateway.listeners.get(place)?.clients.as_ref()
     }
 
     fn speaks(&self, place: usize) -> Option<Speaks> {
@@ -493,9 +467,15 @@ impl<'a> At<'a> {
             }
             let name = self.table(*place, true);
             http.tables.insert(Arc::clone(&name), Arc::new(table));
+            let clients = self.clients(*place);
+            if let Some((clients, authorities)) = clients {
+                let known = http.authorities.entry(Arc::clone(&clients.authorities));
+                known.or_insert_with(|| Arc::clone(authorities));
+            }
             chains.push(TlsChain {
                 server_name: (*listener.hostname != *hostname::ANY).then(|| Arc::clone(&listener.hostname)),
                 certificates: certificates.clone(),
+                clients: clients.map(|(clients, _)| clients.clone()),
                 table: name,
             });
         }

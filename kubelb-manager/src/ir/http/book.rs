@@ -15,7 +15,7 @@ use kubelb_api::v1alpha1::{Route, SyncSecret};
 
 use super::assembly::{Context, Draft, assemble};
 use super::cluster::Services;
-use super::{Certificate, Http, Settings, Verdict, gateway, route, secret};
+use super::{Authorities, Certificate, Http, Settings, Verdict, gateway, route, secret};
 use crate::ir::backends::{self, Backends};
 use crate::ir::policy::Policy;
 use crate::ir::{Host, Protocol};
@@ -25,8 +25,8 @@ use crate::store::Store;
 /// What a tenant may do, or why it may do nothing.
 pub(in crate::ir) type Allowed = Result<(TenantName, Policy), (crate::problem::Reason, String)>;
 
-/// A certificate of a SyncSecret, or why it is none.
-type Read = Result<Arc<Certificate>, String>;
+/// What is read of SyncSecrets, or why it cannot be used, by namespace and name in the tenant, then by SyncSecret.
+type Read<T> = BTreeMap<(String, String), BTreeMap<ObjectName, Result<Arc<T>, String>>>;
 
 /// All Routes.
 #[derive(Clone, Debug, Default)]
@@ -37,13 +37,35 @@ pub(in crate::ir) struct Book {
     lists: BTreeMap<ObjectName, Backends>,
     /// Routes that hold an address.
     claims: BTreeMap<IpAddr, BTreeSet<ObjectName>>,
-    /// Certificates by namespace and name in the tenant, then by SyncSecret.
-    secrets: BTreeMap<Arc<str>, Secrets>,
+    /// By namespace.
+    materials: BTreeMap<Arc<str>, Materials>,
     settings: Settings,
 }
 
-/// A tenant's certificates.
-type Secrets = BTreeMap<(String, String), BTreeMap<ObjectName, Read>>;
+/// What a tenant's listeners need for TLS.
+#[derive(Clone, Debug, Default)]
+struct Materials {
+    /// Of Secrets.
+    certificates: Read<Certificate>,
+    /// Of ConfigMaps.
+    authorities: Read<Authorities>,
+}
+
+/// A material by what it was made from, with the name of its SyncSecret; the oldest name of several.
+fn find<T>(all: Option<&Read<T>>, kind: &str, namespace: &str, name: &str) -> Result<(Arc<str>, Arc<T>), String> {
+    let found = all.and_then(|all| all.get(&(namespace.to_owned(), name.to_owned())));
+    let (object, read) = found
+        .and_then(BTreeMap::first_key_value)
+        .ok_or_else(|| format!("there is no such {kind}"))?;
+    read.clone().map(|read| (Arc::clone(&object.name), read))
+}
+
+fn forget<T>(all: &mut Read<T>, name: &ObjectName) {
+    all.retain(|_, objects| {
+        objects.remove(name);
+        !objects.is_empty()
+    });
+}
 
 impl Book {
     /// Takes in what changed; the namespaces of tenants that have to be put together again.
@@ -80,7 +102,7 @@ impl Book {
                 }
                 Kind::AddressClaim => self.claim(store, key, &mut touched),
                 Kind::SyncSecret => {
-                    self.secret(store, &key.name);
+                    self.material(store, &key.name);
                     if store.routes_in(&key.name.namespace).next().is_some() {
                         touched.insert(Arc::clone(&key.name.namespace));
                     }
@@ -128,7 +150,7 @@ impl Book {
             own.map(|(name, (created, draft))| (*created, name, draft)).collect();
         drafts.sort_by_key(|(created, name, _)| (created.is_none(), *created, *name));
         let drafts: Vec<(&ObjectName, &Draft)> = drafts.into_iter().map(|(_, name, draft)| (name, draft)).collect();
-        let of_tenant = self.secrets.get(namespace);
+        let of_tenant = self.materials.get(namespace);
         let context = Context {
             tenant,
             addresses: &|name| {
@@ -136,11 +158,12 @@ impl Book {
                 held.map(|(address, _)| *address).collect()
             },
             certificate: &|namespace, name| {
-                let found = of_tenant.and_then(|secrets| secrets.get(&(namespace.to_owned(), name.to_owned())));
-                let (object, read) = found
-                    .and_then(BTreeMap::first_key_value)
-                    .ok_or_else(|| "there is no such Secret".to_owned())?;
-                read.clone().map(|certificate| (Arc::clone(&object.name), certificate))
+                let all = of_tenant.map(|materials| &materials.certificates);
+                find(all, "Secret", namespace, name)
+            },
+            authorities: &|namespace, name| {
+                let all = of_tenant.map(|materials| &materials.authorities);
+                find(all, "ConfigMap", namespace, name)
             },
             settings: self.settings.listener,
         };
@@ -171,25 +194,29 @@ impl Book {
         touched.extend(all.map(|name| name.namespace));
     }
 
-    fn secret(&mut self, store: &Store, name: &ObjectName) {
-        let of_tenant = self.secrets.entry(Arc::clone(&name.namespace)).or_default();
-        of_tenant.retain(|_, objects| {
-            objects.remove(name);
-            !objects.is_empty()
-        });
+    fn material(&mut self, store: &Store, name: &ObjectName) {
+        let of_tenant = self.materials.entry(Arc::clone(&name.namespace)).or_default();
+        forget(&mut of_tenant.certificates, name);
+        forget(&mut of_tenant.authorities, name);
         let object: Option<&Arc<SyncSecret>> = store.sync_secrets().get(name);
         if let Some(object) = object.filter(|object| object.metadata.deletion_timestamp.is_none()) {
             let origin = |label: Label| label.get(&object.metadata).unwrap_or_default().to_owned();
             let origin = (origin(Label::ORIGIN_NAMESPACE), origin(Label::ORIGIN_NAME));
-            if !origin.1.is_empty() {
-                of_tenant
-                    .entry(origin)
-                    .or_default()
-                    .insert(name.clone(), secret::read(object).map(Arc::new));
+            let is_config_map = Label::ORIGIN_RESOURCE_KIND.get(&object.metadata) == Some("ConfigMap");
+            if origin.1.is_empty() {
+                // Nobody could refer to it.
+            } else if is_config_map {
+                let read = secret::authorities(object).map(Arc::new);
+                let objects = of_tenant.authorities.entry(origin).or_default();
+                objects.insert(name.clone(), read);
+            } else {
+                let read = secret::read(object).map(Arc::new);
+                let objects = of_tenant.certificates.entry(origin).or_default();
+                objects.insert(name.clone(), read);
             }
         }
-        if of_tenant.is_empty() {
-            self.secrets.remove(&name.namespace);
+        if of_tenant.certificates.is_empty() && of_tenant.authorities.is_empty() {
+            self.materials.remove(&name.namespace);
         }
     }
 

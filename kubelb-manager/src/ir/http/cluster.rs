@@ -169,6 +169,8 @@ pub(super) fn refused(source: &KubernetesSource, wanted: (&str, &str, &str, &str
         "BackendNotFound" => "BackendNotFound",
         "InvalidKind" => "InvalidKind",
         "UnsupportedProtocol" => "UnsupportedProtocol",
+        "InvalidCertificateRef" => "InvalidCertificateRef",
+        "InvalidCACertificateRef" => "InvalidCACertificateRef",
         _ => "RefNotPermitted",
     };
     let message = if found.message.is_empty() {

@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kubelb_api::gateway_api as api;
 use kubelb_api::v1alpha1::KubernetesSource;
 
+use super::clients::{self, ClientsDraft};
 use super::{Verdict, cluster, hostname};
 
 /// Most listeners of one Gateway, as the schema has it.
@@ -24,6 +25,8 @@ pub(super) struct GatewayDraft {
     pub(super) name: String,
     pub(super) generation: Option<i64>,
     pub(super) accepted: Verdict,
+    /// Somewhere it asks clients for certificates and lets those in that have none.
+    pub(super) insecure_fallback: bool,
     pub(super) listeners: Vec<ListenerDraft>,
 }
 
@@ -50,6 +53,8 @@ pub(super) struct ListenerDraft {
     from: From,
     /// Namespaces and names of Secrets.
     pub(super) certificates: Vec<(String, String)>,
+    /// What clients have to show; `None`: nothing.
+    pub(super) clients: Option<ClientsDraft>,
 }
 
 /// Where routes may be.
@@ -62,11 +67,6 @@ enum From {
 }
 
 impl ListenerDraft {
-    /// Whether it can take routes at all.
-    pub(super) fn is_served(&self) -> bool {
-        self.accepted.holds && !self.conflicted.holds && self.speaks.is_some()
-    }
-
     /// Whether it takes routes of a kind and namespace.
     pub(super) fn allows(&self, gateway: &str, kind: &str, namespace: &str, labels: &BTreeMap<String, String>) -> bool {
         let of_kind = self.kinds.iter().any(|allowed| allowed.kind == kind);
@@ -86,7 +86,7 @@ pub(super) fn read(object: &api::Viewed<api::GatewaySpec>, source: &KubernetesSo
     let spec = &object.spec;
     let listeners = spec.listeners.iter().take(MAX_LISTENERS);
     let mut listeners: Vec<ListenerDraft> = listeners
-        .map(|listener| listener_draft(&namespace, listener, source))
+        .map(|listener| listener_draft(&namespace, listener, spec.frontend_validation(listener), source))
         .collect();
     tell_apart(&mut listeners);
     let mut addresses = spec.addresses.iter().enumerate();
@@ -111,6 +111,9 @@ pub(super) fn read(object: &api::Viewed<api::GatewaySpec>, source: &KubernetesSo
             }
             None => Verdict::yes("Accepted"),
         },
+        insecure_fallback: listeners
+            .iter()
+            .any(|one| one.clients.as_ref().is_some_and(|clients| clients.insecure_fallback)),
         listeners,
     }
 }
@@ -145,7 +148,12 @@ fn tell_apart(listeners: &mut [ListenerDraft]) {
     }
 }
 
-fn listener_draft(namespace: &str, wanted: &api::Listener, source: &KubernetesSource) -> ListenerDraft {
+fn listener_draft(
+    namespace: &str,
+    wanted: &api::Listener,
+    validation: Option<&api::FrontendValidation>,
+    source: &KubernetesSource,
+) -> ListenerDraft {
     let mut draft = ListenerDraft {
         name: wanted.name.clone(),
         port: NonZeroU16::MIN,
@@ -161,6 +169,7 @@ fn listener_draft(namespace: &str, wanted: &api::Listener, source: &KubernetesSo
         kinds: Vec::new(),
         from: From::Same,
         certificates: Vec::new(),
+        clients: None,
     };
     if !kubelb_api::names::is_subdomain(&wanted.name) {
         draft.accepted = Verdict::no("UnsupportedValue", "name: must be a DNS name");
@@ -200,6 +209,13 @@ fn listener_draft(namespace: &str, wanted: &api::Listener, source: &KubernetesSo
     draft.from = from(wanted.allowed_routes.as_ref(), &mut draft.accepted);
     if speaks == Speaks::Https {
         tls(namespace, wanted.tls.as_ref(), source, &mut draft);
+        match validation
+            .map(|wanted| clients::read(namespace, wanted, source))
+            .transpose()
+        {
+            Ok(clients) => draft.clients = clients,
+            Err(why) => draft.accepted = why,
+        }
     }
     draft
 }
@@ -256,10 +272,6 @@ fn tls(namespace: &str, wanted: Option<&api::ListenerTls>, source: &KubernetesSo
         draft.accepted = unsupported("tls.mode: HTTPS is terminated; use the protocol TLS for Passthrough");
         return;
     }
-    if tls.frontend_validation.is_some() {
-        draft.accepted = unsupported("tls.frontendValidation: client certificates are not supported");
-        return;
-    }
     if tls.certificate_refs.is_empty() {
         draft.resolved = Verdict::no("InvalidCertificateRef", "tls.certificateRefs: there is none");
     }
@@ -274,8 +286,8 @@ fn tls(namespace: &str, wanted: Option<&api::ListenerTls>, source: &KubernetesSo
         let at = format!("tls.certificateRefs[{index}]");
         if (group, kind) != ("", "Secret") {
             draft.resolved = Verdict::no("InvalidCertificateRef", format!("{at}: {kind}.{group} is no Secret"));
-        } else if let Some((_, message)) = cluster::refused(source, (group, kind, of, &reference.name)) {
-            draft.resolved = Verdict::no("RefNotPermitted", format!("{at}: {message}"));
+        } else if let Some((reason, message)) = cluster::refused(source, (group, kind, of, &reference.name)) {
+            draft.resolved = Verdict::no(reason, format!("{at}: {message}"));
         } else {
             draft.certificates.push((of.to_owned(), reference.name.clone()));
         }
@@ -346,7 +358,7 @@ mod tests {
             {"name": "c", "port": 80, "protocol": "HTTP", "hostname": "a.*.b"},
             {"name": "d", "port": 81, "protocol": "HTTP", "allowedRoutes": {"namespaces": {"from": "Later"}}},
             {"name": "e", "port": 443, "protocol": "HTTPS", "tls": {"mode": "Passthrough"}},
-            {"name": "f", "port": 444, "protocol": "HTTPS", "tls": {"frontendValidation": {}, "certificateRefs": [{"name": "s"}]}},
+            {"name": "f", "port": 444, "protocol": "HTTPS", "tls": {"frontendValidation": {"mode": "Later"}, "certificateRefs": [{"name": "s"}]}},
         ]));
         let accepted: Vec<&str> = found.iter().map(|(accepted, _, _)| *accepted).collect();
         let unsupported = "UnsupportedValue";

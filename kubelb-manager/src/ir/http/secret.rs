@@ -1,15 +1,18 @@
-//! Certificates of SyncSecrets, as far as Envoy takes them.
+//! Certificates and authorities of SyncSecrets, as far as Envoy takes them.
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use kubelb_api::v1alpha1::SyncSecret;
 use tokio_rustls::rustls;
-use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::pem::{PemObject as _, SectionKind};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::{Certificate, Hidden};
+use super::{Authorities, Certificate, Hidden, x509};
 
 /// Longest PEM that is read.
 const MAX_BYTES: usize = 256 << 10;
+/// Characters of a line of PEM (RFC 7468).
+const PEM_LINE: usize = 64;
 /// Curve and hash that BoringSSL has in TLS certificates only when it is told to.
 const ED25519: &str = "1.3.101.112";
 
@@ -23,11 +26,9 @@ pub(super) fn read(object: &SyncSecret) -> Result<Certificate, String> {
     let Some(own) = certificates.first() else {
         return Err("tls.crt has no certificate".to_owned());
     };
-    let (_, parsed) =
-        X509Certificate::from_der(own).map_err(|_unread| "tls.crt: the first certificate cannot be read".to_owned())?;
+    let parsed = x509::read(own).ok_or_else(|| "tls.crt: the first certificate cannot be read".to_owned())?;
     for (index, certificate) in certificates.iter().enumerate() {
-        X509Certificate::from_der(certificate)
-            .map_err(|_unread| format!("tls.crt: certificate {} cannot be read", index + 1))?;
+        x509::read(certificate).ok_or_else(|| format!("tls.crt: certificate {} cannot be read", index + 1))?;
     }
     if parsed.public_key().algorithm.algorithm.to_id_string() == ED25519 {
         return Err("tls.crt: Ed25519 is not supported; use RSA or ECDSA".to_owned());
@@ -41,6 +42,39 @@ pub(super) fn read(object: &SyncSecret) -> Result<Certificate, String> {
         chain,
         key: Hidden(key),
     })
+}
+
+/// Reads `ca.crt`: certificates and nothing else, for a list of revoked ones that went unheeded, or a key, would be worse than none. They are written
+/// anew, so that Envoy reads what was read here.
+pub(super) fn authorities(object: &SyncSecret) -> Result<Authorities, String> {
+    let text = text(object, "ca.crt")?;
+    let mut bundle = String::new();
+    for (index, section) in <(SectionKind, Vec<u8>)>::pem_slice_iter(text.as_bytes()).enumerate() {
+        let place = index + 1;
+        let (kind, certificate) = section.map_err(|_unread| "ca.crt is not PEM".to_owned())?;
+        if kind != SectionKind::Certificate {
+            return Err(format!(
+                "ca.crt: item {place} is no certificate; only certificates can be there"
+            ));
+        }
+        x509::read(&certificate).ok_or_else(|| format!("ca.crt: certificate {place} cannot be read"))?;
+        bundle.push_str("-----BEGIN CERTIFICATE-----\n");
+        let encoded = BASE64_STANDARD.encode(&certificate);
+        let mut rest = encoded.as_str();
+        while let Some((line, more)) = rest
+            .split_at_checked(PEM_LINE.min(rest.len()))
+            .filter(|(line, _)| !line.is_empty())
+        {
+            bundle.push_str(line);
+            bundle.push('\n');
+            rest = more;
+        }
+        bundle.push_str("-----END CERTIFICATE-----\n");
+    }
+    if bundle.is_empty() {
+        return Err("ca.crt has no certificate".to_owned());
+    }
+    Ok(Authorities { bundle })
 }
 
 fn text(object: &SyncSecret, key: &str) -> Result<String, String> {

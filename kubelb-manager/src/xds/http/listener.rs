@@ -19,7 +19,7 @@ use prost::{Message, Name};
 
 use super::{ads, needs};
 use crate::ir::Protocol;
-use crate::ir::http::{Chains, HttpListener, TlsChain};
+use crate::ir::http::{Chains, Clients, HttpListener, TlsChain};
 use crate::xds::wire::{self, any, duration, number};
 
 const STREAM_WINDOW: u32 = 1 << 16;
@@ -54,7 +54,7 @@ pub(super) fn resource(name: &str, listener: &HttpListener, owner: &Owner) -> Re
         Chains::Plain(table) => {
             needed.push(needs(ResourceType::Route, table));
             message.filter_chains.push(pb::FilterChain {
-                filters: filters(name, listener, table),
+                filters: filters(name, listener, table, None),
                 ..pb::FilterChain::default()
             });
         }
@@ -71,7 +71,9 @@ pub(super) fn resource(name: &str, listener: &HttpListener, owner: &Owner) -> Re
             }
             for chain in chains {
                 needed.push(needs(ResourceType::Route, &chain.table));
-                needed.extend(chain.certificates.iter().map(|name| needs(ResourceType::Secret, name)));
+                let authorities = chain.clients.iter().map(|clients| &clients.authorities);
+                let secrets = chain.certificates.iter().chain(authorities);
+                needed.extend(secrets.map(|name| needs(ResourceType::Secret, name)));
                 message.filter_chains.push(tls_chain(name, listener, chain));
             }
         }
@@ -97,8 +99,10 @@ fn tls_chain(name: &str, listener: &HttpListener, chain: &TlsChain) -> pb::Filte
             } else {
                 vec!["h2".to_owned(), "http/1.1".to_owned()]
             },
+            validation_context_type: chain.clients.as_ref().map(validation),
             ..tls::CommonTlsContext::default()
         }),
+        require_client_certificate: is_demanded(chain.clients.as_ref()).then_some(BoolValue { value: true }),
         ..tls::DownstreamTlsContext::default()
     };
     pb::FilterChain {
@@ -108,9 +112,38 @@ fn tls_chain(name: &str, listener: &HttpListener, chain: &TlsChain) -> pb::Filte
             ..pb::FilterChainMatch::default()
         }),
         transport_socket: Some(socket(listener, context)),
-        filters: filters(name, listener, &chain.table),
+        filters: filters(name, listener, &chain.table, chain.clients.as_ref()),
         ..pb::FilterChain::default()
     }
+}
+
+/// Whether nobody gets in without a certificate of the authorities.
+fn is_demanded(clients: Option<&Clients>) -> bool {
+    clients.is_some_and(|clients| !clients.insecure_fallback)
+}
+
+/// How certificates of clients are verified. Whether that has to succeed is the listener's; the authorities can be replaced below it, without
+/// a connection being closed.
+fn validation(clients: &Clients) -> tls::common_tls_context::ValidationContextType {
+    use tls::certificate_validation_context::TrustChainVerification;
+    let trust = if clients.insecure_fallback {
+        TrustChainVerification::AcceptUntrusted
+    } else {
+        TrustChainVerification::VerifyTrustChain
+    };
+    tls::common_tls_context::ValidationContextType::CombinedValidationContext(
+        tls::common_tls_context::CombinedCertificateValidationContext {
+            default_validation_context: Some(tls::CertificateValidationContext {
+                trust_chain_verification: trust.into(),
+                ..tls::CertificateValidationContext::default()
+            }),
+            validation_context_sds_secret_config: Some(tls::SdsSecretConfig {
+                name: clients.authorities.to_string(),
+                sds_config: Some(ads()),
+            }),
+            ..tls::common_tls_context::CombinedCertificateValidationContext::default()
+        },
+    )
 }
 
 fn socket(listener: &HttpListener, context: tls::DownstreamTlsContext) -> core::TransportSocket {
@@ -131,7 +164,7 @@ fn socket(listener: &HttpListener, context: tls::DownstreamTlsContext) -> core::
     }
 }
 
-fn filters(name: &str, listener: &HttpListener, table: &str) -> Vec<pb::Filter> {
+fn filters(name: &str, listener: &HttpListener, table: &str, clients: Option<&Clients>) -> Vec<pb::Filter> {
     let most = listener.settings.connections.filter(|_| !listener.is_quic);
     let limit = most.map(|most| {
         let limit = ConnectionLimit {
@@ -144,12 +177,16 @@ fn filters(name: &str, listener: &HttpListener, table: &str) -> Vec<pb::Filter> 
             config_type: Some(pb::filter::ConfigType::TypedConfig(any(&limit))),
         }
     });
-    limit.into_iter().chain([manager(name, listener, table)]).collect()
+    limit
+        .into_iter()
+        .chain([manager(name, listener, table, clients)])
+        .collect()
 }
 
-fn manager(name: &str, listener: &HttpListener, table: &str) -> pb::Filter {
-    use http::http_connection_manager::CodecType;
+fn manager(name: &str, listener: &HttpListener, table: &str, clients: Option<&Clients>) -> pb::Filter {
+    use http::http_connection_manager::{CodecType, ForwardClientCertDetails, SetCurrentClientCertDetails};
     let settings = &listener.settings;
+    let is_demanded = is_demanded(clients);
     let http2 = core::Http2ProtocolOptions {
         max_concurrent_streams: Some(number(settings.streams)),
         initial_stream_window_size: Some(number(STREAM_WINDOW)),
@@ -177,6 +214,18 @@ fn manager(name: &str, listener: &HttpListener, table: &str) -> pb::Filter {
         ],
         // The connection's address is the client's: nobody is in front.
         use_remote_address: Some(BoolValue { value: true }),
+        // Of a client that had to show who it is, backends are told; of no other, and never what a client says of itself.
+        forward_client_cert_details: if is_demanded {
+            ForwardClientCertDetails::SanitizeSet.into()
+        } else {
+            ForwardClientCertDetails::Sanitize.into()
+        },
+        set_current_client_cert_details: is_demanded.then(|| SetCurrentClientCertDetails {
+            subject: Some(BoolValue { value: true }),
+            dns: true,
+            uri: true,
+            ..SetCurrentClientCertDetails::default()
+        }),
         normalize_path: Some(BoolValue { value: true }),
         server_header_transformation: http::http_connection_manager::ServerHeaderTransformation::PassThrough.into(),
         codec_type: if listener.is_quic {

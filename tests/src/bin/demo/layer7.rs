@@ -105,7 +105,7 @@ pub(crate) async fn tell(stage: &mut Stage, world: &World) -> anyhow::Result<()>
     let client = &world.client.namespace;
     let trust = Trust::only(made.cert.der())?;
     let to = SocketAddr::new(vip, 443);
-    let ask = |path: &str| ask_over_tls(client, to, &format!("GET {HOST}{path}"), &trust);
+    let ask = |path: &str| ask_over_tls(client, to, &format!("GET {HOST}{path}"), &[], &trust);
     wait::until(SOON, || {
         let answer = ask("/docs/")?;
         ensure!(workload(&answer) == "docs", "{answer:?}");

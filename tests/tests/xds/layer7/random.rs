@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use fastrand::Rng;
 use kubelb_manager::xds::server::Count;
+use rcgen::{CertifiedKey, KeyPair};
 use serde_json::{Value, json};
 
 use super::backend;
-use super::site::{Site, certificate, gateway, http, of_a, secret};
+use super::site::{Site, certificate, config_map, gateway_with, http, of_a, secret};
 use crate::hub::Hub;
 use crate::world::World;
 
@@ -408,6 +411,51 @@ impl Maker {
         all.into()
     }
 
+    /// A Gateway, which may ask clients who they are.
+    fn gateway(&mut self) -> Value {
+        let mut spec = json!({"gatewayClassName": "kubelb", "listeners": self.listeners()});
+        self.maybe(&mut spec, "tls", 50, |maker| {
+            let mut asked = || {
+                let references = maker.list(3, |maker| {
+                    let name = maker.one(&["clients", "others", "damaged", "gone"]);
+                    json!({"group": "", "kind": "ConfigMap", "name": name})
+                });
+                let mode = maker.one(&["AllowValidOnly", "AllowInsecureFallback"]);
+                json!({"validation": {"caCertificateRefs": references, "mode": mode}})
+            };
+            json!({"frontend": {"default": asked(), "perPort": [{"port": 443, "tls": asked()}]}})
+        });
+        gateway_with("a", spec)
+    }
+
+    /// A certificate in PEM, in most cases with some bytes that are others.
+    fn damaged(&mut self, known: &CertifiedKey<KeyPair>) -> String {
+        let mut der = known.cert.der().to_vec();
+        for _ in 0..self.0.usize(..3) {
+            let place = self.0.usize(..der.len());
+            der[place] = self.0.u8(..);
+        }
+        let text = BASE64_STANDARD.encode(der);
+        format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
+    }
+
+    /// What Gateways refer to.
+    fn materials(&mut self, known: &CertifiedKey<KeyPair>) -> [Value; 4] {
+        let whole = known.cert.pem();
+        let mut bearer = secret("a", "cert-2", known);
+        bearer["stringData"]["tls.crt"] = json!(format!("{}{}", self.damaged(known), self.damaged(known)));
+        [
+            bearer,
+            config_map("a", "clients", &whole),
+            config_map("a", "others", &format!("{whole}{whole}")),
+            config_map(
+                "a",
+                "damaged",
+                &format!("{}{}", self.damaged(known), self.damaged(known)),
+            ),
+        ]
+    }
+
     /// What the Config says of Envoys.
     fn proxy(&mut self) -> Value {
         let mut made = json!({});
@@ -451,15 +499,15 @@ fn random_objects_are_taken_by_envoy() {
     let world = World::new("l7-random");
     let mut site = Site::new(&world, http());
     backend::http1(&world.namespace, "web", 30_001);
-    for number in [1, 2] {
-        site.apply(secret("a", &format!("cert-{number}"), &certificate("a.example")));
-    }
+    let known = certificate("a.example");
+    site.apply(secret("a", "cert-1", &known));
     let hub = Hub::start(&world.namespace, world.state(), site.resources());
     let _envoy = world.envoy(&hub, "a");
     let mut tried = 0;
     while tried < objects {
         let mut made: Vec<Value> = super::site::base(&["a"], maker.proxy());
-        made.push(gateway("a", &maker.listeners()));
+        made.extend(maker.materials(&known));
+        made.push(maker.gateway());
         made.extend((0..ROUTES).map(|number| maker.route(number)));
         for object in &made {
             site.apply(object.clone());

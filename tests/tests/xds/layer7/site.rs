@@ -104,13 +104,18 @@ impl Origin<'_> {
 
 /// A Gateway of a tenant, called `my-gateway`.
 pub(crate) fn gateway(tenant: &str, listeners: &Value) -> Value {
+    gateway_with(tenant, json!({"gatewayClassName": "kubelb", "listeners": listeners}))
+}
+
+/// The same with a whole specification.
+pub(crate) fn gateway_with(tenant: &str, spec: Value) -> Value {
     let origin = Origin {
         tenant,
         kind: "Gateway",
         namespace: "default",
         name: "my-gateway",
     };
-    origin.route(json!({"gatewayClassName": "kubelb", "listeners": listeners}), &[])
+    origin.route(spec, &[])
 }
 
 /// A certificate for a name, which has signed itself.
@@ -124,6 +129,14 @@ pub(crate) fn secret(tenant: &str, name: &str, made: &rcgen::CertifiedKey<rcgen:
         "metadata": {"name": format!("uid-{name}"), "namespace": format!("tenant-{tenant}"),
             "labels": {"kubelb.k8c.io/origin-ns": "default", "kubelb.k8c.io/origin-name": name}},
         "stringData": {"tls.crt": made.cert.pem(), "tls.key": made.signing_key.serialize_pem()}})
+}
+
+/// A ConfigMap with authorities of a tenant's namespace `default`.
+pub(crate) fn config_map(tenant: &str, name: &str, bundle: &str) -> Value {
+    json!({"apiVersion": "kubelb.k8c.io/v1alpha1", "kind": "SyncSecret", "type": "Opaque",
+        "metadata": {"name": format!("uid-map-{name}"), "namespace": format!("tenant-{tenant}"), "labels": {
+            "kubelb.k8c.io/origin-ns": "default", "kubelb.k8c.io/origin-name": name, "kubelb.k8c.io/origin-resource-kind": "ConfigMap"}},
+        "stringData": {"ca.crt": bundle}})
 }
 
 /// The objects of tenant `a`, which has one node and one Gateway.
