@@ -11,7 +11,19 @@ const STEP: Duration = Duration::from_millis(10);
 ///
 /// # Errors
 /// With what `look` said last, when it did not succeed `within` this time.
-pub fn until<T>(within: Duration, mut look: impl FnMut() -> anyhow::Result<T>) -> anyhow::Result<(T, Duration)> {
+pub fn until<T>(within: Duration, look: impl FnMut() -> anyhow::Result<T>) -> anyhow::Result<(T, Duration)> {
+    until_by(STEP, within, look)
+}
+
+/// As [`until`], with another pause between two looks: for what is to be measured more finely.
+///
+/// # Errors
+/// As [`until`].
+pub fn until_by<T>(
+    step: Duration,
+    within: Duration,
+    mut look: impl FnMut() -> anyhow::Result<T>,
+) -> anyhow::Result<(T, Duration)> {
     let start = now();
     loop {
         let result = look();
@@ -19,7 +31,7 @@ pub fn until<T>(within: Duration, mut look: impl FnMut() -> anyhow::Result<T>) -
         match result {
             Ok(found) => return Ok((found, taken)),
             Err(error) if taken >= within => return Err(error).with_context(|| format!("not within {within:?}")),
-            Err(_not_yet) => std::thread::sleep(STEP),
+            Err(_not_yet) => std::thread::sleep(step),
         }
     }
 }

@@ -7,10 +7,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
 use super::LoadBalancerEndpoints;
-use crate::raw_object::RawObject;
+use crate::raw_object::{RawFields, RawObject};
 use crate::schema;
 
 /// What a tenant wants to be routed, and where its traffic goes.
@@ -158,7 +157,7 @@ pub struct ResourceState {
     /// Its status, as it belongs into the tenant's object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::any_object")]
-    pub status: Option<Map<String, Value>>,
+    pub status: Option<RawFields>,
     /// ResourceAppliedSuccessfully.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]

@@ -7,9 +7,9 @@ use std::borrow::Cow;
 use kube::Resource;
 use kube::core::{DynamicResourceScope, ObjectMeta};
 use kubelb_api::gateway_api::GROUP;
+use kubelb_api::raw_object::RawJson;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 
 /// A kind that is followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -92,17 +92,17 @@ pub struct Object {
     pub metadata: ObjectMeta,
     /// What is wanted.
     #[serde(default)]
-    pub spec: Value,
+    pub spec: RawJson,
     /// What has been told.
     #[serde(default)]
-    pub status: Value,
+    pub status: RawJson,
 }
 
 impl Object {
     /// Its specification as a type; `None` when it does not fit.
     #[must_use]
     pub fn read<S: DeserializeOwned>(&self) -> Option<S> {
-        S::deserialize(&self.spec).ok()
+        self.spec.read().ok()
     }
 
     /// Its namespace; empty when it has none.

@@ -112,9 +112,8 @@ fn shadows(services: &[Service]) -> impl Iterator<Item = &Service> {
 
 /// A class of ours that nobody takes any more says nothing of it.
 fn unclaimed(class: &Object) -> Option<Value> {
-    let conditions = accepted(class)
-        .and_then(|_| class.status.get("conditions"))?
-        .as_array()?;
+    let status = accepted(class).map(|_| class.status.value())?;
+    let conditions = status.get("conditions")?.as_array()?;
     let is_claim = |condition: &&Value| condition.get("type").and_then(Value::as_str) == Some("Accepted");
     let claim = conditions.iter().find(is_claim)?;
     if claim.get("status").and_then(Value::as_str) == Some("Unknown") {

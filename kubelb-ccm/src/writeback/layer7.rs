@@ -18,7 +18,7 @@ const PREFIX: &str = "kubelb.k8c.io/";
 pub fn status(kind: Kind, object: &Object, route: Option<&Route>) -> Option<Value> {
     let answer = match route {
         None => Some(Map::new()),
-        Some(route) => answer_of(route).cloned(),
+        Some(route) => answer_of(route),
     }?;
     beside_others(kind, object, answer)
 }
@@ -39,13 +39,14 @@ pub fn parted(kind: Kind, object: &Object, parents: &[Value], now: &Time) -> Opt
             now
         ))
     };
+    let status = object.status.value();
     let mut answer = Map::new();
     if kind == Kind::Gateway {
-        let present = object.status.get("conditions");
+        let present = status.get("conditions");
         let conditions = ["Accepted", "Programmed"].map(|type_| say(present, type_));
         answer.insert("conditions".to_owned(), json!(conditions));
     } else {
-        let told = object.status.get("parents").and_then(Value::as_array);
+        let told = status.get("parents").and_then(Value::as_array);
         let parent = |reference: &Value| {
             let is_this = |told: &&Value| is_ours(told) && told.get("parentRef") == Some(reference);
             let present = told.into_iter().flatten().find(is_this);
@@ -63,7 +64,7 @@ fn is_ours(parent: &Value) -> bool {
 }
 
 fn beside_others(kind: Kind, object: &Object, answer: Map<String, Value>) -> Option<Value> {
-    let present = object.status.as_object().cloned().unwrap_or_default();
+    let present: Map<String, Value> = object.status.read().unwrap_or_default();
     let mut wanted = match kind {
         Kind::HttpRoute | Kind::GrpcRoute => of_route(&present, &answer),
         Kind::Gateway => of_gateway(&present, answer),
@@ -85,8 +86,8 @@ fn beside_others(kind: Kind, object: &Object, answer: Map<String, Value>) -> Opt
     Some(Value::Object(wanted))
 }
 
-fn answer_of(route: &Route) -> Option<&Map<String, Value>> {
-    route
+fn answer_of(route: &Route) -> Option<Map<String, Value>> {
+    let status = route
         .status
         .as_ref()?
         .resources
@@ -94,7 +95,8 @@ fn answer_of(route: &Route) -> Option<&Map<String, Value>> {
         .route
         .as_ref()?
         .status
-        .as_ref()
+        .as_ref()?;
+    Some(status.fields())
 }
 
 /// Our parents in the place of those that were ours, those of others untouched.
@@ -148,7 +150,8 @@ pub fn class_status(class: &Object, accepted: &Result<(), String>, now: &Time) -
         Ok(()) => ("True", "Accepted", "Gateways of this class are served".to_owned()),
         Err(why) => ("False", "InvalidParameters", why.clone()),
     };
-    let conditions = class.status.get("conditions").and_then(Value::as_array);
+    let told = class.status.value();
+    let conditions = told.get("conditions").and_then(Value::as_array);
     let mut kept: Vec<Value> = conditions.into_iter().flatten().cloned().collect();
     let place = kept
         .iter()

@@ -10,6 +10,7 @@ use kube::core::ObjectMeta;
 use kubelb_api::annotations::Annotation;
 use kubelb_api::gateway_api as gateway;
 use kubelb_api::names::TenantName;
+use kubelb_api::raw_object::RawFields;
 use kubelb_api::v1alpha1::Route;
 use serde_json::Value;
 
@@ -68,8 +69,10 @@ pub fn gateway_want(route: &Route) -> Option<GatewayWant> {
     let status = route
         .status
         .as_ref()
-        .and_then(|status| status.resources.as_ref()?.route.as_ref()?.status.as_ref());
+        .and_then(|status| status.resources.as_ref()?.route.as_ref()?.status.as_ref())
+        .map(RawFields::fields);
     let given = status
+        .as_ref()
         .and_then(|status| status.get("addresses")?.as_array())
         .into_iter()
         .flatten();

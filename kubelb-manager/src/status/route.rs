@@ -150,7 +150,8 @@ pub(super) fn status(view: &View<'_>, problems: &[Problem], name: &ObjectName, n
         state.name = text(resource.name());
         state.namespace = text(resource.namespace());
     }
-    let before = state.status.take().map(Value::Object).unwrap_or_default();
+    let before = state.status.take().map(|status| Value::Object(status.fields()));
+    let before = before.unwrap_or_default();
     let told = match outcome {
         None => {
             let whole = sentences(problems.iter(), "the object is not served");
@@ -167,7 +168,7 @@ pub(super) fn status(view: &View<'_>, problems: &[Problem], name: &ObjectName, n
         Some(Outcome::Gateway(gateway)) => of_gateway(gateway, problems, &served, &before, &mut own),
         Some(Outcome::Route(route)) => of_route(route, problems, &served, &before, &mut own),
     };
-    state.status = (!told.is_empty()).then_some(told);
+    state.status = (!told.is_empty()).then(|| told.into());
     resources.source = Some("kubernetes".to_owned());
     resources.route = Some(state);
     status.resources = Some(resources);

@@ -62,7 +62,8 @@ pub fn is_our_route(route: &Object, references: &References, is_ours: &mut dyn F
 /// The `parentRefs` of a route that name a Gateway of ours, as they are written.
 #[must_use]
 pub fn our_parents(route: &Object, settings: GatewaySettings, view: &dyn View) -> Vec<Value> {
-    let written = route.spec.get("parentRefs").and_then(Value::as_array);
+    let spec = route.spec.value();
+    let written = spec.get("parentRefs").and_then(Value::as_array);
     let is_ours = |parent: &&Value| {
         let parsed = ParentReference::deserialize(*parent).ok();
         let gateway = parsed.and_then(|parent| gateway_of(&parent, route.namespace()));

@@ -51,7 +51,7 @@ struct Materials {
     authorities: Read<Authorities>,
 }
 
-/// A material by what it was made from, with the name of its SyncSecret; the oldest name of several.
+/// A material by what it was made from, with the name of its SyncSecret, the first of several.
 fn find<T>(all: Option<&Read<T>>, kind: &str, namespace: &str, name: &str) -> Result<(Arc<str>, Arc<T>), String> {
     let found = all.and_then(|all| all.get(&(namespace.to_owned(), name.to_owned())));
     let (object, read) = found

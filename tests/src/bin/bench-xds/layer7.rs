@@ -62,6 +62,8 @@ pub(crate) fn take(plan: &Plan, report: &mut Report) -> anyhow::Result<()> {
     })?
 }
 
+/// Pause between two requests for what is measured in milliseconds.
+const STEP: Duration = Duration::from_millis(2);
 /// The version of the routes that have changed.
 const CHANGED: u32 = 1;
 
@@ -141,11 +143,11 @@ fn answered(world: &World<'_>, plan: &Plan, report: &mut Report) -> anyhow::Resu
         let number = 1_000_000 + sample;
         let at = wait::now();
         world.fill(number..number + 1)?;
-        wait::until(WITHIN, || world.ask(number, 0))?;
+        wait::until_by(STEP, WITHIN, || world.ask(number, 0))?;
         new.push(wait::now().duration_since(at));
         let at = wait::now();
         world.change(number..number + 1, CHANGED)?;
-        wait::until(WITHIN, || world.ask(number, CHANGED))?;
+        wait::until_by(STEP, WITHIN, || world.ask(number, CHANGED))?;
         edited.push(wait::now().duration_since(at));
     }
     for (what, times) in [("new", new), ("changed", edited)] {
